@@ -1,0 +1,43 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+ROWS ?= 1000000
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: help demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Rotate the tokens of ROWS tickets (1000000) on a real PostgreSQL, and show it
+	@$(BIN)/python manage.py demo --rows $(ROWS)
+
+test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/test_seed.py -x")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## Measure; see tests/benchmarks/
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean: ## Remove the environment, the caches, the reports and the embedded database
+	@rm -rf $(VENV) .postgres reports .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Dependency groups need pip 25.1, newer than the one that some Pythons bring.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo '$(PYTHON) is missing or older than Python 3.11: name a newer one with "make PYTHON=python3.13".' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo '$(PYTHON) has no venv module: install it (on Debian: apt-get install python3-venv).' >&2; exit 1; }
+	@echo 'Building $(VENV) from requirements.txt and the dev group of pyproject.toml ...'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --group dev
+	@touch $@
