@@ -1,0 +1,14 @@
+"""Online column replacement for Django and PostgreSQL: the shadow-column playbook.
+
+Declare once on the model which column is replaced and with what::
+
+    class Meta:
+        triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
+
+The plays, in the order in which they are played: `expand` (a migration), `backfill`, `swap`,
+`contract` (a migration of a later release).
+"""
+
+from migrations_playbook.shadow import Shadow
+
+__all__ = ["Shadow"]

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class MigrationsPlaybookConfig(AppConfig):
+    name = "migrations_playbook"
+    verbose_name = "Migrations playbook"

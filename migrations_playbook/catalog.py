@@ -1,0 +1,259 @@
+"""What PostgreSQL says is true now. Reads only; every play asks here first.
+
+There is no bookkeeping table to drift from the truth: the phase follows from the columns, their
+attribute numbers, the triggers and the rows.
+
+Lock: ACCESS SHARE at most, as any SELECT takes, in every function of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db import OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.database import fetch_all, fetch_one, fetch_value, set_local
+from migrations_playbook.shadow import BoundShadow
+
+# Counting exactly is cheap while it stays under this, in milliseconds.
+EXACT_COUNT_MS = 2000
+
+
+class Phase(StrEnum):
+    """Where a shadow column stands; see `phase`."""
+
+    NONE = "none"
+    EXPANDED = "expanded"
+    FILLED = "filled"
+    SWAPPED = "swapped"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as pg_attribute has it.
+
+    Arguments:
+        number: its attribute number: what views, indexes and triggers are bound to.
+        type: its type, with modifiers, as `format_type` writes it.
+        type_schema: the schema of its type; its operators are looked up there.
+        not_null: whether it has a NOT NULL.
+        default: its default expression, or None.
+        written_by: the transaction that last changed its catalog row.
+    """
+
+    name: str
+    number: int
+    type: str
+    type_schema: str
+    not_null: bool
+    default: str | None
+    written_by: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as pg_class has it.
+
+    Arguments:
+        kind: `relkind`: "r" an ordinary table, "p" a partitioned one.
+        estimate: the rows that the last ANALYZE or VACUUM saw; -1 when there was none.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    owner: str
+    kind: str
+    estimate: float
+    columns: dict[str, Column]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The schema-qualified name: it means the same whatever the search_path."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a play needs to decide what is missing.
+
+    Arguments:
+        table: the table, or None when it does not exist.
+        phase: see `phase`.
+        problem: what keeps the shadow from being filled, in one sentence; None when all is well.
+    """
+
+    table: Table | None
+    phase: Phase
+    problem: str | None
+
+    @property
+    def swapped(self) -> bool:
+        return self.phase is Phase.SWAPPED
+
+
+def table(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table | None:
+    """The shadow's table and its columns, or None when it is not there."""
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   c.relkind::text, c.reltuples
+              FROM pg_catalog.pg_class c
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass(%s)"""),
+        [bound.table.as_string(None)],
+    )
+    if row is None:
+        return None
+    oid, schema, name, owner, kind, estimate = row
+    return Table(oid, schema, name, owner, kind, estimate, columns(connection, oid))
+
+
+def columns(connection: BaseDatabaseWrapper, oid: int) -> dict[str, Column]:
+    """A table's columns by name."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+                   a.xmin::text
+              FROM pg_catalog.pg_attribute a
+              JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+              JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+              LEFT JOIN pg_catalog.pg_attrdef d
+                     ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped"""),
+        [oid],
+    )
+    return {row[0]: Column(*row) for row in rows}
+
+
+def state(connection: BaseDatabaseWrapper, bound: BoundShadow) -> State:
+    """Where the shadow stands.
+
+    - `none`: no shadow column: before the expand, or after the contract.
+    - `expanded`: the shadow column is there, and some rows have no value in it yet.
+    - `filled`: no null is left. The swap may run.
+    - `swapped`: the live column's attribute number is higher than the shadow's. The shadow was
+      added later, so a live name with the higher number can only mean that the names were
+      exchanged. Dump and restore keep the order.
+    """
+    found = table(connection, bound)
+    if found is None or bound.shadow not in found.columns or bound.live not in found.columns:
+        return State(found, Phase.NONE, None)
+    if found.columns[bound.live].number > found.columns[bound.shadow].number:
+        return State(found, Phase.SWAPPED, None)
+    problem = _trigger_problem(connection, bound, found)
+    if problem is not None or has_nulls(connection, bound, found):
+        return State(found, Phase.EXPANDED, problem)
+    return State(found, Phase.FILLED, None)
+
+
+def has_nulls(connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table) -> bool:
+    """Whether any row's shadow is null. A sequential scan when none is."""
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NULL)").format(
+                found.identifier, sql.Identifier(bound.shadow)
+            ),
+        )
+    )
+
+
+def count_nulls(connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table) -> int:
+    """How many rows' shadow is null, exactly. One parallel sequential scan."""
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL").format(
+                found.identifier, sql.Identifier(bound.shadow)
+            ),
+        )
+    )
+
+
+def estimate_nulls(
+    connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
+) -> tuple[int, bool]:
+    """How many rows' shadow is null, and whether that is exact.
+
+    Counts for up to `EXACT_COUNT_MS`, then falls back on what the last ANALYZE saw. A table that
+    was never analysed (`reltuples` -1) is taken at its size.
+    """
+    try:
+        with transaction.atomic(using=connection.alias):
+            set_local(connection, "statement_timeout", f"{EXACT_COUNT_MS}ms")
+            return count_nulls(connection, bound, found), True
+    except OperationalError as error:
+        if not isinstance(error.__cause__, pg_errors.QueryCanceled):
+            raise
+    fraction = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT null_frac FROM pg_catalog.pg_stats
+             WHERE schemaname = %s AND tablename = %s AND attname = %s"""),
+        [found.schema, found.name, bound.shadow],
+    )
+    # The planner's own guess for a table without statistics: its pages, at some 60 bytes a row.
+    rows = found.estimate
+    if rows < 0:
+        rows = (
+            fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_relation_size(%s)"), [found.oid])
+            / 60
+        )
+    return int(rows * (1.0 if fraction is None else fraction)), False
+
+
+def sizes(connection: BaseDatabaseWrapper, found: Table) -> tuple[int, int]:
+    """The bytes of the table's heap (with TOAST) and of its indexes."""
+    row = fetch_one(
+        connection,
+        sql.SQL("SELECT pg_catalog.pg_table_size(%s), pg_catalog.pg_indexes_size(%s)"),
+        [found.oid, found.oid],
+    )
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def was_exchanged_before(bound: BoundShadow, found: Table) -> bool:
+    """Whether the columns have been exchanged and exchanged back.
+
+    A revert renames both columns in one transaction, so both catalog rows were then last written
+    by the same one; the expand and whatever made the live column are two.
+    """
+    return found.columns[bound.live].written_by == found.columns[bound.shadow].written_by
+
+
+def _trigger_problem(
+    connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
+) -> str | None:
+    enabled = dict(
+        fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT tgname, tgenabled <> 'D' FROM pg_catalog.pg_trigger
+                 WHERE tgrelid = %s AND tgname = ANY (%s)"""),
+            [found.oid, list(bound.trigger_names)],
+        )
+    )
+    for name in bound.trigger_names:
+        if name not in enabled:
+            return (
+                f'The trigger "{name}" is missing on {found}, so new rows stay without a value. '
+                'Run "manage.py pgtrigger install" first.'
+            )
+        if not enabled[name]:
+            return (
+                f'The trigger "{name}" on {found} is disabled, so new rows stay without a value. '
+                'Run "manage.py pgtrigger enable" first.'
+            )
+    return None

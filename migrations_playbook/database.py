@@ -1,0 +1,104 @@
+"""How the engine talks to PostgreSQL: composed statements on Django's connections.
+
+Nothing here opens a transaction or changes a setting for longer than one: see `set_local`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+from django.db import OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.errors import PlaybookError
+
+Query = sql.Composable
+Row = tuple[Any, ...]
+
+# NAMEDATALEN is 64 in every stock build: 63 bytes of name.
+MAX_NAME_BYTES = 63
+
+
+def postgresql(alias: str) -> BaseDatabaseWrapper:
+    """The connection of a database alias, if it is PostgreSQL's.
+
+    Raises:
+        PlaybookError: the alias is of another vendor.
+    """
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        raise PlaybookError(
+            f'The database "{alias}" is {connection.display_name}, and this playbook needs '
+            "PostgreSQL. Name another alias with --database."
+        )
+    return connection
+
+
+def execute(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> int:
+    """Run one statement; return the number of rows that it touched."""
+    with connection.cursor() as cursor:
+        cursor.execute(cast("Any", query), params)
+        return cursor.rowcount
+
+
+def fetch_all(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> list[Row]:
+    """Run one query; return its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(cast("Any", query), params)
+        return cast("list[Row]", cursor.fetchall())
+
+
+def fetch_one(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> Row | None:
+    """Run one query; return its first row, or None."""
+    with connection.cursor() as cursor:
+        cursor.execute(cast("Any", query), params)
+        return cast("Row | None", cursor.fetchone())
+
+
+def fetch_value(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> Any:
+    """Run one query; return the first column of its first row, or None."""
+    row = fetch_one(connection, query, params)
+    return row[0] if row else None
+
+
+def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
+    """Change a setting until the end of the transaction (or the roll-back of its savepoint).
+
+    set_config() takes parameters, which SET does not under server-side binding; being local,
+    it needs no restoring and is safe behind a transaction-pooling proxy.
+    """
+    assert connection.in_atomic_block, "a local setting outside a transaction has no effect"
+    execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
+
+
+def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Whether an error means that the session is gone, not only its statement."""
+    if isinstance(error.__cause__, pg_errors.AdminShutdown | pg_errors.CrashShutdown):
+        return True
+    raw = connection.connection
+    return isinstance(error, OperationalError) and (raw is None or raw.closed)
+
+
+def name_of(*parts: str, limit: int = MAX_NAME_BYTES) -> str:
+    """A name made of parts, cut to `limit` bytes with a digest to stay unique.
+
+    Deterministic: the same parts give the same name in every run and on every host.
+    """
+    name = "_".join(parts)
+    if len(name.encode()) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    room = limit - len(digest) - 1
+    return name.encode()[:room].decode(errors="ignore") + "_" + digest

@@ -1,0 +1,312 @@
+"""The one way to take a strong lock: in two stages, boundedly, and never queueing the site.
+
+A waiting ACCESS EXCLUSIVE request blocks every later reader, so it must be short; an autovacuum
+gives way only to a request that has waited `deadlock_timeout` (1 s), so it must be long. Hence:
+
+1. `reserve` takes SHARE UPDATE EXCLUSIVE patiently. It evicts an autovacuum and keeps
+   others away, and blocks no read and no write, not even while it waits.
+2. `seize` then takes ACCESS EXCLUSIVE in short attempts with jittered pauses, and does not
+   even ask while a transaction that is older than a bound holds the table.
+
+Both work inside the caller's transaction, are bounded in attempts and time, and leave
+`lock_timeout` set until it ends, so that no later statement in it waits without a bound.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass
+
+from django.db import OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.database import execute, fetch_all, fetch_one, fetch_value, set_local
+from migrations_playbook.errors import LockNotAvailable
+
+
+@dataclass(frozen=True)
+class LockPolicy:
+    """How long and how often to ask.
+
+    Arguments:
+        timeout_ms: how long one request for ACCESS EXCLUSIVE may wait, in milliseconds. It is
+            also the longest that a reader can be made to wait by one attempt.
+        attempts: how many times to ask.
+        pause_ms: the first pause between attempts, in milliseconds; it grows by half each time,
+            up to `longest_pause_ms`, and is jittered by half either way.
+        longest_pause_ms: the bound of a pause, in milliseconds.
+        patience_ms: how long the request for SHARE UPDATE EXCLUSIVE may wait, in milliseconds.
+            Must exceed `deadlock_timeout`, or autovacuum always wins.
+        old_ms: a transaction older than this that holds the table is not asked against.
+    """
+
+    timeout_ms: int = 100
+    attempts: int = 30
+    pause_ms: int = 100
+    longest_pause_ms: int = 2000
+    patience_ms: int = 5000
+    old_ms: int = 500
+
+    def pause(self, attempt: int) -> float:
+        """Seconds to wait after an attempt, counted from 1."""
+        pause = min(self.pause_ms * 1.5 ** (attempt - 1), self.longest_pause_ms)
+        return pause * random.uniform(0.5, 1.5) / 1000  # noqa: S311 - jitter, not a secret
+
+
+DEFAULT_POLICY = LockPolicy()
+
+# The table lock modes as pg_locks spells them.
+STRONGEST_FIRST = [
+    "AccessExclusiveLock",
+    "ExclusiveLock",
+    "ShareRowExclusiveLock",
+    "ShareLock",
+    "ShareUpdateExclusiveLock",
+    "RowExclusiveLock",
+    "RowShareLock",
+    "AccessShareLock",
+]
+
+
+@dataclass(frozen=True)
+class Seized:
+    """A strong lock that was granted.
+
+    Arguments:
+        attempts: how many times it was asked for, or not asked because of an old transaction.
+        wait_ms: how long the requests stood in the queue, together, in milliseconds.
+        since: `time.monotonic()` when it was granted.
+    """
+
+    attempts: int
+    wait_ms: float
+    since: float
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A session, or a prepared transaction, that holds a lock on the table.
+
+    Arguments:
+        pid: the server process, or None for a prepared transaction.
+        mode: the strongest lock mode that it holds there.
+        age_ms: how long its transaction has been open, in milliseconds; None if hidden from us.
+    """
+
+    pid: int | None
+    mode: str
+    age_ms: float | None
+    state: str
+    application: str
+    query: str
+    prepared: str | None
+
+    def __str__(self) -> str:
+        age = "" if self.age_ms is None else f", open for {self.age_ms / 1000:.1f} s"
+        if self.prepared is not None:
+            return f'prepared transaction "{self.prepared}" ({self.mode}{age})'
+        application = f' "{self.application}"' if self.application else ""
+        state = f", {self.state}" if self.state else ""
+        query = f": {self.query}" if self.query else ""
+        return f"pid {self.pid}{application} ({self.mode}{state}{age}){query}"
+
+
+def reserve(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
+) -> None:
+    """Stage one: keep autovacuum and other schema changes away; no read or write notices.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end of the transaction.
+
+    Raises:
+        LockNotAvailable: not granted within `policy.patience_ms`, or a vacuum that prevents
+            transaction-id wraparound holds it, which PostgreSQL never cancels.
+    """
+    refuse_wraparound_vacuum(connection, table)
+    if _ask(connection, table, "SHARE UPDATE EXCLUSIVE", policy.patience_ms):
+        return
+    refuse_wraparound_vacuum(connection, table)
+    raise LockNotAvailable(_not_to_be_had(connection, table, "SHARE UPDATE EXCLUSIVE", 1))
+
+
+def seize(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
+) -> Seized:
+    """Stage two: exclude everybody, for the milliseconds that a catalog change takes.
+
+    Lock: ACCESS EXCLUSIVE on the table, until the end of the transaction.
+
+    Raises:
+        LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
+    """
+    waited = 0.0
+    for attempt in range(1, policy.attempts + 1):
+        if not old_holders(connection, table, policy.old_ms):
+            asked = time.monotonic()
+            granted = _ask(connection, table, "ACCESS EXCLUSIVE", policy.timeout_ms)
+            now = time.monotonic()
+            waited += now - asked
+            if granted:
+                return Seized(attempts=attempt, wait_ms=waited * 1000, since=now)
+        if attempt < policy.attempts:
+            time.sleep(policy.pause(attempt))
+    raise LockNotAvailable(_not_to_be_had(connection, table, "ACCESS EXCLUSIVE", policy.attempts))
+
+
+def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Holder]:
+    """Who holds a lock on the table now, ourselves apart; the oldest transaction first.
+
+    Lock: none that conflicts with anything (reads pg_locks and pg_stat_activity).
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT l.pid,
+                   (array_agg(l.mode ORDER BY array_position(%s, l.mode)))[1],
+                   extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))
+                       * 1000,
+                   coalesce(a.state, ''),
+                   coalesce(a.application_name, ''),
+                   coalesce(a.query, ''),
+                   p.gid
+              FROM pg_catalog.pg_locks l
+              LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+              LEFT JOIN pg_catalog.pg_prepared_xacts p
+                     ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+             WHERE l.locktype = 'relation'
+               AND l.relation = pg_catalog.to_regclass(%s)
+               AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                  WHERE datname = pg_catalog.current_database())
+               AND l.granted
+               AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+             GROUP BY l.pid, a.xact_start, p.prepared, a.state, a.application_name, a.query, p.gid
+             ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST"""),
+        [STRONGEST_FIRST, table.as_string(None)],
+    )
+    return [
+        Holder(
+            pid=pid,
+            mode=mode,
+            age_ms=None if age is None else float(age),
+            state=state,
+            application=application,
+            query=first_words(query),
+            prepared=gid,
+        )
+        for pid, mode, age, state, application, query, gid in rows
+    ]
+
+
+def old_holders(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, old_ms: float
+) -> list[Holder]:
+    """Those who hold the table in a transaction that is older than `old_ms` milliseconds."""
+    return [
+        holder
+        for holder in holders(connection, table)
+        if holder.age_ms is not None and holder.age_ms > old_ms
+    ]
+
+
+def waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tuple[int, float]:
+    """How many sessions wait for a lock on the table now, and the longest wait in milliseconds.
+
+    Asked by the holder just before it commits, this is everybody whom it made wait:
+    pg_locks tells since when (PostgreSQL 14+).
+    """
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT count(*),
+                   coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)) * 1000, 0)
+              FROM pg_catalog.pg_locks
+             WHERE locktype = 'relation'
+               AND relation = pg_catalog.to_regclass(%s)
+               AND NOT granted"""),
+        [table.as_string(None)],
+    )
+    assert row is not None
+    return int(row[0]), float(row[1])
+
+
+def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identifier) -> None:
+    """Refuse while a vacuum that prevents transaction-id wraparound is at work on the table.
+
+    PostgreSQL cancels an ordinary autovacuum for whoever waits, but never this one. It is
+    recognised by the table's age rather than by the text of its query, which a role without
+    pg_read_all_stats cannot see.
+
+    Raises:
+        LockNotAvailable: names the vacuum's pid and the table's age in transactions.
+    """
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT l.pid, pg_catalog.age(c.relfrozenxid)
+              FROM pg_catalog.pg_class c
+              JOIN pg_catalog.pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid
+              JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+             WHERE c.oid = pg_catalog.to_regclass(%s)
+               AND l.granted
+               AND l.mode = 'ShareUpdateExclusiveLock'
+               AND (a.query LIKE 'autovacuum:%%(to prevent wraparound)'
+                    OR a.backend_type IS NULL
+                       AND pg_catalog.age(c.relfrozenxid)
+                           > current_setting('autovacuum_freeze_max_age')::bigint)"""),
+        [table.as_string(None)],
+    )
+    if row is not None:
+        raise LockNotAvailable(
+            f"A vacuum that prevents transaction-id wraparound is at work on {_plain(table)} "
+            f"(pid {row[0]}; the table is {row[1]:,} transactions old), and PostgreSQL never "
+            "cancels it. Let it finish, then run the same command again."
+        )
+
+
+def first_words(query: str, words: int = 8) -> str:
+    """The beginning of a query, to recognise it by; without literals, which may be secrets."""
+    without_literals = re.sub(r"'(?:[^']|'')*'?|\$\w*\$.*", "'…'", query, flags=re.DOTALL)
+    return " ".join(without_literals.split()[:words])
+
+
+def _ask(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, mode: str, timeout_ms: int
+) -> bool:
+    """Ask once for a lock; False when it was not granted in time (the savepoint undoes it)."""
+    try:
+        with transaction.atomic(using=connection.alias):
+            set_local(connection, "lock_timeout", f"{timeout_ms}ms")
+            execute(
+                connection,
+                sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode)),  # type: ignore[arg-type]
+            )
+    except OperationalError as error:
+        if isinstance(error.__cause__, pg_errors.LockNotAvailable | pg_errors.DeadlockDetected):
+            return False
+        raise
+    return True
+
+
+def _not_to_be_had(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, mode: str, attempts: int
+) -> str:
+    others = holders(connection, table)
+    named = "; ".join(str(holder) for holder in others[:5]) or "nobody now: it was a busy moment"
+    times = "once" if attempts == 1 else f"{attempts} times"
+    return (
+        f"The {mode} lock on {_plain(table)} was not to be had (asked {times}); nothing was "
+        f"changed. It is held by {named}. End that transaction, or run the same command again."
+    )
+
+
+def _plain(table: sql.Identifier) -> str:
+    return table.as_string(None).replace('"', "")
+
+
+def backend_pid(connection: BaseDatabaseWrapper) -> int:
+    """The server process of a connection."""
+    return int(fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_backend_pid()")))

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils import timezone
+from rich.console import Console
+from rich.table import Table
+
+from migrations_playbook import status
+from migrations_playbook.management.base import PlaybookCommand
+
+
+class Command(PlaybookCommand):
+    help = "Show each declared shadow column: its phase, the rows left, and the next command."
+
+    def handle(self, *, database: str, json: bool, **options: Any) -> None:
+        found = status.read(database)
+        if json:
+            self.say_json([each.as_json() for each in found])
+            return
+        if not found:
+            self.stdout.write("No model declares a shadow column.")
+            return
+        console = Console(file=self.stdout._out)  # type: ignore[attr-defined]
+        for each in found:
+            table = Table(title=each.model, show_header=False, title_justify="left")
+            for name, value in each.lines(now=timezone.now()):
+                table.add_row(name, value)
+            console.print(table)

@@ -1,0 +1,228 @@
+"""After the swap: the leaked values stay in the retired column, and none comes back.
+
+Two triggers, created in the swap's transaction and dropped in the revert's:
+
+- INSERT copies the row's live value into the retired column. That column still has its old unique
+  index, so inserting any leaked value is a unique violation.
+- UPDATE that sets the live column to the row's own retired value is a stale save: the live value
+  stays, the rest of the save goes through, and the hit is counted. UPDATE that sets a really new
+  live value copies it. Any other leaves the retired column as it was.
+
+So a row written since the swap has the same value in both columns, and a revert loses no token.
+(The leaked value of a row whose token is changed once more after the swap is forgotten with that
+change; so is that of a deleted row.)
+
+Hits are counted in two sequences owned by the retired column: they take no row lock, count even
+when the transaction rolls back, go with the column, and store a number and a time, never a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.catalog import Column, Table
+from migrations_playbook.database import fetch_all, fetch_one, name_of
+from migrations_playbook.steps import Lock, Step
+
+# PostgreSQL fires triggers in the order of their names: these must sort before "pgtrigger_...",
+# and must not begin with it, because django-pgtrigger prunes what it does not know there.
+PREFIX = "migrations_playbook"
+
+
+@dataclass(frozen=True)
+class StaleWrites:
+    """How often an old process has tried to write a leaked value back.
+
+    Arguments:
+        hits: how often since the swap.
+        last: when last, or None.
+    """
+
+    hits: int
+    last: datetime | None
+
+
+@dataclass(frozen=True)
+class Names:
+    """The quarantine's objects: triggers and functions share a name, the sequences have theirs."""
+
+    on_insert: str
+    on_update: str
+    hits: str
+    last: str
+
+    @classmethod
+    def of(cls, table: str, retired: str) -> Names:
+        return cls(
+            on_insert=name_of(PREFIX, "insert", table, retired),
+            on_update=name_of(PREFIX, "update", table, retired),
+            hits=name_of(table, retired, "stale_writes"),
+            last=name_of(table, retired, "last_stale_write"),
+        )
+
+
+def create(found: Table, live: str, retired: str, column: Column) -> list[Step]:
+    """The steps that set the quarantine up, for a table whose columns are exchanged.
+
+    Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
+
+    Arguments:
+        found: the table.
+        live: the live column's name.
+        retired: the retired column's name.
+        column: either of them, for the schema of its type.
+    """
+    names = Names.of(found.name, retired)
+    # The functions compare values of the column's type, so the operators' schema must be in
+    # their path; they count as the table's owner, so that the application needs no new right.
+    path = sql.SQL(", ").join(
+        sql.Identifier(schema)
+        for schema in dict.fromkeys(["pg_catalog", column.type_schema, "pg_temp"])
+    )
+    parts = {
+        "table": found.identifier,
+        "live": sql.Identifier(live),
+        "retired": sql.Identifier(retired),
+        "on_insert": sql.Identifier(found.schema, names.on_insert),
+        "on_update": sql.Identifier(found.schema, names.on_update),
+        "insert_trigger": sql.Identifier(names.on_insert),
+        "update_trigger": sql.Identifier(names.on_update),
+        "hits": sql.Identifier(found.schema, names.hits),
+        "last": sql.Identifier(found.schema, names.last),
+        "hits_name": sql.Literal(sql.Identifier(found.schema, names.hits).as_string(None)),
+        "last_name": sql.Literal(sql.Identifier(found.schema, names.last).as_string(None)),
+        "path": path,
+    }
+
+    def step(what: str, text: str) -> Step:
+        return Step(what, sql.SQL(text).format(**parts), Lock.ACCESS_EXCLUSIVE)  # type: ignore[arg-type]
+
+    return [
+        step(
+            "Count stale writes",
+            "CREATE SEQUENCE {hits} OWNED BY {table}.{retired}",
+        ),
+        step(
+            "Note when the last stale write was",
+            "CREATE SEQUENCE {last} OWNED BY {table}.{retired}",
+        ),
+        step(
+            "Copy what is inserted to the retired column",
+            """CREATE FUNCTION {on_insert}() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = {path} AS $function$
+BEGIN
+    NEW.{retired} := NEW.{live};
+    RETURN NEW;
+END
+$function$""",
+        ),
+        step(
+            "Ignore stale writes, copy new values",
+            """CREATE FUNCTION {on_update}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = {path} AS $function$
+BEGIN
+    IF NEW.{live} IS NOT DISTINCT FROM OLD.{live} THEN
+        NEW.{retired} := OLD.{retired};
+    ELSIF NEW.{live} IS DISTINCT FROM OLD.{retired} THEN
+        NEW.{retired} := NEW.{live};
+    ELSE
+        NEW.{live} := OLD.{live};
+        NEW.{retired} := OLD.{retired};
+        PERFORM nextval({hits_name}),
+                setval({last_name}, extract(epoch FROM clock_timestamp())::bigint);
+    END IF;
+    RETURN NEW;
+END
+$function$""",
+        ),
+        step(
+            "Quarantine inserts",
+            """CREATE TRIGGER {insert_trigger} BEFORE INSERT ON {table} FOR EACH ROW
+    WHEN (NEW.{retired} IS DISTINCT FROM NEW.{live})
+    EXECUTE FUNCTION {on_insert}()""",
+        ),
+        step(
+            "Quarantine updates",
+            """CREATE TRIGGER {update_trigger} BEFORE UPDATE ON {table} FOR EACH ROW
+    WHEN (NEW.{live} IS DISTINCT FROM OLD.{live} OR NEW.{retired} IS DISTINCT FROM OLD.{retired})
+    EXECUTE FUNCTION {on_update}()""",
+        ),
+    ]
+
+
+def drop(found: Table, retired: str) -> list[Step]:
+    """The steps that take the quarantine away: in a revert, and in the contract.
+
+    Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
+    """
+    names = Names.of(found.name, retired)
+    steps = [
+        Step(
+            "Drop a quarantine trigger",
+            sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                sql.Identifier(trigger), found.identifier
+            ),
+            Lock.ACCESS_EXCLUSIVE,
+        )
+        for trigger in (names.on_insert, names.on_update)
+    ]
+    steps += [
+        Step(
+            "Drop a quarantine function",
+            sql.SQL("DROP FUNCTION IF EXISTS {}()").format(sql.Identifier(found.schema, function)),
+            Lock.NONE,
+        )
+        for function in (names.on_insert, names.on_update)
+    ]
+    steps += [
+        Step(
+            "Drop a count of stale writes",
+            sql.SQL("DROP SEQUENCE IF EXISTS {}").format(sql.Identifier(found.schema, sequence)),
+            Lock.NONE,
+        )
+        for sequence in (names.hits, names.last)
+    ]
+    return steps
+
+
+def stale_writes(connection: BaseDatabaseWrapper, found: Table, retired: str) -> StaleWrites | None:
+    """How often an old process has tried to write a leaked value back; None without quarantine.
+
+    Lock: none that conflicts with anything.
+    """
+    names = Names.of(found.name, retired)
+    values = dict(
+        fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT sequencename, last_value FROM pg_catalog.pg_sequences
+                 WHERE schemaname = %s AND sequencename = ANY (%s)"""),
+            [found.schema, [names.hits, names.last]],
+        )
+    )
+    if names.hits not in values:
+        return None
+    last = values[names.last]
+    return StaleWrites(
+        hits=values[names.hits] or 0,
+        last=None if last is None else datetime.fromtimestamp(last, UTC),
+    )
+
+
+def swapped_since(connection: BaseDatabaseWrapper, found: Table, retired: str) -> str | None:
+    """The transaction that made the quarantine, which is the swap's; None without quarantine.
+
+    A row whose own xmin is older was not written since the swap.
+    """
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT xmin::text FROM pg_catalog.pg_trigger
+             WHERE tgrelid = %s AND tgname = %s"""),
+        [found.oid, Names.of(found.name, retired).on_update],
+    )
+    return None if row is None else str(row[0])

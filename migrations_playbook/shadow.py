@@ -1,0 +1,152 @@
+"""What is exchanged: the declaration, and the names that PostgreSQL knows it by.
+
+A model says once which column shadows which, and with what value::
+
+    class Ticket(models.Model):
+        token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+        new_token = models.UUIDField(null=True, editable=False)
+
+        class Meta:
+            triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
+
+The triggers, the commands, the checks and the status all read that declaration: there is no
+registry but django-pgtrigger's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pgtrigger
+from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.sql import Query
+from psycopg import sql
+
+from migrations_playbook.database import name_of
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.triggers import FillTrigger, KeepTrigger, ShadowTrigger
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Declares that one column is going to be replaced by another.
+
+    Arguments:
+        live: the field whose values are replaced.
+        shadow: the nullable field that collects the new values; same type, declared later.
+        value: a Django expression that PostgreSQL evaluates for each row, such as
+            `RandomUUID()`. It refers to no column: it makes a value, it does not convert one.
+    """
+
+    live: str
+    shadow: str
+    value: models.expressions.BaseExpression
+
+    @property
+    def triggers(self) -> list[pgtrigger.Trigger]:
+        """The triggers that a model's `Meta.triggers` takes."""
+        return [FillTrigger(self), KeepTrigger(self)]
+
+    def value_sql(self, model: type[models.Model]) -> str:
+        """The value expression as SQL, its parameters written out as literals."""
+        connection = connections[DEFAULT_DB_ALIAS]
+        query = Query(model)
+        resolved = self.value.resolve_expression(query, allow_joins=False)
+        text, params = query.get_compiler(connection=connection).compile(resolved)
+        return text % tuple(sql.Literal(param).as_string(None) for param in params)
+
+
+@dataclass(frozen=True)
+class BoundShadow:
+    """A declaration bound to its model: every name as PostgreSQL knows it.
+
+    Arguments:
+        model: the model that declares the two fields (never a proxy or a child of it).
+        declaration: what the model's `Meta.triggers` says.
+    """
+
+    model: type[models.Model]
+    declaration: Shadow
+
+    @property
+    def label(self) -> str:
+        """`tickets.Ticket`: how a person names it."""
+        return self.model._meta.label
+
+    @property
+    def table_parts(self) -> tuple[str, ...]:
+        """The table's name, with its schema in front if `db_table` names one.
+
+        Django has no option for a schema; the idiom is `db_table = 'schema"."table'`, which
+        becomes right once Django has put its quotes around it.
+        """
+        return tuple(self.model._meta.db_table.strip('"').split('"."'))
+
+    @property
+    def table(self) -> sql.Identifier:
+        return sql.Identifier(*self.table_parts)
+
+    @property
+    def live(self) -> str:
+        return self._column(self.declaration.live)
+
+    @property
+    def shadow(self) -> str:
+        return self._column(self.declaration.shadow)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The primary key's columns, in their order: more than one for a composite key."""
+        return tuple(field.column for field in self.model._meta.pk_fields)
+
+    @property
+    def value(self) -> sql.SQL:
+        """The value expression, for a statement that has parameters beside it."""
+        text = self.declaration.value_sql(self.model).replace("%", "%%")
+        return sql.SQL(text)  # type: ignore[arg-type]
+
+    @property
+    def trigger_names(self) -> tuple[str, ...]:
+        """The declared triggers as they are named in the catalog."""
+        return tuple(trigger.get_pgid(self.model) for trigger in self.declaration.triggers)
+
+    def name_of(self, purpose: str) -> str:
+        """A name for an object that the engine makes for this shadow: one name a purpose."""
+        return name_of(self.table_parts[-1], self.shadow, purpose)
+
+    def _column(self, field: str) -> str:
+        column = self.model._meta.get_field(field).column
+        assert column is not None
+        return column
+
+
+def declared() -> Iterator[BoundShadow]:
+    """Every shadow that an installed model declares, in the order of the models."""
+    for model, trigger in pgtrigger.registered():
+        if isinstance(trigger, FillTrigger):
+            yield BoundShadow(model, trigger.declaration)
+
+
+def find(label: str, shadow: str) -> BoundShadow:
+    """The shadow of a model.
+
+    Arguments:
+        label: the model's label, `tickets.Ticket`.
+        shadow: the shadow field's name.
+
+    Raises:
+        PlaybookError: no such model, or it declares no such shadow.
+    """
+    model = apps.get_model(label)
+    for bound in declared():
+        if bound.model is model and bound.declaration.shadow == shadow:
+            return bound
+    raise PlaybookError(
+        f"{label} declares no shadow column {shadow!r}. Add "
+        f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.'
+    )
+
+
+__all__ = ["BoundShadow", "Shadow", "ShadowTrigger", "declared", "find"]

@@ -1,0 +1,131 @@
+"""Where each declared shadow column stands, and the next command. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.template.defaultfilters import filesizeformat
+
+from migrations_playbook import catalog, quarantine
+from migrations_playbook.catalog import Phase
+from migrations_playbook.database import postgresql
+from migrations_playbook.quarantine import StaleWrites
+from migrations_playbook.shadow import declared
+
+# After a day without one, the old processes are taken to be gone.
+QUIET = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class ShadowStatus:
+    """One declared shadow column.
+
+    Arguments:
+        model: the model's label.
+        live: the live field's name.
+        shadow: the shadow field's name.
+        phase: see `catalog.state`.
+        rows_remaining: rows whose shadow is null, counted.
+        heap_bytes: the table's size without indexes.
+        index_bytes: the indexes' size.
+        stale_writes: how often an old process tried to write a leaked value back, once swapped.
+        next: the next command, or what to do.
+    """
+
+    model: str
+    live: str
+    shadow: str
+    phase: Phase
+    rows_remaining: int
+    heap_bytes: int
+    index_bytes: int
+    stale_writes: StaleWrites | None
+    next: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "live": self.live,
+            "shadow": self.shadow,
+            "phase": str(self.phase),
+            "rows_remaining": self.rows_remaining,
+            "heap_bytes": self.heap_bytes,
+            "index_bytes": self.index_bytes,
+            "stale_writes": None if self.stale_writes is None else self.stale_writes.hits,
+            "last_stale_write": self.stale_writes.last.isoformat()
+            if self.stale_writes and self.stale_writes.last
+            else None,
+            "next": self.next,
+        }
+
+    def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
+        """The same for a person, as pairs of a name and a value."""
+        yield "columns", f"{self.live} <- {self.shadow}"
+        yield "phase", str(self.phase)
+        yield "rows left", f"{self.rows_remaining:,}"
+        yield (
+            "size",
+            f"{filesizeformat(self.heap_bytes)} heap, {filesizeformat(self.index_bytes)} indexes",
+        )
+        if self.stale_writes is not None:
+            yield "stale writes", describe_stale_writes(self.stale_writes, now=now)
+        yield "next", self.next
+
+
+def read(using: str) -> list[ShadowStatus]:
+    """The status of every declared shadow column in a database.
+
+    Lock: ACCESS SHARE on the tables; one sequential scan of each that is not swapped.
+    """
+    connection = postgresql(using)
+    found = []
+    for bound in declared():
+        state = catalog.state(connection, bound)
+        table = state.table
+        remaining, heap, index = 0, 0, 0
+        stale = None
+        if table is not None:
+            heap, index = catalog.sizes(connection, table)
+        if table is not None and state.phase is Phase.EXPANDED:
+            remaining = catalog.count_nulls(connection, bound, table)
+        if table is not None and state.swapped:
+            stale = quarantine.stale_writes(connection, table, bound.shadow)
+        found.append(
+            ShadowStatus(
+                model=bound.label,
+                live=bound.declaration.live,
+                shadow=bound.declaration.shadow,
+                phase=state.phase,
+                rows_remaining=remaining,
+                heap_bytes=heap,
+                index_bytes=index,
+                stale_writes=stale,
+                next=state.problem or next_command(state.phase, bound.declaration.shadow),
+            )
+        )
+    return found
+
+
+def next_command(phase: Phase, shadow: str) -> str:
+    """The right next command in a phase."""
+    return {
+        Phase.NONE: "manage.py migrate",
+        Phase.EXPANDED: f"manage.py backfill_{shadow}",
+        Phase.FILLED: "manage.py swap_token_columns",
+        Phase.SWAPPED: "the contract, in a later release",
+    }[phase]
+
+
+def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:
+    """When the last one was, how many there were, and what that means."""
+    if stale.last is None:
+        return "none yet"
+    ago = now - stale.last
+    if ago >= QUIET:
+        return f"none for 24 hours ({stale.hits} before): the old processes are gone"
+    minutes = int(ago.total_seconds() // 60)
+    when = f"{minutes} minutes ago" if minutes < 120 else f"{minutes // 60} hours ago"
+    return f"last {when}, {stale.hits} in all"

@@ -1,0 +1,51 @@
+"""A statement that changes something, as data: what it is for, its SQL, and the lock it takes.
+
+The plays make lists of these. A dry run prints them, a play runs them, and the page on locks is
+written from them: what is documented is what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.database import execute
+
+
+class Lock(StrEnum):
+    """A table lock, and what it keeps out."""
+
+    NONE = "none"
+    SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One statement.
+
+    Arguments:
+        what: what it is for, as a short imperative.
+        statement: the SQL.
+        lock: the lock that it takes on the table.
+    """
+
+    what: str
+    statement: sql.Composable
+    lock: Lock
+
+    @property
+    def text(self) -> str:
+        """The SQL on as few lines as it was written with, ready to be pasted into psql."""
+        lines = self.statement.as_string(None).strip().splitlines()
+        return "\n".join(line.rstrip() for line in lines) + ";"
+
+
+def run(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
+    """Run steps in order. Lock: what each step says."""
+    for step in steps:
+        execute(connection, step.statement)
