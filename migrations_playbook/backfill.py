@@ -8,7 +8,7 @@ in the next sweep.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,7 +88,7 @@ def backfill(
     using: str,
     batch_size: int = DEFAULT_BATCH_SIZE,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Fill every null of the shadow column, in keyset batches of one short transaction each.
 
     Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until it commits.

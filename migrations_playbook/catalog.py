@@ -236,7 +236,7 @@ def was_exchanged_before(bound: BoundShadow, found: Table) -> bool:
 def _trigger_problem(
     connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
 ) -> str | None:
-    enabled = dict(
+    enabled: dict[str, bool] = dict(
         fetch_all(
             connection,
             sql.SQL("""

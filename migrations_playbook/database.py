@@ -44,7 +44,7 @@ def execute(
     """Run one statement; return the number of rows that it touched."""
     with connection.cursor() as cursor:
         cursor.execute(cast("Any", query), params)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def fetch_all(

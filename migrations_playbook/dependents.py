@@ -64,7 +64,7 @@ class Trigger:
         steps = [
             Step(
                 f"Put the trigger {self.name} on the new columns",
-                sql.SQL(self.definition),  # type: ignore[arg-type]
+                sql.SQL(self.definition),
                 Lock.ACCESS_EXCLUSIVE,
             )
         ]
@@ -75,7 +75,7 @@ class Trigger:
                     f"Keep the trigger {self.name} as it was set",
                     sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(
                         found.identifier,
-                        sql.SQL(how),  # type: ignore[arg-type]
+                        sql.SQL(how),
                         name,
                     ),
                     Lock.ACCESS_EXCLUSIVE,

@@ -282,7 +282,7 @@ def _ask(
             set_local(connection, "lock_timeout", f"{timeout_ms}ms")
             execute(
                 connection,
-                sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode)),  # type: ignore[arg-type]
+                sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode)),
             )
     except OperationalError as error:
         if isinstance(error.__cause__, pg_errors.LockNotAvailable | pg_errors.DeadlockDetected):

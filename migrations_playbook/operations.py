@@ -52,7 +52,6 @@ class WithTableLock(Operation):
     def __init__(self, model_name: str, operations: Sequence[Operation]) -> None:
         self.model_name = model_name
         self.operations = list(operations)
-        self.atomic = True
 
     @property
     def reduces_to_sql(self) -> bool:  # type: ignore[override]

@@ -99,7 +99,7 @@ def create(found: Table, live: str, retired: str, column: Column) -> list[Step]:
     }
 
     def step(what: str, text: str) -> Step:
-        return Step(what, sql.SQL(text).format(**parts), Lock.ACCESS_EXCLUSIVE)  # type: ignore[arg-type]
+        return Step(what, sql.SQL(text).format(**parts), Lock.ACCESS_EXCLUSIVE)
 
     return [
         step(
@@ -195,7 +195,7 @@ def stale_writes(connection: BaseDatabaseWrapper, found: Table, retired: str) ->
     Lock: none that conflicts with anything.
     """
     names = Names.of(found.name, retired)
-    values = dict(
+    values: dict[str, int | None] = dict(
         fetch_all(
             connection,
             sql.SQL("""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pgtrigger
 from django.apps import apps
@@ -26,7 +27,7 @@ from psycopg import sql
 
 from migrations_playbook.database import name_of
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.triggers import FillTrigger, KeepTrigger, ShadowTrigger
+from migrations_playbook.triggers import FillTrigger, KeepTrigger, column_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Shadow:
         query = Query(model)
         resolved = self.value.resolve_expression(query, allow_joins=False)
         text, params = query.get_compiler(connection=connection).compile(resolved)
-        return text % tuple(sql.Literal(param).as_string(None) for param in params)
+        return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
 
 
 @dataclass(frozen=True)
@@ -90,43 +91,41 @@ class BoundShadow:
 
     @property
     def live(self) -> str:
-        return self._column(self.declaration.live)
+        return column_of(self.model, self.declaration.live)
 
     @property
     def shadow(self) -> str:
-        return self._column(self.declaration.shadow)
+        return column_of(self.model, self.declaration.shadow)
 
     @property
     def key(self) -> tuple[str, ...]:
         """The primary key's columns, in their order: more than one for a composite key."""
-        return tuple(field.column for field in self.model._meta.pk_fields)
+        return tuple(column_of(self.model, field.name) for field in self.model._meta.pk_fields)
 
     @property
     def value(self) -> sql.SQL:
         """The value expression, for a statement that has parameters beside it."""
         text = self.declaration.value_sql(self.model).replace("%", "%%")
-        return sql.SQL(text)  # type: ignore[arg-type]
+        return sql.SQL(text)
 
     @property
     def trigger_names(self) -> tuple[str, ...]:
         """The declared triggers as they are named in the catalog."""
-        return tuple(trigger.get_pgid(self.model) for trigger in self.declaration.triggers)
+        return tuple(
+            trigger.get_pgid(self.model)  # type: ignore[arg-type]
+            for trigger in self.declaration.triggers
+        )
 
     def name_of(self, purpose: str) -> str:
         """A name for an object that the engine makes for this shadow: one name a purpose."""
         return name_of(self.table_parts[-1], self.shadow, purpose)
-
-    def _column(self, field: str) -> str:
-        column = self.model._meta.get_field(field).column
-        assert column is not None
-        return column
 
 
 def declared() -> Iterator[BoundShadow]:
     """Every shadow that an installed model declares, in the order of the models."""
     for model, trigger in pgtrigger.registered():
         if isinstance(trigger, FillTrigger):
-            yield BoundShadow(model, trigger.declaration)
+            yield BoundShadow(cast("type[models.Model]", model), trigger.declaration)
 
 
 def find(label: str, shadow: str) -> BoundShadow:
@@ -147,6 +146,3 @@ def find(label: str, shadow: str) -> BoundShadow:
         f"{label} declares no shadow column {shadow!r}. Add "
         f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.'
     )
-
-
-__all__ = ["BoundShadow", "Shadow", "ShadowTrigger", "declared", "find"]

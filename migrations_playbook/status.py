@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.template.defaultfilters import filesizeformat
+from django.utils.timesince import timesince
 
 from migrations_playbook import catalog, quarantine
 from migrations_playbook.catalog import Phase
@@ -126,6 +127,4 @@ def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:
     ago = now - stale.last
     if ago >= QUIET:
         return f"none for 24 hours ({stale.hits} before): the old processes are gone"
-    minutes = int(ago.total_seconds() // 60)
-    when = f"{minutes} minutes ago" if minutes < 120 else f"{minutes // 60} hours ago"
-    return f"last {when}, {stale.hits} in all"
+    return f"last stale write: {timesince(stale.last, now)} ago, {stale.hits} in all"

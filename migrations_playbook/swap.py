@@ -7,7 +7,7 @@ transaction of catalog changes that holds its lock for milliseconds whatever the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from django.db import Error as DatabaseError
@@ -126,7 +126,7 @@ def swap(
     policy: LockPolicy = locks.DEFAULT_POLICY,
     max_hold_ms: float | None = None,
     keep_equal: bool = False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
 
     Lock: see each step of `plan`. Reads and writes go on but for the milliseconds of ACCESS
@@ -617,7 +617,7 @@ def _exchange_defaults(
         action = (
             sql.SQL("DROP DEFAULT")
             if default is None
-            else sql.SQL("SET DEFAULT {}").format(sql.SQL(default))  # type: ignore[arg-type]
+            else sql.SQL("SET DEFAULT {}").format(sql.SQL(default))
         )
         yield Step(
             f"Keep the default of {column}",

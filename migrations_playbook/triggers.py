@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 MAX_TRIGGER_NAME = 47
 
 
+def column_of(model: type[models.Model], field: str) -> str:
+    """The column of a model's field."""
+    column = model._meta.get_field(field).column  # type: ignore[union-attr]
+    assert column is not None
+    return str(column)
+
+
 class ShadowTrigger(pgtrigger.Trigger):
     """A trigger that a `Shadow` declares; named after what it does and the shadow field."""
 
@@ -51,8 +58,7 @@ class ShadowTrigger(pgtrigger.Trigger):
         """The quoted column names that the trigger's SQL is written with."""
 
         def quoted(field: str) -> str:
-            column = model._meta.get_field(field).column
-            return sql.Identifier(str(column)).as_string(None)
+            return sql.Identifier(column_of(model, field)).as_string(None)
 
         return {
             "live": quoted(self.declaration.live),

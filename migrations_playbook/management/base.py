@@ -45,7 +45,7 @@ def positive_int(text: str) -> int:
 class PlaybookCommand(BaseCommand):
     """A command whose every refusal is one sentence and an exit code, never a traceback."""
 
-    requires_system_checks = ["models", "migrations_playbook"]
+    requires_system_checks = ("models", "migrations_playbook")
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

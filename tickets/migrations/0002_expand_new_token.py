@@ -1,9 +1,10 @@
 """Expand: the shadow column and its triggers, under a lock that is taken boundedly."""
 
-import migrations_playbook.operations
 import pgtrigger.compiler
 import pgtrigger.migrations
 from django.db import migrations, models
+
+import migrations_playbook.operations
 
 
 class Migration(migrations.Migration):

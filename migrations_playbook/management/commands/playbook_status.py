@@ -21,7 +21,8 @@ class Command(PlaybookCommand):
         if not found:
             self.stdout.write("No model declares a shadow column.")
             return
-        console = Console(file=self.stdout._out)  # type: ignore[attr-defined]
+        # The raw stream: Django's wrapper would add a newline to every write.
+        console = Console(file=getattr(self.stdout, "_out", None))
         for each in found:
             table = Table(title=each.model, show_header=False, title_justify="left")
             for name, value in each.lines(now=timezone.now()):

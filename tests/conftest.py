@@ -1,0 +1,79 @@
+"""One real PostgreSQL for the run, and a database of its own for every test that asks.
+
+Without DATABASE_URL the server is a throwaway one; with it, the databases are made there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connections
+
+from app.embedded.server import Cluster
+from tests.fixtures.database import Database, admin_url, create_database, drop_database
+
+TEMPLATE = f"playbook_template_{os.getpid()}"
+
+_cluster: Cluster | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _cluster  # noqa: PLW0603 - one server for the run, stopped in pytest_unconfigure
+    if not os.environ.get("DATABASE_URL"):
+        folder = Path(tempfile.mkdtemp(prefix="playbook-tests-"))
+        _cluster = Cluster(
+            folder / "data",
+            int(os.environ.get("EMBEDDED_POSTGRES_VERSION", "18")),
+            # Nothing here survives the run, so nothing need survive a power cut.
+            options={"fsync": "off", "max_prepared_transactions": "5"},
+        )
+        _cluster.start()
+        os.environ["DATABASE_URL"] = _cluster.url()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "app.settings"
+    django.setup()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    connections.close_all()
+    if _cluster is not None:
+        _cluster.stop()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    with psycopg.connect(admin_url()) as connection:
+        version = connection.execute("SELECT version()").fetchone()
+    assert version is not None
+    return f"server: {version[0]}; Django {django.__version__}"
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[str]:
+    """A database that is migrated to the end: what tests start from, copied."""
+    create_database(TEMPLATE)
+    settings = connections["default"].settings_dict
+    usual = settings["NAME"]
+    settings["NAME"] = TEMPLATE
+    call_command("migrate", verbosity=0)
+    connections["default"].close()
+    settings["NAME"] = usual
+    yield TEMPLATE
+    drop_database(TEMPLATE)
+
+
+@pytest.fixture
+def empty_database() -> Iterator[Database]:
+    """A database with nothing in it, to which Django's default connection points."""
+    yield from Database.temporary()
+
+
+@pytest.fixture
+def database(template: str) -> Iterator[Database]:
+    """A migrated database, expanded and empty, to which Django's default connection points."""
+    yield from Database.temporary(template=template)
