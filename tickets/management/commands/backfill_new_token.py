@@ -1,4 +1,4 @@
-from migrations_playbook.management.base import BackfillCommand
+from migrations_playbook.management.backfill import BackfillCommand
 
 
 class Command(BackfillCommand):

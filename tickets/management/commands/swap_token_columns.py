@@ -1,4 +1,4 @@
-from migrations_playbook.management.base import SwapCommand
+from migrations_playbook.management.swap import SwapCommand
 
 
 class Command(SwapCommand):

@@ -1,0 +1,159 @@
+"""The swap as a command: options in, what happened out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from migrations_playbook import locks, swap
+from migrations_playbook.database import postgresql
+from migrations_playbook.errors import Stopped
+from migrations_playbook.locks import LockPolicy
+from migrations_playbook.management.base import ShadowCommand, positive_int
+from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.signals import GracefulStop
+
+
+class SwapCommand(ShadowCommand):
+    help = "Exchange the shadow column and the live column, in one short transaction."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        policy = locks.DEFAULT_POLICY
+        parser.add_argument("--revert", action="store_true", help="Exchange back.")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Print the statements and the locks they take; change nothing.",
+        )
+        parser.add_argument(
+            "--lock-timeout",
+            type=positive_int,
+            default=policy.timeout_ms,
+            metavar="MS",
+            help="How long one request for the lock may wait, in ms (default: %(default)s).",
+        )
+        parser.add_argument(
+            "--attempts",
+            type=positive_int,
+            default=policy.attempts,
+            help="How often to ask for the lock (default: %(default)s).",
+        )
+        parser.add_argument(
+            "--max-hold-ms",
+            type=positive_int,
+            metavar="MS",
+            help="Roll back instead of committing when the lock was held longer (default: never).",
+        )
+        parser.add_argument(
+            "--keep-equal",
+            action="store_true",
+            help="Accept rows that have the same value in both columns before the swap.",
+        )
+
+    def handle(
+        self,
+        *,
+        database: str,
+        revert: bool,
+        dry_run: bool,
+        lock_timeout: int,
+        attempts: int,
+        max_hold_ms: int | None,
+        keep_equal: bool,
+        json: bool,
+        **options: Any,
+    ) -> None:
+        bound = self.bound()
+        if dry_run:
+            self.show_plan(database, bound, revert=revert)
+            return
+        events = swap.swap(
+            bound,
+            using=database,
+            revert=revert,
+            policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
+            max_hold_ms=max_hold_ms,
+            keep_equal=keep_equal,
+        )
+        result: dict[str, Any] = {}
+        with GracefulStop(patient=False) as stop:
+            try:
+                for event in events:
+                    result |= swap_result(event)
+                    if not json:
+                        self.stdout.write(swap_line(event, revert=revert))
+            except KeyboardInterrupt:
+                events.close()
+                raise Stopped(
+                    "Stopped before the end; "
+                    + (
+                        "the exchange was committed."
+                        if "phase" in result
+                        else "nothing was exchanged."
+                    )
+                    + ' "manage.py playbook_status" shows what comes next.',
+                    stop.exit_code,
+                ) from None
+        if json:
+            self.say_json(result)
+
+    def show_plan(self, database: str, bound: BoundShadow, *, revert: bool) -> None:
+        connection = postgresql(database)
+        found = swap.swappable(connection, bound, revert=revert)
+        planned = swap.plan(connection, bound, found, revert=revert)
+        for title, steps in (
+            ("Before, while reads and writes go on", planned.index + planned.prove),
+            ("In one transaction", planned.exchange),
+        ):
+            self.stdout.write(f"-- {title}")
+            for step in steps:
+                self.stdout.write(f"-- {step.what}. Lock: {step.lock}")
+                self.stdout.write(step.text)
+            if not steps:
+                self.stdout.write("-- nothing: it is all there")
+
+
+def swap_result(event: swap.Event) -> dict[str, Any]:
+    """What an event adds to the JSON result."""
+    match event:
+        case swap.Exchanged():
+            return {
+                "phase": str(event.phase),
+                "lock_wait_ms": round(event.lock_wait_ms, 2),
+                "lock_hold_ms": round(event.lock_hold_ms, 2),
+                "attempts": event.attempts,
+                "waiters": event.waiters,
+                "longest_wait_ms": round(event.longest_wait_ms, 2),
+            }
+        case swap.Verified():
+            return {
+                "rows": event.rows,
+                "nulls": event.nulls,
+                "duplicates": event.duplicates,
+                "unchanged": event.unchanged,
+                "leaked": event.leaked,
+            }
+    return {}
+
+
+def swap_line(event: swap.Event, *, revert: bool) -> str:
+    """What an event looks like to a person."""
+    match event:
+        case swap.Exchanged():
+            done = "Exchanged back" if revert else "Exchanged"
+            return (
+                f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
+                f"{event.attempts} attempt{'s' if event.attempts > 1 else ''} that waited "
+                f"{event.lock_wait_ms:.1f} ms; {event.waiters} sessions stood behind it, the "
+                f"longest for {event.longest_wait_ms:.1f} ms."
+            )
+        case swap.Verified():
+            return (
+                f"Verified {event.rows:,} rows: {event.nulls} nulls, {event.duplicates} "
+                f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
+                "retired value."
+            )
+        case swap.Preparing(what=what):
+            return f"Preparing: {what}."
