@@ -265,13 +265,19 @@ class Cluster:
                 time.sleep(0.02)
                 continue
             self._create()
-            # With no process in the folder these are leftovers. PostgreSQL would take any process
-            # of this user for the server if it has been given the id in postmaster.pid.
-            (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
-            self._log.unlink(missing_ok=True)
+            socket_dir = self._socket_dir()
+            # With no process in the folder these are leftovers. They name a process id, and
+            # PostgreSQL would take whichever process of this user has that id now for the server,
+            # or the dead one itself where nobody reaps it (in a container without init).
+            for leftover in (
+                self.data_dir / "postmaster.pid",
+                socket_dir / f"{_SOCKET_NAME}.lock",
+                self._log,
+            ):
+                leftover.unlink(missing_ok=True)
             settings = {
                 "listen_addresses": "",
-                "unix_socket_directories": f'"{self._socket_dir()}"',
+                "unix_socket_directories": f'"{socket_dir}"',
             }
             settings |= self.options
             flags = shlex.join(f"--{name}={value}" for name, value in settings.items())
@@ -349,10 +355,10 @@ class Cluster:
                     "set EMBEDDED_POSTGRES_VERSION, or another folder in EMBEDDED_POSTGRES_DATA."
                 )
 
-    def _socket_dir(self) -> str:
+    def _socket_dir(self) -> Path:
         """Return the folder for the socket: the data folder, or one with a shorter path."""
         if len(os.fsencode(self.data_dir / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES:
-            return str(self.data_dir)
+            return self.data_dir
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"postgres-{digest}")
         owner = self.data_dir.stat()
@@ -363,7 +369,7 @@ class Cluster:
         # Anybody may have put a folder or a link of this name there to get at the connections.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner.st_uid:
             raise ServerError(f"{folder}, needed for the server's socket, is somebody else's.")
-        return str(folder)
+        return folder
 
     # Programs
 
