@@ -242,7 +242,7 @@ def test_a_broken_pid_file_does_not_stick(data_dir: Path) -> None:
 
 
 def test_a_creation_that_was_interrupted_begins_anew(data_dir: Path) -> None:
-    unfinished = data_dir.with_name("pg.unfinished")
+    unfinished = data_dir.with_name("pg.unfinished-1")
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
     with Cluster(data_dir) as cluster:

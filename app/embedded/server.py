@@ -13,6 +13,7 @@ in a folder that only its owner can enter; that is its whole access control.
 import atexit
 import contextlib
 import fcntl
+import glob
 import hashlib
 import importlib
 import os
@@ -66,8 +67,8 @@ class Cluster:
     """One data folder and the server on it.
 
     As root, which PostgreSQL refuses to run as, the server runs as the owner of the data folder;
-    a new one goes to the system user `pgserver`, which is created, and the folders above it and
-    above the programs are opened to passing through (o+x).
+    a new one goes to the system user `pgserver`, which is created. The folders above it and above
+    the programs are opened to passing through (o+x).
 
     Args:
         data_dir: The data folder, created when missing. Locks lie beside it.
@@ -307,15 +308,15 @@ class Cluster:
         """Create the cluster unless it exists.
 
         It is made elsewhere and renamed, so that one whose making was interrupted is never taken
-        for a whole one.
+        for a whole one; each time elsewhere, since an initdb may outlive whoever ran it.
         """
         self._refuse_other_folder()
         if (self.data_dir / "PG_VERSION").exists():
             return
-        unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        unfinished.mkdir(mode=0o700)
+        prefix = f"{self.data_dir.name}.unfinished-"
+        for interrupted in self.data_dir.parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(interrupted, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=self.data_dir.parent))
         if os.geteuid() == 0:
             _give_to_server(unfinished)
         # One locale for all machines: names sort alike, and indexes outlive an upgrade of libc.
