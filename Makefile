@@ -16,7 +16,7 @@ demo: $(STAMP) ## Rotate the tokens of ROWS tickets (1000000) on a real PostgreS
 	@$(BIN)/python manage.py demo --rows $(ROWS)
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/test_seed.py -x")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/ruff check .
