@@ -8,9 +8,12 @@ from django.core.management.base import CommandParser
 
 from migrations_playbook import locks, swap
 from migrations_playbook.database import postgresql
-from migrations_playbook.errors import Stopped
+from migrations_playbook.errors import Refused, Stopped
+from migrations_playbook.exchange import Exchanged
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.management.base import ShadowCommand, positive_int
+from migrations_playbook.prepare import Preparing
+from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.signals import GracefulStop
 
@@ -101,24 +104,36 @@ class SwapCommand(ShadowCommand):
 
     def show_plan(self, database: str, bound: BoundShadow, *, revert: bool) -> None:
         connection = postgresql(database)
-        found = swap.swappable(connection, bound, revert=revert)
-        planned = swap.plan(connection, bound, found, revert=revert)
+        pair = swap.swappable(connection, bound, revert=revert)
+        planned = swap.plan(connection, pair)
+        self.stdout.write("-- Bound to the columns")
+        for each in planned.dependents:
+            why = f": {each.refused}" if each.refused else ""
+            self.stdout.write(f"-- {each} ({each.how}): {each.action}{why}")
         for title, steps in (
             ("Before, while reads and writes go on", planned.index + planned.prove),
             ("In one transaction", planned.exchange),
+            ("After it, while reads and writes go on", planned.after),
         ):
+            if not steps and title.startswith("After"):
+                continue
             self.stdout.write(f"-- {title}")
             for step in steps:
                 self.stdout.write(f"-- {step.what}. Lock: {step.lock}")
                 self.stdout.write(step.text)
             if not steps:
                 self.stdout.write("-- nothing: it is all there")
+        if any(each.refused for each in planned.dependents):
+            raise Refused(
+                f"{bound.label} cannot be exchanged while something that is bound to its columns "
+                "is refused: see the list above."
+            )
 
 
 def swap_result(event: swap.Event) -> dict[str, Any]:
     """What an event adds to the JSON result."""
     match event:
-        case swap.Exchanged():
+        case Exchanged():
             return {
                 "phase": str(event.phase),
                 "lock_wait_ms": round(event.lock_wait_ms, 2),
@@ -127,7 +142,7 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
                 "waiters": event.waiters,
                 "longest_wait_ms": round(event.longest_wait_ms, 2),
             }
-        case swap.Verified():
+        case Verified():
             return {
                 "rows": event.rows,
                 "nulls": event.nulls,
@@ -141,7 +156,7 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
 def swap_line(event: swap.Event, *, revert: bool) -> str:
     """What an event looks like to a person."""
     match event:
-        case swap.Exchanged():
+        case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
             return (
                 f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
@@ -149,11 +164,11 @@ def swap_line(event: swap.Event, *, revert: bool) -> str:
                 f"{event.lock_wait_ms:.1f} ms; {event.waiters} sessions stood behind it, the "
                 f"longest for {event.longest_wait_ms:.1f} ms."
             )
-        case swap.Verified():
+        case Verified():
             return (
                 f"Verified {event.rows:,} rows: {event.nulls} nulls, {event.duplicates} "
                 f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
                 "retired value."
             )
-        case swap.Preparing(what=what):
+        case Preparing(what=what):
             return f"Preparing: {what}."
