@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from django.db import transaction
+from django.db import ProgrammingError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook import dependents, quarantine
@@ -39,6 +40,7 @@ class Verified:
             column's.
         still_bound: what is bound to the retired column and should not be.
         rights_changed: roles whose privileges on the live column are not what they were.
+        unread: views that may not be read, by this role or by their own owner.
     """
 
     rows: int
@@ -50,6 +52,7 @@ class Verified:
     exposed: int = 0
     still_bound: tuple[str, ...] = ()
     rights_changed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -125,7 +128,7 @@ def verify(
         duplicates += _duplicates(connection, names, others)
         if swapped:
             leaked += _leaked(connection, names, others)
-    views, exposed = _read_through(connection, pair, names) if swapped else (0, 0)
+    views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
     return Verified(
         rows,
         nulls if pair.live.not_null else 0,
@@ -136,6 +139,7 @@ def verify(
         exposed,
         tuple(_still_bound(pair, found)) if swapped else (),
         _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
+        unread,
     )
 
 
@@ -214,7 +218,7 @@ def _leaked(
 
 def _read_through(
     connection: BaseDatabaseWrapper, pair: Pair, names: dict[str, sql.Composable]
-) -> tuple[int, int]:
+) -> tuple[int, int, tuple[str, ...]]:
     """Read every view on the table, and the views on those; count the retired values they show.
 
     Compared as text, so that a column of another type that holds the value is found too. Where a
@@ -223,9 +227,17 @@ def _read_through(
     with transaction.atomic(using=connection.alias):
         dependents.pin(connection)
         found = readers(connection, pair)
-        exposed = sum(_exposed(connection, reader, names) for reader in found)
+        exposed, unread = 0, []
+        for reader in found:
+            try:
+                with transaction.atomic(using=connection.alias):
+                    exposed += _exposed(connection, reader, names)
+            except ProgrammingError as error:
+                if not isinstance(error.__cause__, pg_errors.InsufficientPrivilege):
+                    raise
+                unread.append(f"{reader.schema}.{reader.name}")
         transaction.set_rollback(True, using=connection.alias)
-    return len(found), exposed
+    return len(found) - len(unread), exposed, tuple(unread)
 
 
 def _exposed(

@@ -7,15 +7,18 @@ bound to the columns and what becomes of it is told by `dependents`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook import catalog, dependents, locks, proof
 from migrations_playbook.catalog import Phase
-from migrations_playbook.database import execute, fetch_value, postgresql
+from migrations_playbook.database import execute, fetch_value, postgresql, set_local
 from migrations_playbook.dependents import Dependent, Pair
 from migrations_playbook.errors import LockNotAvailable, Refused, VerificationFailed, WrongPhase
 from migrations_playbook.exchange import Exchanged, Unprepared, exchange, refuse, steps
@@ -23,7 +26,7 @@ from migrations_playbook.locks import LockPolicy
 from migrations_playbook.prepare import Preparing, prepare
 from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.steps import Step
+from migrations_playbook.steps import Lock, Step
 
 # How often to prepare again when something new is bound to the column meanwhile.
 PREPARE_ROUNDS = 3
@@ -60,6 +63,7 @@ def swap(
     policy: LockPolicy = locks.DEFAULT_POLICY,
     max_hold_ms: float | None = None,
     keep_equal: bool = False,
+    refresh: bool = False,
 ) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
 
@@ -73,6 +77,7 @@ def swap(
         policy: how long and how often to ask for the lock.
         max_hold_ms: roll back instead of committing when the lock was held longer, milliseconds.
         keep_equal: accept rows with the same value in both columns before the swap.
+        refresh: build materialized views anew afterwards, rather than refuse because of them.
 
     Raises:
         WrongPhase: not filled yet, or swapped already; with the right next command.
@@ -82,7 +87,7 @@ def swap(
         VerificationFailed: the numbers afterwards are not what they must be.
     """
     connection = postgresql(using)
-    pair = swappable(connection, bound, revert=revert)
+    pair = swappable(connection, bound, revert=revert, refresh=refresh)
     refuse(pair, dependents.inventory(connection, pair))
     rights = proof.rights(connection, pair)
     for _ in range(PREPARE_ROUNDS):
@@ -101,7 +106,7 @@ def swap(
     yield exchanged
     for step in exchanged.after:
         yield Preparing(step.what)
-        execute(connection, step.statement)
+        follow(connection, pair, step, policy)
     verified = proof.verify(connection, reread(connection, pair), kept=kept, rights_before=rights)
     yield verified
     insist(bound, verified, revert=revert)
@@ -154,7 +159,9 @@ def insist(bound: BoundShadow, verified: Verified, *, revert: bool) -> None:
     )
 
 
-def swappable(connection: BaseDatabaseWrapper, bound: BoundShadow, *, revert: bool) -> Pair:
+def swappable(
+    connection: BaseDatabaseWrapper, bound: BoundShadow, *, revert: bool, refresh: bool = False
+) -> Pair:
     """The two columns, when they can be exchanged now.
 
     Raises:
@@ -184,7 +191,37 @@ def swappable(connection: BaseDatabaseWrapper, bound: BoundShadow, *, revert: bo
             f'Column "{bound.shadow}" of {bound.label} still has {left:,} null rows. '
             f'Run "manage.py backfill_{bound.declaration.shadow}" first.'
         )
-    return Pair(bound, state.table, revert)
+    return Pair(bound, state.table, revert, refresh)
+
+
+def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy) -> None:
+    """Do what follows a committed exchange: renew materialized views, collect statistics.
+
+    Lock: what the step says on the table; on a materialized view ACCESS EXCLUSIVE, asked for in
+    short attempts.
+
+    Raises:
+        LockNotAvailable: the exchange is committed, but this is not done.
+    """
+    weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
+    for attempt in range(1, policy.attempts + 1):
+        try:
+            with transaction.atomic(using=connection.alias):
+                timeout = policy.patience_ms if weak else policy.timeout_ms
+                set_local(connection, "lock_timeout", f"{timeout}ms")
+                dependents.pin(connection)
+                execute(connection, step.statement)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, pg_errors.LockNotAvailable):
+                raise
+            time.sleep(policy.pause(attempt))
+        else:
+            return
+    raise LockNotAvailable(
+        f"The exchange of {pair.bound.label} was committed, but this was not done, because others "
+        f"hold what it needs: {step.what}. Until then leaked values may be shown there. Do it by "
+        f"hand:\n{step.text}"
+    )
 
 
 def reread(connection: BaseDatabaseWrapper, pair: Pair) -> Pair:

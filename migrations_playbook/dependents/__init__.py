@@ -16,10 +16,12 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook import quarantine
 from migrations_playbook.database import fetch_all, fetch_value, set_local
 from migrations_playbook.dependents import (
     constraints,
     indexes,
+    materialized,
     others,
     restate,
     settings,
@@ -79,8 +81,9 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
 
 
 def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
-    found_indexes = indexes.read(connection, pair)
-    found_constraints = constraints.read(connection, pair)
+    since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
+    found_indexes = indexes.read(connection, pair, since)
+    found_constraints = constraints.read(connection, pair, since)
     of_table = list(tables.dependents(connection, pair))
     wanted = {
         index.oid: (index.unique, index.definition)
@@ -114,6 +117,7 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         *settings.dependents(connection, pair),
         *triggers.dependents(connection, pair),
         *views.dependents(connection, pair),
+        *materialized.dependents(connection, pair),
         *others.policies(connection, pair),
         *others.statistics(connection, pair),
         *others.publications(connection, pair),

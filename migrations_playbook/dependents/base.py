@@ -26,11 +26,13 @@ class Pair:
         bound: the declaration.
         found: the table.
         revert: whether the exchange is one back.
+        refresh: whether materialized views are to be built anew afterwards.
     """
 
     bound: BoundShadow
     found: Table
     revert: bool
+    refresh: bool = False
 
     @property
     def live(self) -> Column:

@@ -27,6 +27,7 @@ class Constraint:
         definition: as pg_get_constraintdef writes it.
         where: the table that it belongs to: another one, for a foreign key to the column.
         incoming: whether it is a foreign key that refers to one of the columns.
+        older: whether it is older than the swap that is to be reverted.
     """
 
     oid: int
@@ -38,14 +39,19 @@ class Constraint:
     comment: str | None
     where: str
     incoming: bool
+    older: bool
 
     @property
     def covers(self) -> frozenset[Object]:
         return frozenset({("pg_constraint", self.oid)})
 
 
-def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constraint]:
-    """The constraints that are bound to either column; by name."""
+def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Constraint]:
+    """The constraints that are bound to either column; by name.
+
+    Arguments:
+        since: the transaction of the swap, if the columns are exchanged.
+    """
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -55,7 +61,8 @@ def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constraint]:
                              OR k.confrelid = %s AND a.number = ANY (k.confkey)),
                    pg_catalog.pg_get_constraintdef(k.oid), k.convalidated,
                    pg_catalog.obj_description(k.oid, 'pg_constraint'), k.conrelid::regclass::text,
-                   k.confrelid = %s AND k.confkey && %s::int2[]
+                   k.confrelid = %s AND k.confkey && %s::int2[],
+                   coalesce(age(k.xmin) > age(%s::xid), false)
               FROM pg_catalog.pg_constraint k
              WHERE k.contype IN ('c', 'n', 'f')
                AND (k.conrelid = %s AND k.conkey && %s::int2[]
@@ -64,7 +71,7 @@ def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constraint]:
         [
             pair.numbers,
             pair.found.oid,
-            *[pair.found.oid, pair.found.oid, pair.numbers, pair.found.oid, pair.numbers],
+            *[pair.found.oid, pair.found.oid, pair.numbers, since, pair.found.oid, pair.numbers],
             *[pair.found.oid, pair.numbers],
         ],
     )
@@ -81,7 +88,13 @@ def checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:
         and each.name != pair.not_null_check
     ]
     twins = {pair.twin_name(each.name) for each in on_live}
-    return [each for each in on_live if each.name not in twins]
+    names = {each.name for each in found}
+    # As with indexes: what is older than the swap and has no twin was the shadow column's.
+    return [
+        each
+        for each in on_live
+        if each.name not in twins and (pair.twin_name(each.name) in names or not each.older)
+    ]
 
 
 def dependents(

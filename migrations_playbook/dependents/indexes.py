@@ -32,6 +32,7 @@ class Index:
         constraint: the oid of its constraint, or None.
         constraint_type: `contype`.
         valid: False for what a failed concurrent build leaves behind.
+        older: whether it is older than the swap that is to be reverted.
     """
 
     oid: int
@@ -54,6 +55,7 @@ class Index:
     valid: bool
     comment: str | None
     constraint_comment: str | None
+    older: bool
 
     @property
     def kind(self) -> str:
@@ -69,8 +71,12 @@ class Index:
         return frozenset(objects)
 
 
-def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
-    """The table's indexes that are bound to either column; by name."""
+def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Index]:
+    """The table's indexes that are bound to either column; by name.
+
+    Arguments:
+        since: the transaction of the swap, if the columns are exchanged.
+    """
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -103,7 +109,8 @@ def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
                    i.indisexclusion, i.indisreplident, i.indisclustered,
                    i.indisvalid AND i.indisready,
                    pg_catalog.obj_description(i.indexrelid, 'pg_class'),
-                   pg_catalog.obj_description(k.oid, 'pg_constraint')
+                   pg_catalog.obj_description(k.oid, 'pg_constraint'),
+                   coalesce(age(i.xmin) > age(%s::xid), false)
               FROM pg_catalog.pg_index i
               JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
@@ -114,7 +121,7 @@ def read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
                     AND k.contype IN ('p', 'u', 'x')
              WHERE i.indexrelid IN (SELECT indexrelid FROM bound)
              ORDER BY c.relname"""),
-        [pair.numbers, pair.found.oid],
+        [pair.numbers, pair.found.oid, since],
     )
     return [_index(row) for row in rows]
 
@@ -130,14 +137,19 @@ def _index(row: tuple[Any, ...]) -> Index:
 
 
 def originals(pair: Pair, found: list[Index]) -> dict[str, Index | None]:
-    """Which index is whose twin: the live column's indexes by name, each with its twin if any."""
+    """Which index is whose twin: the live column's indexes by name, each with its twin if any.
+
+    One that is older than the swap and has no twin was on the shadow column alone before it, and
+    goes back there by itself.
+    """
     by_name = {index.name: index for index in found}
     on_live = [index for index in found if pair.live.number in index.numbers]
     twins = {pair.twin_name(index.name) for index in on_live}
     return {
-        index.name: by_name.get(pair.twin_name(index.name))
+        index.name: twin
         for index in on_live
-        if index.name not in twins
+        for twin in [by_name.get(pair.twin_name(index.name))]
+        if index.name not in twins and (twin is not None or not index.older)
     }
 
 

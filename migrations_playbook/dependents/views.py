@@ -72,7 +72,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         statement: sql.Composable = sql.SQL(text.rstrip().removesuffix(";"))
         if is_view:
             statement = sql.SQL("CREATE OR REPLACE VIEW {}{} AS\n{}").format(
-                identifier, _options(options), statement
+                identifier, with_options(options), statement
             )
         else:
             statement = sql.SQL("CREATE OR REPLACE {}").format(
@@ -108,7 +108,8 @@ def lock(shown: str, relation: sql.Identifier, kind: str, owner: str) -> Step:
     return Step(f"Lock {shown}, as its readers do before the table", statement, Lock.NONE)
 
 
-def _options(options: list[str]) -> sql.Composable:
+def with_options(options: list[str]) -> sql.Composable:
+    """The WITH clause that says a relation's options again; empty without any."""
     if not options:
         return sql.SQL("")
     pairs = [option.split("=", 1) for option in options]
