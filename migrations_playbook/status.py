@@ -10,9 +10,10 @@ from typing import Any
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 
-from migrations_playbook import catalog, quarantine
+from migrations_playbook import catalog, dependents, quarantine
 from migrations_playbook.catalog import Phase
 from migrations_playbook.database import postgresql
+from migrations_playbook.dependents import Dependent, Pair
 from migrations_playbook.quarantine import StaleWrites
 from migrations_playbook.shadow import declared
 
@@ -34,6 +35,7 @@ class ShadowStatus:
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
         next: the next command, or what to do.
+        dependents: what is bound to the columns, and what the swap (or its revert) does about it.
     """
 
     model: str
@@ -45,6 +47,7 @@ class ShadowStatus:
     index_bytes: int
     stale_writes: StaleWrites | None
     next: str
+    dependents: tuple[Dependent, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +63,7 @@ class ShadowStatus:
             if self.stale_writes and self.stale_writes.last
             else None,
             "next": self.next,
+            "dependents": [each.as_json() for each in self.dependents],
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
@@ -73,6 +77,12 @@ class ShadowStatus:
         )
         if self.stale_writes is not None:
             yield "stale writes", describe_stale_writes(self.stale_writes, now=now)
+        for each in self.dependents:
+            if each.refused is None:
+                yield each.action, f"{each}, {each.how}"
+        for each in self.dependents:
+            if each.refused is not None:
+                yield each.action, f"{each}, {each.how}: {each.refused}"
         yield "next", self.next
 
 
@@ -88,12 +98,16 @@ def read(using: str) -> list[ShadowStatus]:
         table = state.table
         remaining, heap, index = 0, 0, 0
         stale = None
+        bound_to: tuple[Dependent, ...] = ()
         if table is not None:
             heap, index = catalog.sizes(connection, table)
         if table is not None and state.phase is Phase.EXPANDED:
             remaining = catalog.count_nulls(connection, bound, table)
         if table is not None and state.swapped:
             stale = quarantine.stale_writes(connection, table, bound.shadow)
+        if table is not None and state.phase is not Phase.NONE:
+            pair = Pair(bound, table, revert=state.swapped)
+            bound_to = dependents.inventory(connection, pair).dependents
         found.append(
             ShadowStatus(
                 model=bound.label,
@@ -105,6 +119,7 @@ def read(using: str) -> list[ShadowStatus]:
                 index_bytes=index,
                 stale_writes=stale,
                 next=state.problem or next_command(state.phase, bound.declaration.shadow),
+                dependents=bound_to,
             )
         )
     return found

@@ -92,8 +92,8 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         if index.name == name and not (index.primary or index.exclusion)
     }
     checks = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
-    if any(each.kind == "right" for each in of_table):
-        # Without its rights the scratch table cannot be made, and there will be no exchange.
+    if any(each.kind == "right" for each in of_table) or _read_only(connection):
+        # The scratch table cannot be made, and there will be no exchange from here.
         plain = {oid: definition for oid, (_, definition) in wanted.items()}
         restated = restate.Definitions(plain, {}, checks, {})
     else:
@@ -132,6 +132,16 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     )
 
 
+def _read_only(connection: BaseDatabaseWrapper) -> bool:
+    """Whether this is a standby, or a session that may not write: good enough for a status."""
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT pg_catalog.current_setting('transaction_read_only')::bool"),
+        )
+    )
+
+
 def _unclaimed(
     connection: BaseDatabaseWrapper, pair: Pair, claimed: set[Object]
 ) -> Iterator[Dependent]:
@@ -161,13 +171,17 @@ def _unclaimed(
         column = pair.bound.live if number == pair.live.number else pair.bound.shadow
         if described.replace('"', "").removeprefix("sequence ") in sequences:
             continue
+        generated = catalog == "pg_attrdef"
         yield Dependent(
-            "object",
-            described,
+            "generated column" if generated else "object",
+            described.removeprefix("default value for column ") if generated else described,
             f"on {column}",
             frozenset({key}),
-            refused="the swap does not know how to carry it over; drop it, and create it again "
-            "after the swap",
+            refused="its stored values come from the leaked ones; drop it, and add it again after "
+            "the swap"
+            if generated
+            else "the swap does not know how to carry it over; drop it, and create it again after "
+            "the swap",
         )
 
 
