@@ -150,13 +150,17 @@ def null_collisions(
             shadow=sql.Identifier(pair.bound.shadow),
             same=same,
         )
-        if fetch_value(connection, sql.SQL("SELECT count(*) FROM ({}) AS c").format(query)):
-            nulled += _null(connection, pair, query)
+        with transaction.atomic(using=connection.alias):
+            dependents.pin(connection, pair.live.type_schema)
+            count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(query)
+            if fetch_value(connection, count):
+                nulled += _null(connection, pair, query)
     return nulled
 
 
 def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
     with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
         # Otherwise the fill trigger would put the value back.
         names = "{" + ",".join(pair.bound.trigger_names) + "}"
         set_local(connection, "pgtrigger.ignore", names)

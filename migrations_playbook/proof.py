@@ -102,45 +102,47 @@ def verify(
         kept: rows that had the same value in both columns before the swap, rightly.
         rights_before: what each role could do with the live column before it, if known.
     """
-    found = dependents.inventory(connection, pair)
-    since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
-    swapped = since is not None
-    names: dict[str, sql.Composable] = {
-        "table": pair.table,
-        "live": sql.Identifier(pair.bound.live),
-        "retired": sql.Identifier(pair.bound.shadow),
-        # age() counts transactions: a row that is older than the swap was not written since.
-        "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
-        if swapped
-        else sql.SQL("false"),
-    }
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
-                   count(*) FILTER (WHERE {live} = {retired} AND {older})
-              FROM {table}""").format(**names),
-    )
-    assert row is not None
-    rows, nulls, unchanged = row
-    duplicates = leaked = 0
-    for others in found.unique_columns:
-        duplicates += _duplicates(connection, names, others)
-        if swapped:
-            leaked += _leaked(connection, names, others)
-    views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
-    return Verified(
-        rows,
-        nulls if pair.live.not_null else 0,
-        duplicates,
-        max(0, unchanged - kept),
-        leaked,
-        views,
-        exposed,
-        tuple(_still_bound(pair, found)) if swapped else (),
-        _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
-        unread,
-    )
+    with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
+        found = dependents.inventory(connection, pair)
+        since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
+        swapped = since is not None
+        names: dict[str, sql.Composable] = {
+            "table": pair.table,
+            "live": sql.Identifier(pair.bound.live),
+            "retired": sql.Identifier(pair.bound.shadow),
+            # age() counts transactions: a row that is older than the swap was not written since.
+            "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
+            if swapped
+            else sql.SQL("false"),
+        }
+        row = fetch_one(
+            connection,
+            sql.SQL("""
+                SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
+                       count(*) FILTER (WHERE {live} = {retired} AND {older})
+                  FROM {table}""").format(**names),
+        )
+        assert row is not None
+        rows, nulls, unchanged = row
+        duplicates = leaked = 0
+        for others in found.unique_columns:
+            duplicates += _duplicates(connection, names, others)
+            if swapped:
+                leaked += _leaked(connection, names, others)
+        views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
+        return Verified(
+            rows,
+            nulls if pair.live.not_null else 0,
+            duplicates,
+            max(0, unchanged - kept),
+            leaked,
+            views,
+            exposed,
+            tuple(_still_bound(pair, found)) if swapped else (),
+            _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
+            unread,
+        )
 
 
 def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
@@ -225,7 +227,6 @@ def _read_through(
     view shows the retired column itself, on purpose, nothing is counted.
     """
     with transaction.atomic(using=connection.alias):
-        dependents.pin(connection)
         found = readers(connection, pair)
         exposed, unread = 0, []
         for reader in found:

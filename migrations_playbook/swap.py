@@ -258,14 +258,16 @@ def accept_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: boo
     Raises:
         Refused: there are such rows, and the columns have never been exchanged.
     """
-    equal = int(
-        fetch_value(
-            connection,
-            sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
-                pair.table, sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
-            ),
+    with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
+        equal = int(
+            fetch_value(
+                connection,
+                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                    pair.table, sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
+                ),
+            )
         )
-    )
     if equal and not keep_equal and not catalog.was_exchanged_before(pair.bound, pair.found):
         raise Refused(
             f"{equal:,} rows of {pair.bound.label} have the same value in both columns, so the "

@@ -88,8 +88,9 @@ REFUSED = {
     "a security label": Case(
         (
             (
-                "INSERT INTO pg_seclabel SELECT attrelid, 'pg_class'::regclass, attnum, 'some', 'it' "
-                "FROM pg_attribute WHERE attrelid = 'tickets_ticket'::regclass AND attname = 'token'"
+                "INSERT INTO pg_seclabel "
+                "SELECT attrelid, 'pg_class'::regclass, attnum, 'some', 'it' FROM pg_attribute "
+                "WHERE attrelid = 'tickets_ticket'::regclass AND attname = 'token'"
             ),
         ),
         "security label token (on token): only its provider can set it",

@@ -59,13 +59,17 @@ class Inventory:
         return [each for each in self.dependents if each.build or each.prove]
 
 
-def pin(connection: BaseDatabaseWrapper) -> None:
+def pin(connection: BaseDatabaseWrapper, *schemas: str) -> None:
     """Have every name in a definition qualified, and nothing looked up along a path.
 
     Until the end of the transaction. The text of a view or a trigger is then the same to every
     session, and a schema earlier in somebody's path changes nothing.
+
+    Arguments:
+        schemas: where operators are looked up besides: the schema of the column's type.
     """
-    set_local(connection, "search_path", "pg_catalog, pg_temp")
+    path = [sql.Identifier(each).as_string(None) for each in dict.fromkeys(schemas)]
+    set_local(connection, "search_path", ", ".join(["pg_catalog", *path, "pg_temp"]))
 
 
 def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
