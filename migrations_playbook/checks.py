@@ -116,7 +116,8 @@ def _field_errors(
         for field in (live, shadow)
     ]
     if types[0] != types[1]:
-        arguments = f"max_length={live.max_length}, " if live.max_length else ""
+        sized = isinstance(live, models.CharField) and live.max_length
+        arguments = f"max_length={live.max_length}, " if sized else ""
         yield Error(
             f"Shadow: {shadow.name} ({types[1][0]}) is of another type than {live.name} "
             f"({types[0][0]}).",

@@ -166,12 +166,17 @@ def test_a_view_of_another_sessions_temporary_schema_is_refused(database: Databa
             call_command("swap_token_columns")
 
 
-def test_a_check_that_fresh_values_do_not_pass_is_refused(database: Database) -> None:
+def test_a_check_that_fresh_values_do_not_pass_is_refused_and_taken_back(
+    database: Database,
+) -> None:
     ticket = Ticket.objects.create()
-    with database.connect(autocommit=True) as other:
-        other.execute(
-            f"ALTER TABLE tickets_ticket ADD CONSTRAINT only_this CHECK (token = '{ticket.token}')"
-        )
+    database.run(
+        f"ALTER TABLE tickets_ticket ADD CONSTRAINT only_this CHECK (id > 1 OR token = "
+        f"'{ticket.token}')"
+    )
     with pytest.raises(CommandError, match="do not pass the check only_this") as refusal:
         call_command("swap_token_columns")
     assert str(ticket.token) not in str(refusal.value)
+    checks = database.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c'")
+    assert ("only_this",) in checks
+    assert ("only_this_new_token",) not in checks
