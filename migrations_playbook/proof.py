@@ -93,14 +93,14 @@ def verify(
     pair: Pair,
     *,
     kept: int = 0,
-    rights_before: Rights | None = None,
+    rights_changed: tuple[str, ...] = (),
 ) -> Verified:
     """Count what must be zero. Sequential scans and hash joins inside the server.
 
     Arguments:
         pair: the columns as they stand after the exchange.
         kept: rows that had the same value in both columns before the swap, rightly.
-        rights_before: what each role could do with the live column before it, if known.
+        rights_changed: what the exchange has found of that.
     """
     with transaction.atomic(using=connection.alias):
         dependents.pin(connection, pair.live.type_schema)
@@ -140,7 +140,7 @@ def verify(
             views,
             exposed,
             tuple(_still_bound(pair, found)) if swapped else (),
-            _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
+            rights_changed,
             unread,
         )
 
@@ -267,5 +267,6 @@ def _still_bound(pair: Pair, found: dependents.Inventory) -> Iterator[str]:
             yield str(each)
 
 
-def _changed(before: Rights, after: Rights) -> tuple[str, ...]:
+def changed(before: Rights, after: Rights) -> tuple[str, ...]:
+    """Who may do more or less with the live column than before: `role (privilege)`."""
     return tuple(sorted({f"{role} ({privilege})" for role, privilege in before ^ after}))

@@ -89,7 +89,6 @@ def swap(
     connection = postgresql(using)
     pair = swappable(connection, bound, revert=revert, refresh=refresh)
     refuse(pair, dependents.inventory(connection, pair))
-    rights = proof.rights(connection, pair)
     for _ in range(PREPARE_ROUNDS):
         yield from prepare(connection, pair, policy)
         kept = 0 if revert else accept_equal(connection, pair, keep_equal=keep_equal)
@@ -107,7 +106,9 @@ def swap(
     for step in exchanged.after:
         yield Preparing(step.what)
         follow(connection, pair, step, policy)
-    verified = proof.verify(connection, reread(connection, pair), kept=kept, rights_before=rights)
+    verified = proof.verify(
+        connection, reread(connection, pair), kept=kept, rights_changed=exchanged.rights_changed
+    )
     yield verified
     insist(bound, verified, revert=revert)
 
