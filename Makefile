@@ -16,7 +16,7 @@ demo: $(STAMP) ## Rotate the tokens of ROWS tickets (1000000) on a real PostgreS
 	@$(BIN)/python manage.py demo --rows $(ROWS)
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/test_seed.py -x")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -30,14 +30,15 @@ clean: ## Remove the environment, the caches, the reports and the embedded datab
 	@rm -rf $(VENV) .postgres reports .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Dependency groups need pip 25.1, newer than the one that some Pythons bring.
+# Dependency groups need pip 25.1, newer than the one that some Pythons bring. The umask lets the
+# user that root's embedded PostgreSQL runs as read its programs.
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo '$(PYTHON) is missing or older than Python 3.11: name a newer one with "make PYTHON=python3.13".' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo '$(PYTHON) has no venv module: install it (on Debian: apt-get install python3-venv).' >&2; exit 1; }
 	@echo 'Building $(VENV) from requirements.txt and the dev group of pyproject.toml ...'
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --group dev
+	@umask 022; $(PYTHON) -m venv --clear $(VENV)
+	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --group dev
 	@touch $@

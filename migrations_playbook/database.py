@@ -9,15 +9,18 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-from django.db import OperationalError, connections
+from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
 
 Query = sql.Composable
 Row = tuple[Any, ...]
+
+# What the server says as it ends a session: by an administrator, a crash, a start in progress,
+# or a timeout of idle transactions and sessions.
+SESSION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03"}
 
 # NAMEDATALEN is 64 in every stock build: 63 bytes of name.
 MAX_NAME_BYTES = 63
@@ -83,12 +86,16 @@ def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
     execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
 
 
-def is_connection_lost(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
-    """Whether an error means that the session is gone, not only its statement."""
-    if isinstance(error.__cause__, pg_errors.AdminShutdown | pg_errors.CrashShutdown):
-        return True
-    raw = connection.connection
-    return isinstance(error, OperationalError) and (raw is None or raw.closed)
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an error means that the session is gone, not only its statement.
+
+    What the server says about a statement has an SQLSTATE; what libpq says about a socket has
+    none. (Django's connection is no witness: after a failed COMMIT it has connected anew.)
+    """
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    sqlstate = getattr(error.__cause__, "sqlstate", None)
+    return sqlstate is None or sqlstate in SESSION_ENDED
 
 
 def name_of(*parts: str, limit: int = MAX_NAME_BYTES) -> str:

@@ -175,8 +175,11 @@ def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Hold
                    p.gid
               FROM pg_catalog.pg_locks l
               LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              LEFT JOIN pg_catalog.pg_prepared_xacts p
-                     ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+              -- A prepared transaction has no pid; the lock on its own number tells which it is.
+              LEFT JOIN pg_catalog.pg_locks x
+                     ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+                    AND x.virtualtransaction = l.virtualtransaction
+              LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
              WHERE l.locktype = 'relation'
                AND l.relation = pg_catalog.to_regclass(%s)
                AND l.database = (SELECT oid FROM pg_catalog.pg_database

@@ -354,7 +354,7 @@ def exchange(
                 )
         held = (time.monotonic() - seized.since) * 1000
     except DatabaseError as error:
-        if not is_connection_lost(connection, error):
+        if not is_connection_lost(error):
             raise
         raise ConnectionLost(_what_happened(connection, bound, pid, revert=revert)) from None
     return Exchanged(

@@ -1,11 +1,13 @@
 """One real PostgreSQL for the run, and a database of its own for every test that asks.
 
-Without DATABASE_URL the server is a throwaway one; with it, the databases are made there.
+Without DATABASE_URL the server is a throwaway one (one for each worker of `pytest -n 2`, because
+some tests change settings of the whole server); with it, the databases are made there.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,8 @@ _cluster: Cluster | None = None
 def pytest_configure(config: pytest.Config) -> None:
     global _cluster  # noqa: PLW0603 - one server for the run, stopped in pytest_unconfigure
     if not os.environ.get("DATABASE_URL"):
+        if config.getoption("numprocesses", None):
+            return  # each worker has a server of its own
         folder = Path(tempfile.mkdtemp(prefix="playbook-tests-"))
         _cluster = Cluster(
             folder / "data",
@@ -41,12 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    connections.close_all()
     if _cluster is not None:
+        connections.close_all()
         _cluster.stop()
+        shutil.rmtree(_cluster.data_dir.parent)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not os.environ.get("DATABASE_URL"):
+        return None
     with psycopg.connect(admin_url()) as connection:
         version = connection.execute("SELECT version()").fetchone()
     assert version is not None

@@ -1,6 +1,7 @@
 """What Django loads for `ENGINE = "app.embedded"`."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ class DatabaseClient(client.DatabaseClient):
 
     @classmethod
     def settings_to_cmd_args_env(
-        cls, settings_dict: dict[str, Any], parameters: list[str]
+        cls, settings_dict: dict[str, Any], parameters: Iterable[str]
     ) -> tuple[list[str], dict[str, str] | None]:
         """Return psql's command line and environment."""
         (_, *arguments), env = super().settings_to_cmd_args_env(settings_dict, parameters)
         return [str(cluster().bin_path / "psql"), *arguments], env
 
-    def runshell(self, parameters: list[str]) -> None:
+    def runshell(self, parameters: Iterable[str]) -> None:
         """Run psql on the started server."""
         self.connection.ensure_connection()
         super().runshell(parameters)

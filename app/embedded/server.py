@@ -13,6 +13,7 @@ in a folder that only its owner can enter; that is its whole access control.
 import atexit
 import contextlib
 import fcntl
+import glob
 import hashlib
 import importlib
 import os
@@ -66,8 +67,8 @@ class Cluster:
     """One data folder and the server on it.
 
     As root, which PostgreSQL refuses to run as, the server runs as the owner of the data folder;
-    a new one goes to the system user `pgserver`, which is created, and the folders above it and
-    above the programs are opened to passing through (o+x).
+    a new one goes to the system user `pgserver`, which is created. The folders above it and above
+    the programs are opened to passing through (o+x).
 
     Args:
         data_dir: The data folder, created when missing. Locks lie beside it.
@@ -265,13 +266,19 @@ class Cluster:
                 time.sleep(0.02)
                 continue
             self._create()
-            # With no process in the folder these are leftovers. PostgreSQL would take any process
-            # of this user for the server if it has been given the id in postmaster.pid.
-            (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
-            self._log.unlink(missing_ok=True)
+            socket_dir = self._socket_dir()
+            # With no process in the folder these are leftovers. They name a process id, and
+            # PostgreSQL would take whichever process of this user has that id now for the server,
+            # or the dead one itself where nobody reaps it (in a container without init).
+            for leftover in (
+                self.data_dir / "postmaster.pid",
+                socket_dir / f"{_SOCKET_NAME}.lock",
+                self._log,
+            ):
+                leftover.unlink(missing_ok=True)
             settings = {
                 "listen_addresses": "",
-                "unix_socket_directories": f'"{self._socket_dir()}"',
+                "unix_socket_directories": f'"{socket_dir}"',
             }
             settings |= self.options
             flags = shlex.join(f"--{name}={value}" for name, value in settings.items())
@@ -301,15 +308,15 @@ class Cluster:
         """Create the cluster unless it exists.
 
         It is made elsewhere and renamed, so that one whose making was interrupted is never taken
-        for a whole one.
+        for a whole one; each time elsewhere, since an initdb may outlive whoever ran it.
         """
         self._refuse_other_folder()
         if (self.data_dir / "PG_VERSION").exists():
             return
-        unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        unfinished.mkdir(mode=0o700)
+        prefix = f"{self.data_dir.name}.unfinished-"
+        for interrupted in self.data_dir.parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(interrupted, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=self.data_dir.parent))
         if os.geteuid() == 0:
             _give_to_server(unfinished)
         # One locale for all machines: names sort alike, and indexes outlive an upgrade of libc.
@@ -349,10 +356,10 @@ class Cluster:
                     "set EMBEDDED_POSTGRES_VERSION, or another folder in EMBEDDED_POSTGRES_DATA."
                 )
 
-    def _socket_dir(self) -> str:
+    def _socket_dir(self) -> Path:
         """Return the folder for the socket: the data folder, or one with a shorter path."""
         if len(os.fsencode(self.data_dir / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES:
-            return str(self.data_dir)
+            return self.data_dir
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"postgres-{digest}")
         owner = self.data_dir.stat()
@@ -363,7 +370,7 @@ class Cluster:
         # Anybody may have put a folder or a link of this name there to get at the connections.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner.st_uid:
             raise ServerError(f"{folder}, needed for the server's socket, is somebody else's.")
-        return str(folder)
+        return folder
 
     # Programs
 

@@ -55,8 +55,7 @@ class PlaybookCommand(BaseCommand):
             raise CommandError(str(error), returncode=error.exit_code) from None
         except DatabaseError as error:
             # `from None`: the driver's error quotes the offending row in its DETAIL.
-            connection = connections[options["database"]]
-            if is_connection_lost(connection, error):
+            if is_connection_lost(error):
                 raise CommandError(self.when_lost(), returncode=TRY_AGAIN) from None
             raise CommandError(f"PostgreSQL says: {primary_message(error)}.") from None
 

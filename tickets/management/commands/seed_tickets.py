@@ -95,8 +95,8 @@ def copy_tickets(connection: BaseDatabaseWrapper, rows: int) -> Iterator[int]:
     now: datetime = timezone.now()
     statement = sql.SQL("COPY {} ({}, {}) FROM STDIN").format(
         sql.Identifier(Ticket._meta.db_table),
-        sql.Identifier(token.column),
-        sql.Identifier(redeemed_at.column),
+        sql.Identifier(token.column or token.attname),
+        sql.Identifier(redeemed_at.column or redeemed_at.attname),
     )
     # Django translates what its own cursor methods raise; copy() is psycopg's.
     with (

@@ -1,0 +1,76 @@
+"""The connection is lost during the exchange: the catalog is asked, and the answer is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from migrations_playbook import catalog
+from migrations_playbook.locks import DEFAULT_POLICY
+from migrations_playbook.shadow import find
+from migrations_playbook.swap import prepare
+from tests.fixtures.database import Database, wait_until
+from tests.test_locks import server_setting
+from tickets.models import Ticket
+
+
+def pid_that_waits_for(database: Database, event: str) -> Any:
+    """Wait for a session of the test's database to stand in a wait event; return its pid."""
+
+    def pids() -> list[tuple[Any, ...]]:
+        return database.fetch(
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event = %s",
+            event,
+        )
+
+    wait_until(pids, f"a session waits in {event}")
+    return pids()[0][0]
+
+
+@pytest.fixture
+def prepared(database: Database) -> Database:
+    """A table whose swap is prepared, so that its next commit is the exchange."""
+    Ticket.objects.create()
+    bound = find("tickets.Ticket", "new_token")
+    found = catalog.table(connection, bound)
+    assert found is not None
+    for _ in prepare(connection, bound, found, DEFAULT_POLICY):
+        pass
+    return database
+
+
+def test_a_swap_that_was_cut_off_while_its_commit_was_acknowledged_is_said_to_be_committed(
+    prepared: Database,
+) -> None:
+    # A commit that waits for a standby which does not exist: done on disk, not yet acknowledged.
+    with server_setting(prepared, synchronous_standby_names="nobody"):
+        swap = prepared.start("swap_token_columns")
+        pid = pid_that_waits_for(prepared, "SyncRep")
+        prepared.run("SELECT pg_terminate_backend(%s)", pid)
+        _, complaint = swap.communicate(timeout=60)
+    assert "The connection was lost; the swap was committed." in complaint
+    assert swap.returncode == 75
+    assert '"phase": "swapped"' in prepared.manage("playbook_status", "--json").stdout
+
+
+def test_a_swap_that_was_cut_off_before_its_commit_is_said_not_to_be(prepared: Database) -> None:
+    prepared.run("""
+        CREATE FUNCTION stand_still() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(42); END $$""")
+    prepared.run(
+        "CREATE EVENT TRIGGER stand_still ON ddl_command_end "
+        "WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION stand_still()"
+    )
+    with prepared.connect() as obstacle:
+        obstacle.execute("SELECT pg_advisory_lock(42)")
+        swap = prepared.start("swap_token_columns")
+        pid = pid_that_waits_for(prepared, "advisory")
+        prepared.run("SELECT pg_terminate_backend(%s)", pid)
+        _, complaint = swap.communicate(timeout=60)
+    assert "The connection was lost; the swap was not committed." in complaint
+    assert "run the same command again" in complaint
+    assert swap.returncode == 75
+    assert '"phase": "filled"' in prepared.manage("playbook_status", "--json").stdout
