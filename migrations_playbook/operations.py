@@ -5,16 +5,21 @@ A change in what one of these does to a database is a new class beside the old o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from django.core.management.base import CommandError
+from django.db import ProgrammingError
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from pgtrigger import compiler
+from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook import locks
+from migrations_playbook.errors import TRY_AGAIN, PlaybookError
 
 
 class PinnedTriggerSql(compiler.UpsertTriggerSql):
@@ -80,9 +85,10 @@ class WithTableLock(Operation):
         to_state: ProjectState,
     ) -> None:
         states = self._states(app_label, from_state)
-        self._lock(app_label, schema_editor, from_state)
-        for operation, before, after in zip(self.operations, states, states[1:], strict=False):
-            operation.database_forwards(app_label, schema_editor, before, after)
+        with _one_sentence(self.model_name):
+            self._lock(app_label, schema_editor, from_state)
+            for operation, before, after in zip(self.operations, states, states[1:], strict=False):
+                operation.database_forwards(app_label, schema_editor, before, after)
 
     def database_backwards(
         self,
@@ -92,11 +98,12 @@ class WithTableLock(Operation):
         to_state: ProjectState,
     ) -> None:
         states = self._states(app_label, to_state)
-        self._lock(app_label, schema_editor, to_state)
-        for operation, before, after in reversed(
-            list(zip(self.operations, states, states[1:], strict=False))
-        ):
-            operation.database_backwards(app_label, schema_editor, after, before)
+        with _one_sentence(self.model_name):
+            self._lock(app_label, schema_editor, to_state)
+            for operation, before, after in reversed(
+                list(zip(self.operations, states, states[1:], strict=False))
+            ):
+                operation.database_backwards(app_label, schema_editor, after, before)
 
     def describe(self) -> str:
         inner = "; ".join(operation.describe() for operation in self.operations)
@@ -134,3 +141,24 @@ class WithTableLock(Operation):
             return
         locks.reserve(connection, table)
         locks.seize(connection, table)
+
+
+@contextmanager
+def _one_sentence(model_name: str) -> Iterator[None]:
+    """Make `migrate` end with one sentence and an exit code, not with a traceback.
+
+    Two `migrate` at once both find the migration unapplied; the lock lets one in after the other,
+    and the later one then finds its work done.
+    """
+    try:
+        yield
+    except PlaybookError as error:
+        raise CommandError(str(error), returncode=error.exit_code) from None
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, pg_errors.DuplicateColumn | pg_errors.UndefinedColumn):
+            raise
+        raise CommandError(
+            f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
+            'Run "manage.py migrate" again.',
+            returncode=TRY_AGAIN,
+        ) from None
