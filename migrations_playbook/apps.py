@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import pre_migrate
 
 
 class MigrationsPlaybookConfig(AppConfig):
@@ -6,4 +7,10 @@ class MigrationsPlaybookConfig(AppConfig):
     verbose_name = "Migrations playbook"
 
     def ready(self) -> None:
+        # Imported late: operations must not be loaded before the apps are.
         from migrations_playbook import checks  # noqa: F401, PLC0415 - registers them
+        from migrations_playbook.guard import refuse_bare_removals  # noqa: PLC0415
+
+        pre_migrate.connect(
+            refuse_bare_removals, dispatch_uid="migrations_playbook.refuse_bare_removals"
+        )

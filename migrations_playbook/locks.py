@@ -171,6 +171,9 @@ def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Hold
 
     Lock: none that conflicts with anything (reads pg_locks and pg_stat_activity).
     """
+    # A transaction sees pg_stat_activity as it was when it first looked: a session that has begun
+    # another transaction since would seem to hold on to its old one.
+    execute(connection, sql.SQL("SELECT pg_catalog.pg_stat_clear_snapshot()"))
     rows = fetch_all(
         connection,
         sql.SQL("""
