@@ -223,8 +223,8 @@ def _read_through(
 ) -> tuple[int, int, tuple[str, ...]]:
     """Read every view on the table, and the views on those; count the retired values they show.
 
-    Compared as text, so that a column of another type that holds the value is found too. Where a
-    view shows the retired column itself, on purpose, nothing is counted.
+    A text that holds the value is found too. Where a view shows the retired column itself, on
+    purpose, nothing is counted.
     """
     with transaction.atomic(using=connection.alias):
         found = readers(connection, pair)
@@ -245,15 +245,16 @@ def _exposed(
     connection: BaseDatabaseWrapper, reader: Reader, names: dict[str, sql.Composable]
 ) -> int:
     exposed = 0
-    for column in reader.columns:
+    for column, same_type in reader.columns:
+        cast = sql.SQL("" if same_type else "::text")
         exposed += int(
             fetch_value(
                 connection,
                 sql.SQL("""
                     SELECT count(*) FROM {view} AS v
-                      JOIN {table} AS t ON t.{retired}::text = v.{column}::text
+                      JOIN {table} AS t ON t.{retired}{cast} = v.{column}{cast}
                      WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
-                    **names, view=reader.identifier, column=sql.Identifier(column)
+                    **names, view=reader.identifier, column=sql.Identifier(column), cast=cast
                 ),
             )
         )
