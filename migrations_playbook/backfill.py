@@ -21,6 +21,7 @@ from migrations_playbook.catalog import Phase, Table
 from migrations_playbook.database import Row, fetch_one, postgresql, set_local
 from migrations_playbook.errors import PlaybookError, RowsLeft, WrongPhase
 from migrations_playbook.locks import holders
+from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.shadow import BoundShadow
 
 DEFAULT_BATCH_SIZE = 2000
@@ -151,7 +152,11 @@ def fillable(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table:
     Raises:
         WrongPhase: there is no shadow column, its triggers are not at work, or the columns are
             exchanged.
+        Refused: the role lacks a right; says the GRANT to run.
     """
+    found = catalog.table(connection, bound)
+    if found is not None:
+        refuse_without_fill_rights(connection, found)
     state = catalog.state(connection, bound)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(
