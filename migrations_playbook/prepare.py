@@ -51,6 +51,11 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
     for _ in range(DUPLICATE_ROUNDS):
         found = dependents.inventory(connection, pair)
         refuse(pair, found)
+        # Before an index stands in the way of the refill.
+        if not pair.revert and null_collisions(connection, pair, found.unique_columns):
+            yield Preparing("Refill values that another row's live value equals")
+            refill(connection, pair)
+            continue
         clash = None
         for each in found.dependents:
             try:
@@ -62,15 +67,11 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
                     raise
                 clash = each
                 break
-        if clash is not None:
-            yield Preparing("Refill duplicates")
-            null_duplicates(connection, pair, clash.unique_on)
-        elif not pair.revert and null_collisions(connection, pair, found.unique_columns):
-            yield Preparing("Refill values that another row's live value equals")
-        else:
+        if clash is None:
             break
-        for _event in backfill(pair.bound, using=connection.alias):
-            pass
+        yield Preparing("Refill duplicates")
+        null_duplicates(connection, pair, clash.unique_on)
+        refill(connection, pair)
     else:
         raise PlaybookError(
             f"After {DUPLICATE_ROUNDS} rounds the values of {pair.bound.label}."
@@ -80,6 +81,22 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
         )
     for each in found.dependents:
         yield from _prove(connection, pair, each, policy)
+
+
+def refill(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Fill what was nulled. Where an index is unique already, a draw may clash and is repeated.
+
+    Lock: as `backfill`.
+    """
+    for _ in range(DUPLICATE_ROUNDS):
+        try:
+            for _event in backfill(pair.bound, using=connection.alias):
+                pass
+        except IntegrityError as error:
+            if not isinstance(error.__cause__, pg_errors.UniqueViolation):
+                raise
+        else:
+            return
 
 
 def _prove(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from django.db import Error as DatabaseError
 from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
@@ -20,7 +21,13 @@ from migrations_playbook import catalog, dependents, locks, proof
 from migrations_playbook.catalog import Phase
 from migrations_playbook.database import execute, fetch_value, postgresql, set_local
 from migrations_playbook.dependents import Dependent, Pair
-from migrations_playbook.errors import LockNotAvailable, Refused, VerificationFailed, WrongPhase
+from migrations_playbook.errors import (
+    LockNotAvailable,
+    Refused,
+    VerificationFailed,
+    WrongPhase,
+    primary_message,
+)
 from migrations_playbook.exchange import Exchanged, Unprepared, exchange, refuse, steps
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.prepare import Preparing, prepare
@@ -104,10 +111,18 @@ def swap(
             "exchanged. Run the same command again when that is done."
         )
     yield exchanged
-    for step in exchanged.after:
-        yield Preparing(step.what)
-        follow(connection, pair, step, policy)
-    verified = proof.verify(connection, reread(connection, pair), kept=kept, rights_before=rights)
+    try:
+        for step in exchanged.after:
+            yield Preparing(step.what)
+            follow(connection, pair, step, policy)
+        now = reread(connection, pair)
+        verified = proof.verify(connection, now, kept=kept, rights_before=rights)
+    except DatabaseError as error:
+        again = "" if revert else ' Run "manage.py swap_token_columns --verify".'
+        raise VerificationFailed(
+            f"The exchange of {bound.label} was committed, but could not be verified: "
+            f"{primary_message(error)}.{again}"
+        ) from None
     yield verified
     insist(bound, verified, revert=revert)
 

@@ -10,6 +10,7 @@ from django.db.models.functions import MD5, Cast, Floor, Random
 from migrations_playbook import Shadow, swap
 from migrations_playbook.backfill import backfill
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import add_old_tickets, nulls
@@ -38,7 +39,7 @@ def test_duplicates_but_one_are_refilled_until_every_value_is_unique(database: D
     list(backfill(bound, using="default"))
     assert duplicates(database, "new_token") > 0
     (verified,) = (
-        event for event in swap.swap(bound, using="default") if isinstance(event, swap.Verified)
+        event for event in swap.swap(bound, using="default") if isinstance(event, Verified)
     )
     assert (verified.rows, verified.duplicates, verified.nulls) == (1000, 0, 0)
     assert duplicates(database, "token") == 0
@@ -90,7 +91,7 @@ def test_no_ticket_gets_the_leaked_value_of_another(database: Database) -> None:
         session.execute("ALTER TABLE tickets_ticket ENABLE TRIGGER USER")
     list(backfill(bound, using="default"))
     events = list(swap.swap(bound, using="default"))
-    (verified,) = (event for event in events if isinstance(event, swap.Verified))
+    (verified,) = (event for event in events if isinstance(event, Verified))
     assert verified.leaked == 0
     assert (
         database.value(

@@ -231,7 +231,11 @@ class FailingStatements:
         database.run("INSERT INTO fault.at VALUES (0)")
         database.run(
             "CREATE FUNCTION fault.inject() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN "
-            "IF nextval('fault.statements') = (SELECT n FROM fault.at) "
+            # Not the statements on scratch tables, with which definitions are restated.
+            "IF (tg_tag = 'CREATE INDEX' OR EXISTS (SELECT FROM pg_locks "
+            "WHERE pid = pg_backend_pid() AND relation = 'public.tickets_ticket'::regclass "
+            "AND mode IN ('AccessExclusiveLock', 'ShareUpdateExclusiveLock'))) "
+            "AND nextval('fault.statements') = (SELECT n FROM fault.at) "
             "THEN RAISE 'no statement today'; END IF; END$$"
         )
         database.run("CREATE EVENT TRIGGER f ON ddl_command_start EXECUTE FUNCTION fault.inject()")
@@ -258,6 +262,8 @@ def test_failing_at_any_statement_it_leaves_the_schema_as_it_was(
             call_command("swap_token_columns", revert=revert)
         except CommandError as error:
             assert "no statement today" in str(error)  # noqa: PT017 - the other way out is the end
+            if "was committed, but could not be verified" in str(error):
+                break
         else:
             break
         assert changed(filled, "token") == 0
@@ -293,8 +299,8 @@ def test_a_session_that_is_ended_in_the_exchange_leaves_everything_as_it_was(
     filled.run("CREATE TABLE gate ()")
     filled.run(
         "CREATE FUNCTION stop_there() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN "
-        "IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'tickets_ticket'::regclass "
-        "AND attname LIKE '%between%') THEN LOCK TABLE gate IN ACCESS SHARE MODE; "
+        "IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.tickets_ticket'::regclass "
+        "AND attname LIKE '%between%') THEN LOCK TABLE public.gate IN ACCESS SHARE MODE; "
         "END IF; END$$"
     )
     filled.run("CREATE EVENT TRIGGER stop ON ddl_command_start EXECUTE FUNCTION stop_there()")
