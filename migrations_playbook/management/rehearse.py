@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json as jsonlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import CommandParser
 from rich.console import Console
@@ -133,10 +133,10 @@ class RehearseCommand(PlaybookCommand):
             write(json, jsonlib.dumps(result.as_json(), indent=2) + "\n")
         if report is not None:
             # Imported late: the plotting library takes a while.
-            from migrations_playbook.rehearsal import report as reports  # noqa: PLC0415
+            from migrations_playbook.rehearsal.report import page  # noqa: PLC0415
 
             write(report / "report.json", jsonlib.dumps(result.as_json(), indent=2) + "\n")
-            write(report / "report.html", reports.html(result, bound.label, max_stall_ms))
+            write(report / "report.html", page(result, bound.label, max_stall_ms))
             console.print(f"The report is {report / 'report.html'}.", markup=False)
         if not result.passed:
             failed = ", ".join(name for name, number in result.checks.items() if number)
@@ -190,7 +190,7 @@ def follow(events: Any, console: Console) -> None:
 
 def phase_table(result: Result) -> Table:
     """The phases, a row each."""
-    table = Table(title=f"{result.rows:,} rows", title_justify="left")
+    table = Table(title=f"{result.rows:,} rows", title_justify="left", padding=0)
     for heading in (
         "phase",
         "seconds",
@@ -198,10 +198,11 @@ def phase_table(result: Result) -> Table:
         "errors",
         "p50 ms",
         "p99 ms",
-        "longest ms",
-        "lock held ms",
+        "longest",
+        "lock ms",
     ):
-        table.add_column(heading, justify="left" if heading == "phase" else "right")
+        justify: Literal["left", "right"] = "left" if heading == "phase" else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for phase, each in zip(result.phases, result.figures, strict=True):
         table.add_row(
             each.name,

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from migrations_playbook.rehearsal.witness import Exchange
+
+# A book's entries, each with whether the columns were swapped when it was made; null when that
+# was in the very moment of an exchange.
+DATED = """(
+    SELECT *, CASE WHEN before = during THEN before % 2 = 1 END AS swapped
+      FROM (SELECT *, (SELECT count(*) FROM rehearsal.exchange WHERE ended <= asked) AS before,
+                   (SELECT count(*) FROM rehearsal.exchange WHERE began <= answered) AS during
+              FROM rehearsal.{}) AS counted)"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Audit:
 
     A client that is told a value while the columns are swapped must find it in the new column at
     the end, and one that is told it while they are not, in the old one: through a revert and a
-    second swap. What is told in the very moment of an exchange may be either.
+    second swap. What is told in the very moment of an exchange may be either. A row that is made
+    while they are swapped keeps its value through all of it.
 
     A lookup by a value that has been exchanged since it was told misses, rightly: that is what a
     rotation is for. Any other miss is a violation.
@@ -45,12 +54,15 @@ class Audit:
         self.connection = connection
         self.names = names
         self._told_otherwise = 0
+        self._changed = 0
         self._parts = {
             "table": names.table,
             "key": sql.Identifier(names.key),
             "live": sql.Identifier(names.live),
             "shadow": sql.Identifier(names.shadow),
             "stamp": sql.Identifier(names.stamp),
+            "told": sql.SQL(DATED).format(sql.Identifier("told")),
+            "created": sql.SQL(DATED).format(sql.Identifier("created")),
         }
 
     def open(self) -> int:
@@ -59,7 +71,7 @@ class Audit:
         for columns in (
             "told (key text, value text, asked float8, answered float8)",
             "missed (key text, told float8, answered float8)",
-            "created (key text)",
+            "created (key text, asked float8, answered float8)",
             "wrote (key text, stamp timestamptz)",
             "exchange (began float8, ended float8)",
         ):
@@ -93,14 +105,11 @@ class Audit:
               CROSS JOIN LATERAL jsonb_populate_record(
                   NULL::rehearsal.leaked, jsonb_build_object('key', t.key, 'value', t.value)) AS l
              WHERE t.answered < (SELECT min(began) FROM rehearsal.exchange)""")
-        self._run("""
-            CREATE OR REPLACE TEMPORARY VIEW entry AS
-            SELECT key, value, CASE WHEN before = during THEN before % 2 = 1 END AS swapped
-              FROM (SELECT key, value,
-                           (SELECT count(*) FROM rehearsal.exchange WHERE ended <= asked) AS before,
-                           (SELECT count(*) FROM rehearsal.exchange WHERE began <= answered)
-                               AS during
-                      FROM rehearsal.told) AS told""")
+        self._changed += self._count("""
+            SELECT count(*) FROM (
+                SELECT key FROM {told} AS told
+                 WHERE key IN (SELECT key FROM {created} AS created WHERE swapped)
+                 GROUP BY key HAVING count(DISTINCT value) > 1) AS changed""")
         new, old = ("live", "shadow") if rotated else ("shadow", "live")
         there = {new, old} if self._has_shadow() else {"live"}
         for when, columns in (
@@ -117,9 +126,10 @@ class Audit:
                 for column in sorted(columns)
             )
             self._told_otherwise += self._count(
-                "SELECT count(*) FROM (SELECT key, value FROM entry WHERE "
-                + when
-                + " EXCEPT ({found})) AS told",
+                """
+                SELECT count(*) FROM (
+                    SELECT key, value FROM {told} AS told WHERE {when} EXCEPT ({found})) AS told""",
+                when=sql.SQL(when),
                 found=found,
             )
         self._run("TRUNCATE rehearsal.told")
@@ -143,6 +153,7 @@ class Audit:
                 SELECT count(*) FROM (
                     SELECT FROM {table} GROUP BY {live} HAVING count(*) > 1) AS repeated"""),
             "told_otherwise": self._told_otherwise,
+            "changed_tokens": self._changed,
             "lost_writes": self._count("""
                 SELECT count(*) FROM (
                     SELECT key, stamp FROM rehearsal.wrote
@@ -221,9 +232,7 @@ class Audit:
         row = self.connection.execute(
             sql.SQL("""
                 SELECT {key}::text FROM {table} ORDER BY {key}
-                OFFSET (SELECT floor(count(*) * %s) FROM {table}) LIMIT 1""").format(
-                **self._parts
-            ),
+                OFFSET (SELECT floor(count(*) * %s) FROM {table}) LIMIT 1""").format(**self._parts),
             [fraction],
         ).fetchone()
         return None if row is None else row[0]
@@ -241,12 +250,10 @@ class Audit:
             )
         )
 
-    def _run(self, statement: str) -> None:
-        self.connection.execute(sql.SQL(statement).format(**self._parts))  # type: ignore[arg-type]
+    def _run(self, statement: LiteralString) -> None:
+        self.connection.execute(sql.SQL(statement).format(**self._parts))
 
-    def _count(self, query: str, **parts: sql.Composable) -> int:
-        row = self.connection.execute(
-            sql.SQL(query).format(**self._parts, **parts)  # type: ignore[arg-type]
-        ).fetchone()
+    def _count(self, query: LiteralString, **parts: sql.Composable) -> int:
+        row = self.connection.execute(sql.SQL(query).format(**self._parts, **parts)).fetchone()
         assert row is not None
         return int(row[0])

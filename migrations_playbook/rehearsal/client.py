@@ -50,7 +50,7 @@ class Books:
 
     told: list[tuple[str, str, float, float]] = field(default_factory=list)
     missed: list[tuple[str, float, float]] = field(default_factory=list)
-    created: list[tuple[str]] = field(default_factory=list)
+    created: list[tuple[str, float, float]] = field(default_factory=list)
     wrote: dict[str, datetime] = field(default_factory=dict)
 
 
@@ -66,7 +66,6 @@ class Client:
 
     def __init__(self, model: type[models.Model], live: str, stamp: str, keys: list[str]) -> None:
         self.rows = model._default_manager
-        self.model = model
         self.live = live
         self.stamp = stamp
         self.books = Books()
@@ -121,17 +120,18 @@ class Client:
         touched = self.rows.filter(**{self.live: value}).update(**{self.stamp: now})
         if not touched:
             self.books.missed.append((key, since, time.monotonic()))
-            value = getattr(self.fetch(key), self.live)
+            self.fetch(key)
             if not self.rows.filter(pk=key).update(**{self.stamp: now}):
-                raise self.model.DoesNotExist
+                raise WrongRowError
         self.books.wrote[key] = now
 
     def create(self) -> None:
         """Add a row; it is our own from then on."""
         asked = time.monotonic()
         made = self.rows.create()
-        self.note(made, asked, time.monotonic())
-        self.books.created.append((str(made.pk),))
+        answered = time.monotonic()
+        self.note(made, asked, answered)
+        self.books.created.append((str(made.pk), asked, answered))
         self.kept[str(made.pk)] = made
 
     def save(self) -> None:

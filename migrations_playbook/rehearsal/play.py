@@ -5,6 +5,7 @@ What is played are the commands that an operator types, each in a process of its
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from migrations_playbook.rehearsal.fleet import THREADS, Fleets, environment
 from migrations_playbook.rehearsal.measure import Figures, Phase, Request, figures
 from migrations_playbook.rehearsal.scratch import scratch
 from migrations_playbook.rehearsal.script import Options, Script
-from migrations_playbook.rehearsal.witness import Exchange, Witness
+from migrations_playbook.rehearsal.witness import Witness
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.triggers import column_of
 
@@ -140,7 +141,7 @@ class Result:
         }
 
 
-class StepFailed(Exception):  # noqa: N818 - as the engine's errors are named
+class StepFailed(Exception):
     """A step of the play ended otherwise than it must; the text is what it said."""
 
 
@@ -167,7 +168,6 @@ class Play:
         self.connection = connection
         self.result = Result()
         self._url = ""
-        self._exchanges: list[Exchange] = []
         self._schema_differs: set[str] = set()
         self._lock_hold_ms: float | None = None
         self._last: dict[str, Any] = {}
@@ -193,8 +193,11 @@ class Play:
             stack.callback(self.fleets.kill)
             self.result.requests = self.fleets.requests
             self._watched = self.audit.sample(3)
+            self._plain = self.audit.schema()
             yield self._tickets("before")
             try:
+                for _ in itertools.chain(self._join("N"), self._join("N")):
+                    pass
                 yield from self._phases()
             except (StepFailed, PlaybookError) as error:
                 self._fail("failed_steps", str(error))
@@ -203,56 +206,98 @@ class Play:
     # The phases
 
     def _phases(self) -> Iterator[Event]:
-        script, half = self.script, self.options.rate / 2
-        n, n1, n2, n3 = (getattr(script.releases, name) for name in ("n", "n1", "n2", "n3"))
-        plain = self.audit.schema()
-        yield from self._quietly(self.fleets.join("N", n, half))
-        yield from self._quietly(self.fleets.join("N", n, half))
-        with self._phase("baseline") as phase:
-            yield from self._dwell(phase)
-        yield self._ended()
-        with self._phase("expand") as phase:
-            yield Began(phase)
-            yield from self._step(phase, n1, "migrate", script.app_label, "--verbosity", "0")
-            yield from self._going(phase, self.fleets.join("N+1", n1, half))
-            yield from self._going(phase, self.fleets.leave("N"))
-        yield self._ended()
-        expanded = self.audit.schema()
-        with self._phase("backfill") as phase:
-            yield Began(phase)
-            yield from self._kill_a_backfill(phase)
-            yield from self._step(phase, n1, script.backfill, "--json")
-        yield self._ended()
-        with self._phase("prepare") as phase:
-            yield Began(phase)
-            yield from self._run(
-                phase,
-                n1,
-                ["-m", "migrations_playbook.rehearsal.prepare", script.model, script.shadow],
-            )
-        yield self._ended()
-        yield from self._exchange("swap", expanded, rotated=True)
-        yield self._tickets("after the swap")
-        yield from self._exchange("revert", expanded, rotated=False)
-        yield from self._exchange("swap again", expanded, rotated=True)
-        yield from self._status(n1)
-        with self._phase("contract") as phase:
-            yield Began(phase)
-            yield from self._step(phase, n2, "migrate", script.app_label, "--verbosity", "0")
-            yield from self._going(phase, self.fleets.join("N+2", n2, half))
-            yield from self._going(phase, self.fleets.leave("N"))
-            yield from self._dwell(phase, announce=False)
-            yield from self._going(phase, self.fleets.join("N+2", n2, half))
-            yield from self._going(phase, self.fleets.leave("N+1"))
-            self.audit.note(self._exchanges)
-            self._exchanges = []
-            self.audit.balance(rotated=True)
-            yield from self._step(phase, n3, "migrate", script.app_label, "--verbosity", "0")
-            yield from self._going(phase, self.fleets.join("N+3", n3, half))
-            yield from self._going(phase, self.fleets.leave("N+2"))
-            yield from self._dwell(phase, announce=False)
-        yield self._ended()
-        self._expect_schema(plain ^ self.audit.schema())
+        """The phases in their order, to the last one that is asked for."""
+        for name, play in {
+            "baseline": self._baseline,
+            "expand": self._expand,
+            "backfill": self._backfill,
+            "prepare": self._prepare,
+            "swap": self._swap,
+            "revert": self._swap,
+            "swap again": self._swap,
+            "contract": self._contract,
+        }.items():
+            yield Began(name)
+            with self._phase(name):
+                yield from play(name)
+            last = self.result.phases[-1]
+            yield Ended(figures(last, self.result.requests), last.lock_hold_ms)
+            if name == "swap":
+                yield self._tickets("after the swap")
+            if name == self.options.until:
+                return
+
+    def _baseline(self, phase: str) -> Iterator[Event]:
+        """Release N alone."""
+        yield from self._dwell(phase)
+
+    def _expand(self, phase: str) -> Iterator[Event]:
+        """The migration of release N+1, then its processes beside those of release N."""
+        yield from self._migrate(phase, self.script.releases.n1)
+        self._expanded = self.audit.schema()
+        yield from self._going(phase, self._join("N+1"))
+        yield from self._going(phase, self.fleets.leave("N"))
+
+    def _backfill(self, phase: str) -> Iterator[Event]:
+        """Killed once on its way, and resumed."""
+        yield from self._kill_a_backfill(phase)
+        yield from self._step(phase, self.script.releases.n1, self.script.backfill, "--json")
+
+    def _prepare(self, phase: str) -> Iterator[Event]:
+        """All that scans before the swap."""
+        yield from self._run(
+            phase,
+            self.script.releases.n1,
+            [
+                "-m",
+                "migrations_playbook.rehearsal.prepare",
+                self.script.model,
+                self.script.shadow,
+            ],
+        )
+
+    def _swap(self, phase: str) -> Iterator[Event]:
+        """Exchange the columns, or exchange them back."""
+        arguments = ["--json"] + (["--revert"] if phase == "revert" else [])
+        with Witness(self._url, self.bound.table, self.bound.live, self.bound.shadow) as witness:
+            try:
+                yield from self._step(phase, self.script.releases.n1, self.script.swap, *arguments)
+            finally:
+                witness.close()
+                self.audit.note(witness.exchanges)
+        self._lock_hold_ms = self._last["lock_hold_ms"]
+        if not self.result.swap:
+            self.result.swap = {
+                key: self._last[key] for key in ("lock_wait_ms", "lock_hold_ms", "attempts")
+            }
+        self._schema_differs |= self._expanded - self.audit.schema()
+        yield from self._dwell(phase)
+        if phase == "swap again":
+            yield from self._status(self.script.releases.n1)
+
+    def _contract(self, phase: str) -> Iterator[Event]:
+        """Release N+2 takes over; once N+1 has left, release N+3 drops the column."""
+        releases = self.script.releases
+        yield from self._migrate(phase, releases.n2)
+        yield from self._going(phase, self._join("N+2"))
+        yield from self._going(phase, self.fleets.leave("N"))
+        yield from self._dwell(phase)
+        yield from self._going(phase, self._join("N+2"))
+        yield from self._going(phase, self.fleets.leave("N+1"))
+        self.audit.balance(rotated=True)
+        yield from self._migrate(phase, releases.n3)
+        yield from self._going(phase, self._join("N+3"))
+        yield from self._going(phase, self.fleets.leave("N+2"))
+        yield from self._dwell(phase)
+        self._schema_differs |= self._plain ^ self.audit.schema()
+
+    def _join(self, release: str) -> Iterator[None]:
+        """One more process of a release, with half of the requests."""
+        settings = getattr(self.script.releases, release.lower().replace("+", ""))
+        yield from self.fleets.join(release, settings, self.options.rate / 2)
+
+    def _migrate(self, phase: str, settings: str) -> Iterator[Event]:
+        yield from self._step(phase, settings, "migrate", self.script.app_label, "--verbosity", "0")
 
     def _kill_a_backfill(self, phase: str) -> Iterator[Event]:
         """Start a backfill, and kill it for real on its way."""
@@ -272,34 +317,13 @@ class Play:
             else "The backfill was done before it could be killed."
         )
 
-    def _exchange(self, name: str, expanded: set[str], *, rotated: bool) -> Iterator[Event]:
-        arguments = ["--json", *self.options.swap_arguments] + ([] if rotated else ["--revert"])
-        with self._phase(name) as phase:
-            yield Began(phase)
-            with Witness(
-                self._url, self.bound.table, self.bound.live, self.bound.shadow
-            ) as witness:
-                yield from self._dwell(phase, announce=False, part=0.3)
-                yield from self._step(
-                    phase, self.script.releases.n1, self.script.swap, *arguments
-                )
-            self._exchanges += witness.exchanges
-            self._lock_hold_ms = self._last.get("lock_hold_ms")
-            if not self.result.swap:
-                self.result.swap = {
-                    key: self._last[key] for key in ("lock_wait_ms", "lock_hold_ms", "attempts")
-                }
-            self._expect_schema(expanded - self.audit.schema())
-            yield from self._dwell(phase, announce=False)
-        yield self._ended()
-
     # The verdict
 
     def _curtain(self) -> Iterator[Event]:
         """Send everybody home, balance the books, and pass judgement."""
-        yield from self._quietly(self.fleets.leave_all())
+        for _ in self.fleets.leave_all():
+            pass
         result = self.result
-        self.audit.note(self._exchanges)
         rotated = self._is_rotated()
         self.audit.balance(rotated=rotated)
         yield Note("Everybody has gone home; the books are being balanced.")
@@ -324,9 +348,6 @@ class Play:
         self.result.checks[check] = self.result.checks.get(check, 0) + 1
         self.result.reasons.append(reason)
 
-    def _expect_schema(self, differs: set[str]) -> None:
-        self._schema_differs |= differs
-
     def _is_rotated(self) -> bool:
         """Whether the live column is the new one: after an odd number of exchanges."""
         row = self.audit.connection.execute("SELECT count(*) FROM rehearsal.exchange").fetchone()
@@ -336,19 +357,15 @@ class Play:
     # How a phase goes
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[str]:
+    def _phase(self, name: str) -> Iterator[None]:
         self._lock_hold_ms = None
         self._began = self._told = time.monotonic()
         try:
-            yield name
+            yield
         finally:
             self.result.phases.append(
                 Phase(name, self._began, time.monotonic(), self._lock_hold_ms)
             )
-
-    def _ended(self) -> Ended:
-        last = self.result.phases[-1]
-        return Ended(figures(last, self.result.requests), last.lock_hold_ms)
 
     def _tell(self, phase: str) -> Iterator[Event]:
         """Wait a moment, and say now and then how it goes."""
@@ -361,22 +378,15 @@ class Play:
         so_far = figures(Phase(phase, self._began, now), self.result.requests)
         yield Going(phase, so_far.seconds, so_far.requests, so_far.errors, so_far.max_ms)
 
-    def _dwell(self, phase: str, *, announce: bool = True, part: float = 1.0) -> Iterator[Event]:
+    def _dwell(self, phase: str) -> Iterator[Event]:
         """Let the traffic go on for a while."""
-        if announce:
-            yield Began(phase)
-        until = time.monotonic() + self.options.seconds * part
+        until = time.monotonic() + self.options.seconds
         while time.monotonic() < until:
             yield from self._tell(phase)
 
     def _going(self, phase: str, waiting: Iterator[None]) -> Iterator[Event]:
         for _ in waiting:
             yield from self._tell(phase)
-
-    def _quietly(self, waiting: Iterator[None]) -> Iterator[Event]:
-        for _ in waiting:
-            pass
-        yield from ()
 
     # Steps
 
@@ -387,18 +397,19 @@ class Play:
         self._began = time.monotonic()
         if self.options.template is None:
             yield Note(f"Making {self.options.rows:,} rows in a scratch database.")
-            for settings, arguments in (
-                (releases.n, ("migrate", "--verbosity", "0")),
-                (releases.n1, (script.seed, str(self.options.rows))),
-            ):
-                self._finish(self._start(settings, ["-m", "django", *arguments]), arguments[0])
+            self._off_stage(releases.n, "migrate", "--verbosity", "0")
+            self._off_stage(releases.n1, script.seed, str(self.options.rows))
         else:
             yield Note(f'A copy of "{self.options.template}" in a scratch database.')
             # The copy goes back to before the expand, if it had got there.
-            arguments = ("migrate", script.app_label, script.before, "--verbosity", "0")
-            self._finish(self._start(releases.n1, ["-m", "django", *arguments]), "migrate")
+            before = (script.app_label, script.before)
+            self._off_stage(releases.n1, "migrate", *before, "--verbosity", "0")
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
+
+    def _off_stage(self, settings: str, *arguments: str) -> None:
+        """A command of a release, to its end, before there is traffic."""
+        self._finish(self._start(settings, ["-m", "django", *arguments]), arguments[0])
 
     def _step(self, phase: str, settings: str, *arguments: str) -> Iterator[Event]:
         """A command of a release, to its end, under traffic."""
@@ -446,7 +457,7 @@ class Play:
             self._last = {}
 
     def _status(self, settings: str) -> Iterator[Event]:
-        yield from self._run("status", settings, ["-m", "django", "playbook_status"])
+        yield from self._run("swap again", settings, ["-m", "django", "playbook_status"])
         yield Note(self._output.rstrip())
 
     def _tickets(self, when: str) -> Tickets:
@@ -466,5 +477,3 @@ def _last_line(complaint: str) -> str:
     """What a command said last: the one sentence of a refusal."""
     lines = complaint.strip().splitlines() or ["it said nothing"]
     return lines[-1].removeprefix("CommandError: ")
-
-

@@ -63,7 +63,7 @@ class Options:
         seconds: how long each phase goes on at least.
         max_stall_ms: a request that takes longer fails the rehearsal, in milliseconds.
         template: a database to copy instead of seeding, or None.
-        swap_arguments: more arguments of the swap command.
+        until: the last phase to play, or None for all.
     """
 
     rows: int = 100_000
@@ -71,4 +71,4 @@ class Options:
     seconds: float = 8.0
     max_stall_ms: float = 500.0
     template: str | None = None
-    swap_arguments: tuple[str, ...] = ()
+    until: str | None = None

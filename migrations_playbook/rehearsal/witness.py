@@ -52,6 +52,10 @@ class Witness:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Look once more, and be done."""
         self._stop.set()
         self._thread.join()
 
