@@ -42,7 +42,7 @@ def rehearse(monkeypatch: pytest.MonkeyPatch, broken: str, until: str) -> Result
     play = Play(
         replace(Command.script, releases=releases),
         # A shared machine stalls now and then; a lock without a timeout stalls for two seconds.
-        Options(rows=3000, rate=150, seconds=1.5, max_stall_ms=1500, until=until),
+        Options(rows=3000, rate=150, seconds=1.0, max_stall_ms=1500, until=until),
         find("tickets.Ticket", "new_token"),
         connection,
     )
@@ -86,10 +86,13 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
 def test_without_the_trigger_rows_stay_without_a_value(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = rehearse(monkeypatch, "NoTrigger", until="swap")
+    result = rehearse(monkeypatch, "NoTrigger", until="prepare")
     assert not result.passed
-    assert "failed_requests" in violations(result)
-    assert any("violates check constraint" in reason for reason in result.reasons)
+    # Either the next command finds them, or the constraint that it has just added does.
+    assert violations(result) <= {"failed_steps", "failed_requests"}
+    assert any(
+        "still has" in reason or "violates check constraint" in reason for reason in result.reasons
+    )
 
 
 def test_without_the_quarantine_a_revert_takes_tokens_back(

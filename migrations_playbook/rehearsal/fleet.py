@@ -45,6 +45,7 @@ class Process:
         self.release = release
         self.popen = popen
         self.ready = threading.Event()
+        self.left = False
         self._requests = requests
         self._complaints: list[str] = []
         self._threads = [
@@ -56,17 +57,19 @@ class Process:
 
     def _listen(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            report = json.loads(line)
-            if report == "ready":
-                self.ready.set()
-            else:
-                self._requests.append(Request(self.release, *report))
+        with self.popen.stdout as lines:
+            for line in lines:
+                report = json.loads(line)
+                if report == "ready":
+                    self.ready.set()
+                else:
+                    self._requests.append(Request(self.release, *report))
         self.ready.set()
 
     def _drain(self) -> None:
         assert self.popen.stderr is not None
-        self._complaints += self.popen.stderr
+        with self.popen.stderr as lines:
+            self._complaints += lines
 
     def leave(self) -> None:
         """Tell it to finish."""
@@ -78,6 +81,7 @@ class Process:
         """What its end was like, once it has ended; None when it was as it should be."""
         for thread in self._threads:
             thread.join(timeout=PATIENCE)
+        self.leave()
         if self.popen.returncode == 0:
             return None
         # The last line of a traceback may quote a row's values: its class is enough.
@@ -148,6 +152,7 @@ class Fleets:
         """Send processes of a release home; yield until their books are filed."""
         leaving = [each for each in self._processes if each.release == release][:count]
         for each in leaving:
+            each.left = True
             each.leave()
         yield from self._until(lambda: all(each.popen.poll() is not None for each in leaving))
         for each in leaving:
@@ -168,11 +173,12 @@ class Fleets:
         for each in self._processes:
             each.popen.kill()
             each.popen.wait()
+            each.problem()
 
     def check(self) -> None:
         """Note processes that ended on their own."""
         for each in list(self._processes):
-            if each.popen.poll() is not None:
+            if not each.left and each.popen.poll() is not None:
                 self._processes.remove(each)
                 self.problems.append(each.problem() or f"release {each.release} left unasked")
 

@@ -196,7 +196,7 @@ class Play:
             self._plain = self.audit.schema()
             yield self._tickets("before")
             try:
-                for _ in itertools.chain(self._join("N"), self._join("N")):
+                for _ in itertools.zip_longest(self._join("N"), self._join("N")):
                     pass
                 yield from self._phases()
             except (StepFailed, PlaybookError) as error:
