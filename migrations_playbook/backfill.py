@@ -215,6 +215,9 @@ def _fill_batch(
         # Safe for these batches only: WAL is sequential, so the swap's synchronous commit makes
         # them durable, and a crash before that leaves nulls to fill again.
         set_local(connection, "synchronous_commit", "off")
+        # A column that was just added has no statistics: PostgreSQL takes 1 row in 200 to be
+        # null, and would read and sort the whole table for every batch rather than walk the key.
+        set_local(connection, "enable_sort", "off")
         row = fetch_one(connection, statement, [*after, size])
     if row is None:
         return 0, 0, None

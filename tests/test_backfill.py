@@ -1,0 +1,409 @@
+"""The backfill beside a live site, stopped by every means there is, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection, models
+from django.db.models import Value
+from django.db.models.functions import Cast
+
+from migrations_playbook import Shadow
+from migrations_playbook.backfill import backfill
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.shadow import BoundShadow
+from tests.fixtures.database import PROJECT, Database, wait_until
+from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
+from tickets.models import Ticket
+
+# Enough that, a row a batch, nobody gets to the end before it can be stopped.
+MANY = 20_000
+
+
+def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """The backfill in this process; its JSON result."""
+    capsys.readouterr()
+    call_command("backfill_new_token", "--json", *options)
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_it_fills_every_row_and_says_so_in_json(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 25)
+    remember(database, "token")
+    result = fill(capsys, "--batch-size", "10")
+    assert (result["rows_filled"], result["rows_remaining"]) == (25, 0)
+    assert {"seconds", "rows_per_second", "batches", "batch_size"} <= result.keys()
+    assert result["batches"] >= 3
+    assert database.fetch(
+        "SELECT count(DISTINCT new_token), bool_and(new_token <> token), "
+        "bool_and(substr(new_token::text, 15, 1) = '4') FROM tickets_ticket"
+    ) == [(25, True, True)]
+    assert changed(database, "token") == 0
+
+
+def test_on_an_empty_table_there_is_nothing_to_do(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fill(capsys)
+    assert (result["rows_filled"], result["rows_remaining"], result["batches"]) == (0, 0, 0)
+    call_command("backfill_new_token")
+    shown = capsys.readouterr().out
+    assert "0 rows" in shown
+    assert "swap_token_columns" in shown
+
+
+def test_run_again_it_fills_nothing_twice(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 25)
+    fill(capsys)
+    remember(database, "new_token")
+    assert fill(capsys)["rows_filled"] == 0
+    assert changed(database, "new_token") == 0
+
+
+def test_two_at_once_share_the_work(database: Database) -> None:
+    add_old_tickets(database, 4000)
+    both = [
+        database.start("backfill_new_token", "--json", "--batch-size", "50"),
+        database.start("backfill_new_token", "--json", "--batch-size", "50"),
+    ]
+    results = [json.loads(process.communicate()[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(result["rows_filled"] for result in results) == 4000
+    assert nulls(database) == 0
+
+
+def test_it_goes_round_locked_rows_and_comes_back_for_them(database: Database) -> None:
+    add_old_tickets(database, 20)
+    with database.connect() as busy:
+        busy.execute("SELECT FROM tickets_ticket WHERE id IN (1, 7, 20) FOR UPDATE")
+        process = database.start("backfill_new_token", "--batch-size", "5")
+        wait_until(lambda: nulls(database) == 3, "all but the locked rows are filled")
+        assert process.stdout is not None
+        # Piped, it says every few seconds what it does.
+        line = process.stdout.readline()
+        assert "17 / 20" in line
+        assert "locked by others" in line
+        assert "\x1b" not in line
+        assert process.poll() is None
+    _, complaint = process.communicate()
+    assert (process.returncode, complaint) == (0, "")
+    assert nulls(database) == 0
+
+
+def test_it_blocks_no_insert_that_refers_to_a_row(database: Database) -> None:
+    add_old_tickets(database, 1)
+    database.run("CREATE TABLE scan (ticket bigint REFERENCES tickets_ticket (id))")
+    with database.connect() as batch:
+        batch.execute(
+            "UPDATE tickets_ticket SET new_token = gen_random_uuid() WHERE new_token IS NULL"
+        )
+        with database.connect(options="-c lock_timeout=1s") as scanner:
+            scanner.execute("INSERT INTO scan VALUES (1)")
+
+
+def insert(session: psycopg.Connection[Any], n: int) -> None:
+    session.execute("INSERT INTO tickets_ticket (token) VALUES (gen_random_uuid())")
+
+
+def save_stale(session: psycopg.Connection[Any], n: int) -> None:
+    session.execute(
+        "UPDATE tickets_ticket SET redeemed_at = now(), new_token = NULL WHERE id = %s", [n * 7]
+    )
+
+
+def delete(session: psycopg.Connection[Any], n: int) -> None:
+    session.execute("DELETE FROM tickets_ticket WHERE id = %s", [n * 5])
+
+
+def insert_and_roll_back(session: psycopg.Connection[Any], n: int) -> None:
+    with suppress(ZeroDivisionError), session.transaction():
+        insert(session, n)
+        save_stale(session, n + 1)
+        raise ZeroDivisionError
+
+
+@contextmanager
+def working(
+    database: Database, *writes: Callable[[psycopg.Connection[Any], int], None]
+) -> Iterator[None]:
+    """Writers that go on for as long as this lasts; every one has begun before it starts."""
+    over = threading.Event()
+    begun = threading.Barrier(len(writes) + 1)
+    failed: list[str] = []
+
+    def write(what: Callable[[psycopg.Connection[Any], int], None]) -> None:
+        with database.connect(autocommit=True) as session:
+            for n in range(1, 1_000_000):
+                try:
+                    what(session, n)
+                except psycopg.Error as error:
+                    failed.append(f"{what.__name__}: {error.diag.message_primary}")
+                if n == 1:
+                    begun.wait()
+                if over.is_set():
+                    return
+
+    threads = [threading.Thread(target=write, args=[what]) for what in writes]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
+def test_beside_writers_and_deleters_no_row_is_left_and_none_of_them_fails(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 5000)
+    remember(database, "token")
+    with working(database, insert, save_stale, delete, insert_and_roll_back):
+        result = fill(capsys, "--batch-size", "20")
+    assert result["rows_remaining"] == 0
+    assert nulls(database) == 0
+    assert database.value("SELECT count(DISTINCT new_token) = count(*) FROM tickets_ticket") is True
+    assert (
+        database.value(
+            "SELECT count(*) FROM memory.ticket w JOIN tickets_ticket t USING (id) "
+            "WHERE w.token <> t.token"
+        )
+        == 0
+    )
+
+
+@contextmanager
+def halted_half_way(database: Database) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A backfill that stands in the middle of a batch, with others behind and before it.
+
+    Yields its process and its server process; at the end the way is free again.
+    """
+    add_old_tickets(database, MANY)
+    process = database.start("backfill_new_token", "--json", "--batch-size", "1")
+    wait_until(lambda: nulls(database) < MANY, "the first batches are committed")
+    with database.connect() as gate:
+        gate.execute("LOCK TABLE tickets_ticket IN SHARE MODE")
+        wait_until(lambda: waiting_for_the_gate(database), "a batch stands before the gate")
+        remember(database, "new_token")
+        yield process, waiting_for_the_gate(database)
+
+
+def waiting_for_the_gate(database: Database) -> int:
+    """The server process of a batch that cannot go on; 0 when there is none."""
+    found = database.fetch(
+        "SELECT pid FROM pg_locks WHERE relation = 'tickets_ticket'::regclass "
+        "AND mode = 'RowExclusiveLock' AND NOT granted"
+    )
+    return int(found[0][0]) if found else 0
+
+
+def resume(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run it again, and see that it did the rest and nothing of the first part."""
+    wait_until(
+        lambda: (
+            not database.value(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'tickets_ticket'::regclass"
+            )
+        ),
+        "the first run's session is gone",
+    )
+    left = nulls(database)
+    assert 0 < left < MANY
+    assert changed(database, "new_token") == 0
+    assert fill(capsys)["rows_filled"] == left
+    assert nulls(database) == 0
+    assert changed(database, "new_token") == 0
+    assert database.value("SELECT count(DISTINCT new_token) FROM tickets_ticket") == MANY
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_signal_lets_the_batch_finish_and_says_how_to_go_on(
+    database: Database,
+    number: signal.Signals,
+    exit_code: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with halted_half_way(database) as (process, _):
+        half = nulls(database)
+        process.send_signal(number)
+    output, message = process.communicate()
+    assert process.returncode == exit_code
+    left = nulls(database)
+    assert left < half, "the batch that was under way is kept"
+    assert json.loads(output)["rows_remaining"] == left
+    assert f"{MANY - left:,} rows filled and kept, {left:,} are left" in message
+    assert "Run the same command again" in message
+    assert message.count("\n") == 1
+    resume(database, capsys)
+
+
+def test_the_second_signal_stops_at_once(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with halted_half_way(database) as (process, _):
+        half = nulls(database)
+        # Two of a kind that arrive together are one to the kernel; these are two.
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        # The gate is still shut: the batch cannot finish.
+        _, message = process.communicate()
+        assert nulls(database) == half
+    assert process.returncode in (130, 143)
+    assert "Run the same command again" in message
+    assert "Traceback" not in message
+    resume(database, capsys)
+
+
+def test_after_a_kill_it_goes_on_from_the_first_null(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with halted_half_way(database) as (process, _):
+        process.kill()
+        process.communicate()
+    resume(database, capsys)
+
+
+def test_a_connection_that_the_server_ends_is_one_sentence(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with halted_half_way(database) as (process, pid):
+        half = nulls(database)
+        database.run("SELECT pg_terminate_backend(%s)", pid)
+        _, message = process.communicate()
+        assert nulls(database) == half
+    assert process.returncode == 75
+    assert "connection to the server was lost" in message
+    assert f"{MANY - half:,} rows were filled and kept" in message
+    assert "Run the same command again" in message
+    assert message.count("\n") == 1
+    resume(database, capsys)
+
+
+def test_a_value_expression_that_makes_nulls_is_refused(database: Database) -> None:
+    nothing = Cast(Value(None), models.UUIDField())
+    bound = BoundShadow(Ticket, Shadow(live="token", shadow="new_token", value=nothing))
+    add_old_tickets(database, 1)
+    for trigger in bound.declaration.triggers:
+        database.run(trigger.compile(Ticket).install_sql)  # type: ignore[arg-type]
+    with pytest.raises(PlaybookError, match="makes nulls"):
+        list(backfill(bound, using="default"))
+
+
+def test_on_a_terminal_it_draws_one_live_line(database: Database) -> None:
+    add_old_tickets(database, 200)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "backfill_new_token", "--batch-size", "20"],
+        cwd=PROJECT,
+        env={**database.environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    with suppress(OSError):  # the other end is closed
+        while chunk := os.read(ours, 65536):
+            drawn += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    assert "200 / 200" in text
+    assert re.search(r"100 ?%", text)
+    assert "rows/s" in text
+    # The bar and the result: a bar that prints a line a frame would leave many.
+    assert text.count("\r\n") < 12
+
+
+def test_no_command_shows_a_token(database: Database) -> None:
+    add_old_tickets(database, 30)
+    shown = ""
+    for command in (
+        ["backfill_new_token"],
+        ["swap_token_columns", "--dry-run"],
+        ["swap_token_columns"],
+        ["playbook_status"],
+        ["swap_token_columns", "--revert", "--json"],
+    ):
+        done = database.manage(*command)
+        assert done.returncode == 0, command
+        shown += done.stdout + done.stderr
+    assert (
+        database.value(
+            "SELECT count(*) FROM tickets_ticket "
+            "WHERE strpos(%s, token::text) + strpos(%s, new_token::text) > 0",
+            shown,
+            shown,
+        )
+        == 0
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own high-water mark is asked for")
+def test_memory_does_not_grow_with_the_table(database: Database) -> None:
+    peaks = []
+    for rows in (20_000, 200_000):
+        database.run("TRUNCATE tickets_ticket")
+        add_old_tickets(database, rows)
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK],
+            cwd=PROJECT,
+            env={**database.environment, "DJANGO_SETTINGS_MODULE": "app.settings"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert nulls(database) == 0
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    small, large = peaks
+    assert large < small * 1.05
+
+
+# Not getrusage(): its maximum is inherited from the process that started this one.
+PEAK = """
+import re
+from pathlib import Path
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "backfill_new_token"])
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_a_batch_reads_its_own_rows_only_though_no_analyze_has_seen_the_column(
+    database: Database,
+) -> None:
+    """A column that was just added has no statistics, and 1 in 200 rows is then taken to be null:
+    a plan that reads and sorts the whole table for every batch seems the cheaper one."""
+    rows, batches = 20_000, 40
+    database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = off)")
+    add_old_tickets(database, rows)
+    database.run("ANALYZE tickets_ticket (id)")
+    call_command("backfill_new_token", batch_size=rows // batches, no_progress=True)
+    connection.close()
+    read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'tickets_ticket'"
+    wait_until(lambda: database.value(read) > 0, "the session's figures have arrived")
+    # Once through to count, to find the first null, and to see that none is left.
+    assert database.value(read) < rows * 10
