@@ -10,6 +10,7 @@ from django.db import DEFAULT_DB_ALIAS
 from migrations_playbook import locks, swap
 from migrations_playbook.database import postgresql
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.prepare import prepare
 from migrations_playbook.shadow import find
 
 
@@ -19,8 +20,8 @@ def main(model: str, shadow: str) -> None:
     bound = find(model, shadow)
     connection = postgresql(DEFAULT_DB_ALIAS)
     try:
-        found = swap.swappable(connection, bound, revert=False)
-        for _ in swap.prepare(connection, bound, found, locks.DEFAULT_POLICY):
+        pair = swap.swappable(connection, bound, revert=False)
+        for _ in prepare(connection, pair, locks.DEFAULT_POLICY):
             pass
     except PlaybookError as error:
         sys.exit(str(error))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pgtrigger.migrations
@@ -13,8 +15,9 @@ from django.apps import AppConfig
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook import dependents, locks, quarantine
+from migrations_playbook import locks, quarantine
 from migrations_playbook.database import execute
+from migrations_playbook.dependents import Dependent, Pair, triggers
 from migrations_playbook.locks import LockPolicy, Seized
 
 
@@ -49,6 +52,8 @@ class PlainLock(Broken):
             connection: BaseDatabaseWrapper,
             table: sql.Identifier,
             policy: LockPolicy = locks.DEFAULT_POLICY,
+            *,
+            first: Sequence[sql.Composable] = (),
         ) -> Seized:
             idle = psycopg.connect(os.environ["DATABASE_URL"])
             idle.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
@@ -64,4 +69,10 @@ class NoReinstall(Broken):
     """The triggers stay with the old columns, as an exchange by renaming alone would leave them."""
 
     def ready(self) -> None:
-        dependents.triggers = lambda *_: []
+        read = triggers.dependents
+
+        def left_behind(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+            for each in read(connection, pair):
+                yield replace(each, take=(), give=())
+
+        triggers.dependents = left_behind
