@@ -10,8 +10,9 @@ from typing import Any
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 
-from migrations_playbook import catalog, quarantine
+from migrations_playbook import catalog, control, quarantine
 from migrations_playbook.catalog import Phase
+from migrations_playbook.control import Control
 from migrations_playbook.database import postgresql
 from migrations_playbook.quarantine import StaleWrites
 from migrations_playbook.shadow import declared
@@ -33,6 +34,7 @@ class ShadowStatus:
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
+        control: what was set for every backfill everywhere.
         next: the next command, or what to do.
     """
 
@@ -44,6 +46,7 @@ class ShadowStatus:
     heap_bytes: int
     index_bytes: int
     stale_writes: StaleWrites | None
+    control: Control
     next: str
 
     def as_json(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class ShadowStatus:
             "last_stale_write": self.stale_writes.last.isoformat()
             if self.stale_writes and self.stale_writes.last
             else None,
+            "control": self.control.as_json(),
             "next": self.next,
         }
 
@@ -73,6 +77,8 @@ class ShadowStatus:
         )
         if self.stale_writes is not None:
             yield "stale writes", describe_stale_writes(self.stale_writes, now=now)
+        if self.control != Control():
+            yield "control", str(self.control)
         yield "next", self.next
 
 
@@ -88,10 +94,13 @@ def read(using: str) -> list[ShadowStatus]:
         table = state.table
         remaining, heap, index = 0, 0, 0
         stale = None
+        settings = Control()
         if table is not None:
             heap, index = catalog.sizes(connection, table)
         if table is not None and state.phase is Phase.EXPANDED:
             remaining = catalog.count_nulls(connection, bound, table)
+            if state.problem is None:
+                settings = control.read(connection, bound, table)
         if table is not None and state.swapped:
             stale = quarantine.stale_writes(connection, table, bound.shadow)
         found.append(
@@ -104,6 +113,7 @@ def read(using: str) -> list[ShadowStatus]:
                 heap_bytes=heap,
                 index_bytes=index,
                 stale_writes=stale,
+                control=settings,
                 next=state.problem or next_command(state.phase, bound.declaration.shadow),
             )
         )

@@ -53,9 +53,10 @@ class Cost:
     peak_bytes: int
 
 
-def measure(server: Server, way: str, *, seconds: float) -> Cost:
-    """Run one way in a process of its own on a fresh copy of the table."""
-    server.reset()
+def measure(server: Server, way: str, *, seconds: float, fresh: bool = True) -> Cost:
+    """Run one way in a process of its own, on a fresh copy of the table unless told otherwise."""
+    if fresh:
+        server.reset()
     printed = server.python(
         "-m", "tests.benchmarks.memory", "--run", way, "--seconds", str(seconds)
     )

@@ -13,8 +13,10 @@ from django.contrib.postgres.functions import RandomUUID
 from django.db import connection, transaction
 from psycopg import sql
 
-from migrations_playbook.backfill import Batch, backfill
+from migrations_playbook.backfill import Batch, Options, backfill
+from migrations_playbook.pace import Pace
 from migrations_playbook.shadow import find
+from migrations_playbook.throttle import Limits
 from tickets.models import Ticket
 
 CHUNK = 1000
@@ -108,11 +110,38 @@ def pgroll() -> Iterator[int]:
         yield row[1]
 
 
-def playbook() -> Iterator[int]:
-    """This project's backfill, as the command runs it."""
-    for event in backfill(find("tickets.Ticket", "new_token"), using="default"):
+def playbook(options: Options = Options()) -> Iterator[int]:  # noqa: B008 - it is frozen
+    """This project's backfill: one worker, no slices, no throttle."""
+    for event in backfill(find("tickets.Ticket", "new_token"), using="default", options=options):
         if isinstance(event, Batch):
             yield event.rows
+
+
+def playbook_slices() -> Iterator[int]:
+    """One worker, and VACUUM after every tenth of the rows."""
+    yield from playbook(Options(vacuum_every=0.1))
+
+
+def playbook_2_workers() -> Iterator[int]:
+    """Two workers, no slices, no throttle."""
+    yield from playbook(Options(workers=2))
+
+
+def playbook_2_workers_slices() -> Iterator[int]:
+    """Two workers and slices."""
+    yield from playbook(Options(workers=2, vacuum_every=0.1))
+
+
+def playbook_defaults() -> Iterator[int]:
+    """As the command runs it on a small server: one worker, slices, throttles."""
+    yield from playbook(Options(vacuum_every=0.1, limits=Limits()))
+
+
+def playbook_half() -> Iterator[int]:
+    """The same at half its duty, with batches of 20 ms."""
+    yield from playbook(
+        Options(vacuum_every=0.1, limits=Limits(), pace=Pace(target_ms=20, duty=0.5))
+    )
 
 
 WAYS: dict[str, Callable[[], Iterator[int]]] = {
@@ -127,5 +156,10 @@ WAYS: dict[str, Callable[[], Iterator[int]]] = {
         batched_update,
         pgroll,
         playbook,
+        playbook_slices,
+        playbook_2_workers,
+        playbook_2_workers_slices,
+        playbook_defaults,
+        playbook_half,
     )
 }
