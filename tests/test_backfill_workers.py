@@ -71,7 +71,7 @@ def test_rows_that_others_fill_are_progress_too(database: Database) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        pytest.param("n * 1000003", id="wide gaps"),
+        pytest.param("n::bigint * 1000003", id="wide gaps"),
         pytest.param("-n", id="backwards"),
         pytest.param("hashint8extended(n, 0)", id="in no order"),
     ],

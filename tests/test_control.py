@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -23,6 +24,10 @@ def settings() -> Control:
     found = catalog.table(connection, bound)
     assert found is not None
     return control.read(connection, bound, found)
+
+
+def fewer_nulls_than(database: Database, before: int) -> bool:
+    return nulls(database) < before
 
 
 def test_what_is_set_is_read_by_everybody_and_kept_beside_the_rest(database: Database) -> None:
@@ -62,8 +67,7 @@ def test_a_pause_stops_the_workers_under_way_and_survives_their_restart(
     for _ in range(2):
         call_command("backfill_new_token", "--resume")
         process = database.start(*slow)
-        before = nulls(database)
-        wait_until(lambda start=before: nulls(database) < start, "it is at work")
+        wait_until(partial(fewer_nulls_than, database, nulls(database)), "it is at work")
         call_command("backfill_new_token", "--pause")
         seen = [0, nulls(database)]
 

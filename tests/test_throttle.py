@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from psycopg import sql
 
 from migrations_playbook.database import postgresql
 from migrations_playbook.throttle import Limits, Readings, Signals, derive, reasons
@@ -85,15 +85,18 @@ def test_a_session_that_waits_behind_us_is_seen(database: Database) -> None:
     add_old_tickets(database, 1)
     with database.connect(application_name="us") as ours, database.connect() as theirs:
         ours.execute("UPDATE tickets_ticket SET redeemed_at = now()")
-        pid = theirs.info.backend_pid
-        waiting = sql.SQL("UPDATE tickets_ticket SET redeemed_at = NULL")
-        theirs.pgconn.send_query(waiting.as_bytes(theirs))
-        wait_until_blocked(database, pid, by=ours.info.backend_pid)
+        behind = threading.Thread(
+            target=theirs.execute, args=["UPDATE tickets_ticket SET redeemed_at = NULL"]
+        )
+        behind.start()
+        wait_until_blocked(database, theirs.info.backend_pid, by=ours.info.backend_pid)
         readings = Signals("us").read(postgresql("default"))
-        assert readings.waiting == 1
-        assert readings.waiting_ms > 0
         # Behind somebody else, it is none of our business.
-        assert Signals("not us").read(postgresql("default")).waiting == 0
+        not_ours = Signals("not us").read(postgresql("default"))
+        ours.rollback()
+        behind.join()
+    assert (readings.waiting, not_ours.waiting) == (1, 0)
+    assert readings.waiting_ms > 0
 
 
 def test_a_query_that_fails_is_a_signal_that_cannot_be_read(database: Database) -> None:
