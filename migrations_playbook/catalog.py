@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -17,7 +18,9 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.database import fetch_all, fetch_one, fetch_value, set_local
-from migrations_playbook.shadow import BoundShadow
+
+if TYPE_CHECKING:  # migrations import this file, and shadow imports what migrations import
+    from migrations_playbook.shadow import BoundShadow
 
 # Counting exactly is cheap while it stays under this, in milliseconds.
 EXACT_COUNT_MS = 2000
@@ -118,6 +121,11 @@ class State:
 
 def table(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table | None:
     """The shadow's table and its columns, or None when it is not there."""
+    return named(connection, bound.table)
+
+
+def named(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> Table | None:
+    """A table by its name, and its columns, or None when it is not there."""
     row = fetch_one(
         connection,
         sql.SQL("""
@@ -126,7 +134,7 @@ def table(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table | None:
               FROM pg_catalog.pg_class c
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = pg_catalog.to_regclass(%s)"""),
-        [bound.table.as_string(None)],
+        [identifier.as_string(None)],
     )
     if row is None:
         return None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import OperationalError, transaction
@@ -134,11 +135,19 @@ def reserve(
 
 
 def seize(
-    connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
+    connection: BaseDatabaseWrapper,
+    table: sql.Identifier,
+    policy: LockPolicy = DEFAULT_POLICY,
+    *,
+    first: Sequence[sql.Composable] = (),
 ) -> Seized:
     """Stage two: exclude everybody, for the milliseconds that a catalog change takes.
 
     Lock: ACCESS EXCLUSIVE on the table, until the end of the transaction.
+
+    Arguments:
+        first: statements that lock other relations before the table, in each attempt: a reader
+            of a view locks the view first, and the other way round would be a deadlock.
 
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
@@ -147,7 +156,7 @@ def seize(
     for attempt in range(1, policy.attempts + 1):
         if not old_holders(connection, table, policy.old_ms):
             asked = time.monotonic()
-            granted = _ask(connection, table, "ACCESS EXCLUSIVE", policy.timeout_ms)
+            granted = _ask(connection, table, "ACCESS EXCLUSIVE", policy.timeout_ms, first)
             now = time.monotonic()
             waited += now - asked
             if granted:
@@ -280,12 +289,18 @@ def first_words(query: str, words: int = 8) -> str:
 
 
 def _ask(
-    connection: BaseDatabaseWrapper, table: sql.Identifier, mode: str, timeout_ms: int
+    connection: BaseDatabaseWrapper,
+    table: sql.Identifier,
+    mode: str,
+    timeout_ms: int,
+    first: Sequence[sql.Composable] = (),
 ) -> bool:
     """Ask once for a lock; False when it was not granted in time (the savepoint undoes it)."""
     try:
         with transaction.atomic(using=connection.alias):
             set_local(connection, "lock_timeout", f"{timeout_ms}ms")
+            for statement in first:
+                execute(connection, statement)
             execute(
                 connection,
                 sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode)),

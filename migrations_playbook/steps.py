@@ -49,3 +49,23 @@ def run(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
     """Run steps in order. Lock: what each step says."""
     for step in steps:
         execute(connection, step.statement)
+
+
+def rename_steps(table: sql.Identifier, live: str, shadow: str, between: str) -> list[Step]:
+    """Exchange two columns' names, by way of a third.
+
+    Lock: ACCESS EXCLUSIVE on the table.
+
+    Arguments:
+        between: a name that no column has.
+    """
+    return [
+        Step(
+            f"Rename {old} to {new}",
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                table, sql.Identifier(old), sql.Identifier(new)
+            ),
+            Lock.ACCESS_EXCLUSIVE,
+        )
+        for old, new in ((live, between), (shadow, live), (between, shadow))
+    ]

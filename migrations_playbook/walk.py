@@ -96,12 +96,17 @@ class Walk:
         with transaction.atomic(using=connection.alias):
             # Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
             # synchronous commit makes them durable, and a crash before that leaves nulls to fill
-            # again. The name tells an administrator, and our own throttles, who this is.
+            # again. The name tells an administrator, and our own throttles, who this is. The
+            # planner has no statistics of a column that was just added, and must not read the
+            # table from its beginning for every batch.
             fetch_all(
                 connection,
                 sql.SQL("""
                     SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
                            pg_catalog.set_config('application_name', %s, true),
+                           pg_catalog.set_config('enable_seqscan', 'off', true),
+                           pg_catalog.set_config('enable_indexscan', 'off', true),
+                           pg_catalog.set_config('enable_bitmapscan', 'off', true),
                            pg_catalog.set_config('jit', 'off', true)"""),
                 [self.application],
             )

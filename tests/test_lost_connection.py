@@ -8,9 +8,10 @@ import pytest
 from django.db import connection
 
 from migrations_playbook import catalog
+from migrations_playbook.dependents import Pair
 from migrations_playbook.locks import DEFAULT_POLICY
+from migrations_playbook.prepare import prepare
 from migrations_playbook.shadow import find
-from migrations_playbook.swap import prepare
 from tests.fixtures.database import Database, wait_until
 from tests.test_locks import server_setting
 from tickets.models import Ticket
@@ -37,7 +38,7 @@ def prepared(database: Database) -> Database:
     bound = find("tickets.Ticket", "new_token")
     found = catalog.table(connection, bound)
     assert found is not None
-    for _ in prepare(connection, bound, found, DEFAULT_POLICY):
+    for _ in prepare(connection, Pair(bound, found, revert=False), DEFAULT_POLICY):
         pass
     return database
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from migrations_playbook import locks, swap
+from migrations_playbook import catalog, locks, swap
 from migrations_playbook.database import postgresql
-from migrations_playbook.errors import Stopped
+from migrations_playbook.dependents import Pair
+from migrations_playbook.errors import PlaybookError, Refused, Stopped
+from migrations_playbook.evidence import Evidence
+from migrations_playbook.exchange import Exchanged
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.management.base import ShadowCommand, positive_int
+from migrations_playbook.prepare import Preparing
+from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.signals import GracefulStop
 
@@ -21,11 +28,18 @@ class SwapCommand(ShadowCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         policy = locks.DEFAULT_POLICY
-        parser.add_argument("--revert", action="store_true", help="Exchange back.")
+        play = parser.add_mutually_exclusive_group()
+        play.add_argument("--revert", action="store_true", help="Exchange back.")
+        play.add_argument(
+            "--verify",
+            action="store_true",
+            help="After a swap: prove again that no leaked value is reachable; change nothing.",
+        )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="Print the statements and the locks they take; change nothing.",
+            help="Print what is bound to the columns, the statements and the locks they take; "
+            "change nothing.",
         )
         parser.add_argument(
             "--lock-timeout",
@@ -51,32 +65,53 @@ class SwapCommand(ShadowCommand):
             action="store_true",
             help="Accept rows that have the same value in both columns before the swap.",
         )
+        parser.add_argument(
+            "--refresh-materialized-views",
+            action="store_true",
+            help="Build materialized views that hold copies anew, rather than refuse.",
+        )
+        parser.add_argument(
+            "--evidence",
+            type=Path,
+            metavar="FILE",
+            help="Write what an incident report needs to a new JSON file; it holds no token.",
+        )
 
     def handle(
         self,
         *,
         database: str,
         revert: bool,
+        verify: bool,
         dry_run: bool,
         lock_timeout: int,
         attempts: int,
         max_hold_ms: int | None,
         keep_equal: bool,
+        refresh_materialized_views: bool,
+        evidence: Path | None,
         json: bool,
         **options: Any,
     ) -> None:
         bound = self.bound()
         if dry_run:
-            self.show_plan(database, bound, revert=revert)
+            self.show_plan(database, bound, revert=revert, refresh=refresh_materialized_views)
             return
-        events = swap.swap(
-            bound,
-            using=database,
-            revert=revert,
-            policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
-            max_hold_ms=max_hold_ms,
-            keep_equal=keep_equal,
-        )
+        if verify:
+            events = swap.verify(bound, using=database, keep_equal=keep_equal)
+        else:
+            events = swap.swap(
+                bound,
+                using=database,
+                revert=revert,
+                policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
+                max_hold_ms=max_hold_ms,
+                keep_equal=keep_equal,
+                refresh=refresh_materialized_views,
+            )
+        if evidence is not None:
+            play = "revert" if revert else "verify" if verify else "swap"
+            events = testified(events, Evidence(evidence, play), database, bound)
         result: dict[str, Any] = {}
         with GracefulStop(patient=False) as stop:
             try:
@@ -99,26 +134,72 @@ class SwapCommand(ShadowCommand):
         if json:
             self.say_json(result)
 
-    def show_plan(self, database: str, bound: BoundShadow, *, revert: bool) -> None:
+    def show_plan(self, database: str, bound: BoundShadow, *, revert: bool, refresh: bool) -> None:
         connection = postgresql(database)
-        found = swap.swappable(connection, bound, revert=revert)
-        planned = swap.plan(connection, bound, found, revert=revert)
+        pair = swap.swappable(connection, bound, revert=revert, refresh=refresh)
+        planned = swap.plan(connection, pair)
+        self.stdout.write("-- Bound to the columns")
+        for each in planned.dependents:
+            why = f": {each.refused}" if each.refused else ""
+            self.stdout.write(f"-- {each} ({each.how}): {each.action}{why}")
         for title, steps in (
             ("Before, while reads and writes go on", planned.index + planned.prove),
             ("In one transaction", planned.exchange),
+            ("After it, while reads and writes go on", planned.after),
         ):
+            if not steps and title.startswith("After"):
+                continue
             self.stdout.write(f"-- {title}")
             for step in steps:
                 self.stdout.write(f"-- {step.what}. Lock: {step.lock}")
                 self.stdout.write(step.text)
             if not steps:
                 self.stdout.write("-- nothing: it is all there")
+        if any(each.refused for each in planned.dependents):
+            raise Refused(
+                f"{bound.label} cannot be exchanged while something that is bound to its columns "
+                "is refused: see the list above."
+            )
+
+
+def testified(
+    events: Generator[swap.Event, None, None],
+    evidence: Evidence,
+    database: str,
+    bound: BoundShadow,
+) -> Generator[swap.Event, None, None]:
+    """Pass events on, and write the evidence at their end, whatever it is."""
+    connection = postgresql(database)
+
+    def pair() -> Pair | None:
+        found = catalog.table(connection, bound)
+        known = found is not None and {bound.live, bound.shadow} <= found.columns.keys()
+        return Pair(bound, found, revert=False) if found is not None and known else None
+
+    outcome = "stopped before the end"
+    try:
+        if (before := pair()) is not None:
+            evidence.before(connection, before)
+        for event in events:
+            evidence.add(swap_result(event))
+            if isinstance(event, Exchanged):
+                evidence.add({"carried": list(event.carried)})
+            yield event
+        if (after := pair()) is not None:
+            evidence.after(connection, after)
+        outcome = "done"
+    except (PlaybookError, CommandError) as error:
+        outcome = str(error)
+        raise
+    finally:
+        events.close()
+        evidence.write(outcome)
 
 
 def swap_result(event: swap.Event) -> dict[str, Any]:
     """What an event adds to the JSON result."""
     match event:
-        case swap.Exchanged():
+        case Exchanged():
             return {
                 "phase": str(event.phase),
                 "lock_wait_ms": round(event.lock_wait_ms, 2),
@@ -127,13 +208,19 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
                 "waiters": event.waiters,
                 "longest_wait_ms": round(event.longest_wait_ms, 2),
             }
-        case swap.Verified():
+        case Verified():
             return {
                 "rows": event.rows,
                 "nulls": event.nulls,
                 "duplicates": event.duplicates,
                 "unchanged": event.unchanged,
                 "leaked": event.leaked,
+                "views": event.views,
+                "exposed": event.exposed,
+                "still_bound": list(event.still_bound),
+                "rights_changed": list(event.rights_changed),
+                "unread": list(event.unread),
+                "passed": event.passed,
             }
     return {}
 
@@ -141,7 +228,7 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
 def swap_line(event: swap.Event, *, revert: bool) -> str:
     """What an event looks like to a person."""
     match event:
-        case swap.Exchanged():
+        case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
             return (
                 f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
@@ -149,11 +236,13 @@ def swap_line(event: swap.Event, *, revert: bool) -> str:
                 f"{event.lock_wait_ms:.1f} ms; {event.waiters} sessions stood behind it, the "
                 f"longest for {event.longest_wait_ms:.1f} ms."
             )
-        case swap.Verified():
+        case Verified():
+            views = f" {event.views} views read through." if event.views else ""
+            unread = "".join(f" {each} may not be read." for each in event.unread)
             return (
                 f"Verified {event.rows:,} rows: {event.nulls} nulls, {event.duplicates} "
                 f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
-                "retired value."
+                f"retired value.{views}{unread}"
             )
-        case swap.Preparing(what=what):
+        case Preparing(what=what):
             return f"Preparing: {what}."

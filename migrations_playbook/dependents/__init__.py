@@ -1,0 +1,225 @@
+"""What is bound to the columns, and what the swap does about it: all of it, or it refuses.
+
+PostgreSQL binds indexes, constraints, triggers, views and much else to a column's attribute
+number: after a rename they stay with the leaked values. `inventory` reads all of it from the
+catalogs, each as a `Dependent` with the steps that carry it over, or the reason why not. What no
+reader here has claimed of pg_depend is refused by name: an object of a kind that is not known is
+never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook import quarantine
+from migrations_playbook.database import fetch_all, fetch_value, set_local
+from migrations_playbook.dependents import (
+    constraints,
+    indexes,
+    materialized,
+    others,
+    restate,
+    settings,
+    tables,
+    triggers,
+    views,
+)
+from migrations_playbook.dependents.base import Dependent, Object, Pair
+from migrations_playbook.steps import Step
+
+__all__ = ["Dependent", "Inventory", "Pair", "fingerprint", "inventory", "pin"]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything that is bound to the two columns.
+
+    Arguments:
+        dependents: each with what the swap does about it.
+        unique_columns: for each unique index on the live column, the other columns of its key.
+        drop_twins: what a revert ends with.
+    """
+
+    dependents: tuple[Dependent, ...]
+    unique_columns: tuple[tuple[str, ...], ...]
+    drop_twins: tuple[Step, ...]
+
+    @property
+    def refused(self) -> list[Dependent]:
+        return [each for each in self.dependents if each.refused is not None]
+
+    @property
+    def unprepared(self) -> list[Dependent]:
+        """Those for which something must be built or proven before the exchange."""
+        return [each for each in self.dependents if each.build or each.prove]
+
+
+def pin(connection: BaseDatabaseWrapper) -> None:
+    """Have every name in a definition qualified, and nothing looked up along a path.
+
+    Until the end of the transaction. The text of a view or a trigger is then the same to every
+    session, and a schema earlier in somebody's path changes nothing.
+    """
+    set_local(connection, "search_path", "pg_catalog, pg_temp")
+
+
+def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
+    """Read everything that is bound to the two columns.
+
+    Lock: ACCESS SHARE on the table, in a transaction (or a savepoint) that is rolled back.
+    """
+    with transaction.atomic(using=connection.alias):
+        pin(connection)
+        found = _read(connection, pair)
+        transaction.set_rollback(True, using=connection.alias)
+    return found
+
+
+def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
+    since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
+    found_indexes = indexes.read(connection, pair, since)
+    found_constraints = constraints.read(connection, pair, since)
+    of_table = list(tables.dependents(connection, pair))
+    wanted = {
+        index.oid: (index.unique, index.definition)
+        for name in indexes.originals(pair, found_indexes)
+        for index in found_indexes
+        if index.name == name and not (index.primary or index.exclusion)
+    }
+    checks = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
+    if any(each.kind == "right" for each in of_table):
+        # Without its rights the scratch table cannot be made, and there will be no exchange.
+        plain = {oid: definition for oid, (_, definition) in wanted.items()}
+        restated = restate.Definitions(plain, {}, checks, {})
+    else:
+        restated = restate.exchanged(connection, pair, wanted, checks)
+    identity = next(
+        (
+            name
+            for name in indexes.originals(pair, found_indexes)
+            for index in found_indexes
+            if index.name == name and index.replica_identity
+        ),
+        None,
+    )
+    found = [
+        *of_table,
+        *indexes.dependents(
+            pair, found_indexes, restated.indexes, restated.predicates, restated.failures
+        ),
+        *constraints.dependents(pair, found_constraints, restated.checks, restated.failures),
+        *constraints.not_null(pair, found_constraints, identity),
+        *settings.dependents(connection, pair),
+        *triggers.dependents(connection, pair),
+        *views.dependents(connection, pair),
+        *materialized.dependents(connection, pair),
+        *others.policies(connection, pair),
+        *others.statistics(connection, pair),
+        *others.publications(connection, pair),
+        *others.functions(connection, pair),
+    ]
+    claimed = {object_ for each in found for object_ in each.covers}
+    found += _unclaimed(connection, pair, claimed)
+    return Inventory(
+        tuple(found),
+        tuple(indexes.unique_columns(pair, found_indexes)),
+        tuple(indexes.drop_twins(pair, found_indexes)) if pair.revert else (),
+    )
+
+
+def _unclaimed(
+    connection: BaseDatabaseWrapper, pair: Pair, claimed: set[Object]
+) -> Iterator[Dependent]:
+    """What pg_depend has and no reader knows how to carry over."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.relname, d.objid, d.refobjsubid,
+                   pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+              FROM pg_catalog.pg_depend d
+              JOIN pg_catalog.pg_class c ON c.oid = d.classid
+             WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
+             ORDER BY 4"""),
+        [pair.found.oid, pair.numbers],
+    )
+    sequences = {
+        sql.Identifier(pair.found.schema, name).as_string(None).replace('"', "")
+        for name in (pair.own.hits, pair.own.last)
+    }
+    seen: set[Object] = set()
+    for catalog, oid, number, described in rows:
+        key = (catalog, oid)
+        if key in claimed or key in seen:
+            continue
+        seen.add(key)
+        column = pair.bound.live if number == pair.live.number else pair.bound.shadow
+        if described.replace('"', "").removeprefix("sequence ") in sequences:
+            continue
+        yield Dependent(
+            "object",
+            described,
+            f"on {column}",
+            frozenset({key}),
+            refused="the swap does not know how to carry it over; drop it, and create it again "
+            "after the swap",
+        )
+
+
+def fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
+    """A digest of who wrote what is bound to the table, to be compared under the lock.
+
+    SHARE UPDATE EXCLUSIVE keeps ALTER TABLE away, but neither GRANT nor CREATE VIEW. Reads a few
+    catalog rows, in about a millisecond.
+
+    Lock: none that conflicts with anything.
+    """
+    return str(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                WITH bound AS (
+                    SELECT d.classid, d.objid, d.objsubid, d.refobjsubid, d.deptype, d.xmin::text
+                      FROM pg_catalog.pg_depend d
+                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = %s),
+                written AS (
+                    SELECT concat_ws(' ', 'depend', classid, objid, objsubid, refobjsubid,
+                                     deptype, xmin) AS line FROM bound
+                    UNION ALL
+                    SELECT concat_ws(' ', 'column', attnum, xmin) FROM pg_catalog.pg_attribute
+                     WHERE attrelid = %s AND attnum > 0
+                    UNION ALL
+                    SELECT concat_ws(' ', 'index', indexrelid, xmin) FROM pg_catalog.pg_index
+                     WHERE indrelid = %s
+                    UNION ALL
+                    SELECT concat_ws(' ', 'constraint', oid, xmin) FROM pg_catalog.pg_constraint
+                     WHERE conrelid = %s OR confrelid = %s
+                    UNION ALL
+                    SELECT concat_ws(' ', 'trigger', oid, xmin) FROM pg_catalog.pg_trigger
+                     WHERE tgrelid = %s
+                    UNION ALL
+                    SELECT concat_ws(' ', 'policy', oid, xmin) FROM pg_catalog.pg_policy
+                     WHERE oid IN (SELECT objid FROM bound)
+                    UNION ALL
+                    SELECT concat_ws(' ', 'publication', oid, xmin)
+                      FROM pg_catalog.pg_publication_rel WHERE prrelid = %s
+                    UNION ALL
+                    SELECT concat_ws(' ', 'function', oid, xmin) FROM pg_catalog.pg_proc
+                     WHERE oid IN (SELECT objid FROM bound)
+                    UNION ALL
+                    SELECT concat_ws(' ', 'view', c.oid, c.xmin, r.xmin)
+                      FROM pg_catalog.pg_rewrite r
+                      JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+                     WHERE r.oid IN (SELECT objid FROM bound)
+                    UNION ALL
+                    SELECT concat_ws(' ', 'comment', objsubid, xmin) FROM pg_catalog.pg_description
+                     WHERE classoid = 'pg_catalog.pg_class'::regclass AND objoid = %s)
+                SELECT md5(string_agg(line, ',' ORDER BY line)) FROM written"""),
+            [pair.found.oid] * 8,
+        )
+    )

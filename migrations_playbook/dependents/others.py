@@ -1,0 +1,252 @@
+"""What else is bound by attribute number and can be said again: policies, extended statistics,
+publications' column lists and row filters, and functions with a parsed body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.database import Row, fetch_all
+from migrations_playbook.dependents.base import (
+    Dependent,
+    Pair,
+    comment,
+    current_role,
+    how_bound,
+    not_owned,
+)
+from migrations_playbook.dependents.views import lock
+from migrations_playbook.steps import Lock, Step
+
+# The objects of one catalog that are bound to either column.
+BOUND = """
+      JOIN (SELECT d.objid, array_agg(DISTINCT d.refobjsubid) AS numbers
+              FROM pg_catalog.pg_depend d
+             WHERE d.classid = {catalog}::regclass
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
+             GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
+
+
+def _rows(connection: BaseDatabaseWrapper, pair: Pair, catalog: str, query: str) -> list[Row]:
+    return fetch_all(
+        connection,
+        sql.SQL(query).format(
+            bound=sql.SQL(BOUND).format(catalog=sql.Literal(f"pg_catalog.{catalog}"))
+        ),
+        [pair.found.oid, pair.numbers],
+    )
+
+
+def policies(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Row-security policies, of this table and of others that look at it; by name.
+
+    ALTER POLICY keeps the command, the roles and the comment.
+
+    Lock: ACCESS EXCLUSIVE on the policy's table.
+    """
+    for oid, name, relation, schema, table, owner, using, check, numbers in _rows(
+        connection,
+        pair,
+        "pg_policy",
+        """
+        SELECT o.oid, o.polname, c.oid, n.nspname, c.relname,
+               pg_catalog.pg_get_userbyid(c.relowner),
+               pg_catalog.pg_get_expr(o.polqual, o.polrelid),
+               pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid), bound.numbers
+          FROM pg_catalog.pg_policy o
+          JOIN pg_catalog.pg_class c ON c.oid = o.polrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
+         ORDER BY o.polname, c.relname""",
+    ):
+        on = sql.Identifier(schema, table)
+        shown = f"{schema}.{table}"
+        label = f"{name} on {shown}"
+        parts = [
+            sql.SQL("{} ({})").format(sql.SQL(clause), sql.SQL(expression))
+            for clause, expression in (("USING", using), ("WITH CHECK", check))
+            if expression is not None
+        ]
+        yield Dependent(
+            "policy",
+            label,
+            how_bound(pair, numbers),
+            frozenset({("pg_policy", oid)}),
+            refused=not_owned(connection, "table", shown, owner),
+            lock_first=(lock(shown, on, "r", owner),) if relation != pair.found.oid else (),
+            give=(
+                Step(
+                    f"Let the policy {label} look at the new columns",
+                    sql.SQL("ALTER POLICY {} ON {} {}").format(
+                        sql.Identifier(name), on, sql.SQL(" ").join(parts)
+                    ),
+                    Lock.ACCESS_EXCLUSIVE,
+                ),
+            ),
+        )
+
+
+def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Extended statistics; by name. They are empty until the ANALYZE that follows.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table.
+    """
+    for oid, schema, name, owner, definition, target, note, numbers in _rows(
+        connection,
+        pair,
+        "pg_statistic_ext",
+        """
+        SELECT o.oid, n.nspname, o.stxname, pg_catalog.pg_get_userbyid(o.stxowner),
+               pg_catalog.pg_get_statisticsobjdef(o.oid), o.stxstattarget,
+               pg_catalog.obj_description(o.oid, 'pg_statistic_ext'), bound.numbers
+          FROM pg_catalog.pg_statistic_ext o
+          JOIN pg_catalog.pg_namespace n ON n.oid = o.stxnamespace {bound}
+         ORDER BY o.stxname, n.nspname""",
+    ):
+        identifier = sql.Identifier(schema, name)
+        label = f"{schema}.{name}"
+        weak = Lock.SHARE_UPDATE_EXCLUSIVE
+        give = [
+            Step(f"Put the statistics {label} on the new columns", sql.SQL(definition), weak),
+            Step(
+                f"Keep the owner of {label}",
+                sql.SQL("ALTER STATISTICS {} OWNER TO {}").format(
+                    identifier, sql.Identifier(owner)
+                ),
+                weak,
+            ),
+        ]
+        if target is not None and target != -1:
+            give.append(
+                Step(
+                    f"Keep the target of {label}",
+                    sql.SQL("ALTER STATISTICS {} SET STATISTICS {}").format(
+                        identifier, sql.Literal(target)
+                    ),
+                    weak,
+                )
+            )
+        give += comment(label, sql.SQL("STATISTICS {}").format(identifier), note)
+        yield Dependent(
+            "statistics",
+            label,
+            how_bound(pair, numbers),
+            frozenset({("pg_statistic_ext", oid)}),
+            refused=not_owned(connection, "statistics", label, owner),
+            take=(
+                Step(
+                    f"Take the statistics {label} off the old columns",
+                    sql.SQL("DROP STATISTICS {}").format(identifier),
+                    weak,
+                ),
+            ),
+            give=tuple(give),
+            after=(
+                Step(
+                    f"Collect the statistics {label}",
+                    sql.SQL("ANALYZE {}").format(pair.table),
+                    weak,
+                ),
+            ),
+        )
+
+
+def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Publications that list the columns, or filter rows by them; by name.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table.
+    """
+    for oid, name, owner, columns, condition, numbers in _rows(
+        connection,
+        pair,
+        "pg_publication_rel",
+        """
+        SELECT o.oid, p.pubname, pg_catalog.pg_get_userbyid(p.pubowner),
+               ARRAY(SELECT a.attname
+                       FROM unnest(o.prattrs) WITH ORDINALITY AS k (attnum, nth)
+                       JOIN pg_catalog.pg_attribute a
+                         ON a.attrelid = o.prrelid AND a.attnum = k.attnum ORDER BY k.nth),
+               pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.numbers
+          FROM pg_catalog.pg_publication_rel o
+          JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid {bound}
+         ORDER BY p.pubname""",
+    ):
+        publication = sql.Identifier(name)
+        listed = (
+            sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+            if columns
+            else sql.SQL("")
+        )
+        where = (
+            sql.SQL(" WHERE ({})").format(sql.SQL(condition))
+            if condition is not None
+            else sql.SQL("")
+        )
+        yield Dependent(
+            "publication",
+            name,
+            how_bound(pair, numbers),
+            frozenset({("pg_publication_rel", oid)}),
+            refused=not_owned(connection, "publication", name, owner),
+            take=(
+                Step(
+                    f"Take the table out of the publication {name}",
+                    sql.SQL("ALTER PUBLICATION {} DROP TABLE ONLY {}").format(
+                        publication, pair.table
+                    ),
+                    Lock.SHARE_UPDATE_EXCLUSIVE,
+                ),
+            ),
+            give=(
+                Step(
+                    f"Publish the new columns in {name}",
+                    sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}{}{}").format(
+                        publication, pair.table, listed, where
+                    ),
+                    Lock.SHARE_UPDATE_EXCLUSIVE,
+                ),
+            ),
+        )
+
+
+def functions(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Functions whose body is parsed (BEGIN ATOMIC); a body that is text goes by names anyhow.
+
+    CREATE OR REPLACE keeps the owner, the privileges and the comment.
+
+    Lock: none on a table.
+    """
+    for oid, label, owner, may_create, definition, numbers in _rows(
+        connection,
+        pair,
+        "pg_proc",
+        """
+        SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
+               pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
+               pg_catalog.pg_get_functiondef(o.oid), bound.numbers
+          FROM pg_catalog.pg_proc o {bound}
+         ORDER BY 2""",
+    ):
+        refused = not_owned(connection, "function", label, owner)
+        if refused is None and not may_create:
+            refused = (
+                "to replace it takes the right to create in its schema: GRANT CREATE ON SCHEMA "
+                f"to {current_role(connection)}"
+            )
+        yield Dependent(
+            "function",
+            label,
+            how_bound(pair, numbers),
+            frozenset({("pg_proc", oid)}),
+            refused=refused,
+            give=(
+                Step(
+                    f"Let the function {label} read the new columns",
+                    sql.SQL(definition.rstrip()),
+                    Lock.NONE,
+                ),
+            ),
+        )

@@ -1,0 +1,196 @@
+"""The one transaction of the swap: what is in it, and how it is done.
+
+It is catalog changes only, and holds its lock for milliseconds whatever the table's size.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from django.db import Error as DatabaseError
+from django.db import OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook import catalog, dependents, locks, quarantine
+from migrations_playbook.catalog import Phase
+from migrations_playbook.database import fetch_value, is_connection_lost, name_of
+from migrations_playbook.dependents import Inventory, Pair
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused
+from migrations_playbook.locks import LockPolicy
+from migrations_playbook.steps import Step, rename_steps, run
+
+# How often to begin again when somebody changes what is bound to the table meanwhile.
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The exchange was committed.
+
+    Arguments:
+        phase: the phase that the catalog shows now.
+        lock_wait_ms: how long the requests for the lock stood in the queue, in milliseconds.
+        lock_hold_ms: from the lock's grant to the commit's return, in milliseconds.
+        attempts: how often the lock was asked for.
+        waiters: sessions that stood behind the lock just before the commit.
+        longest_wait_ms: how long the first of them had waited then, in milliseconds.
+        carried: what was carried over, by kind and name.
+        after: what is to follow.
+    """
+
+    phase: Phase
+    lock_wait_ms: float
+    lock_hold_ms: float
+    attempts: int
+    waiters: int
+    longest_wait_ms: float
+    carried: tuple[str, ...] = ()
+    after: tuple[Step, ...] = ()
+
+
+class Unprepared(Exception):
+    """Something has been bound to the live column since the preparation."""
+
+
+def steps(pair: Pair, found: Inventory) -> list[Step]:
+    """The exchange, statement by statement, all under ACCESS EXCLUSIVE on the table."""
+    between = name_of(pair.bound.live, pair.bound.shadow, "between")
+    result = quarantine.drop(pair.found, pair.bound.shadow) if pair.revert else []
+    result += [step for each in found.dependents for step in each.take]
+    result += rename_steps(pair.table, pair.bound.live, pair.bound.shadow, between)
+    result += [step for each in found.dependents for step in each.give]
+    result += found.drop_twins
+    if not pair.revert:
+        result += quarantine.create(pair.found, pair.bound.live, pair.bound.shadow, pair.live)
+    return result
+
+
+def exchange(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    *,
+    policy: LockPolicy,
+    max_hold_ms: float | None = None,
+) -> Exchanged:
+    """Exchange the two columns, with everything that is bound to them.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table; then ACCESS EXCLUSIVE on the views that read it
+    and on it, until the commit; held for milliseconds, whatever the table's size.
+
+    Raises:
+        Unprepared: something new needs to be built first; nothing is exchanged.
+        Refused: something is bound to a column that cannot be carried over.
+        LockNotAvailable: the lock was not to be had, or held longer than `max_hold_ms`.
+        ConnectionLost: the server went away; says whether the exchange was committed.
+    """
+    pid = locks.backend_pid(connection)
+    try:
+        for _ in range(ROUNDS):
+            done = _attempt(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
+            if done is not None:
+                return replace(done, phase=catalog.state(connection, pair.bound).phase)
+    except DatabaseError as error:
+        if not is_connection_lost(error):
+            raise
+        raise ConnectionLost(_what_happened(connection, pair, pid)) from None
+    raise LockNotAvailable(
+        f"While the swap waited for its lock, what is bound to {pair.found} was changed, "
+        f"{ROUNDS} times; nothing was exchanged. Run the same command again when that is done."
+    )
+
+
+def _attempt(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    *,
+    policy: LockPolicy,
+    max_hold_ms: float | None,
+) -> Exchanged | None:
+    """One transaction; None when what is bound to the table was changed meanwhile."""
+    with transaction.atomic(using=connection.alias):
+        locks.reserve(connection, pair.table, policy)
+        # No ALTER TABLE can come between from here on. GRANT and CREATE VIEW can: hence the
+        # fingerprint, which is compared under the lock.
+        columns = catalog.columns(connection, pair.found.oid)
+        pair = replace(pair, found=replace(pair.found, columns=columns))
+        before = dependents.fingerprint(connection, pair)
+        found = dependents.inventory(connection, pair)
+        refuse(pair, found)
+        if found.unprepared:
+            raise Unprepared
+        planned = steps(pair, found)
+        first = [step.statement for each in found.dependents for step in each.lock_first]
+        seized = locks.seize(connection, pair.table, policy, first=first)
+        if dependents.fingerprint(connection, pair) != before:
+            transaction.set_rollback(True, using=connection.alias)
+            return None
+        dependents.pin(connection)
+        run(connection, planned)
+        waiters, longest_wait_ms = locks.waiters(connection, pair.table)
+        held = (time.monotonic() - seized.since) * 1000
+        if max_hold_ms is not None and held > max_hold_ms:
+            raise LockNotAvailable(
+                f"The exchange of {pair.bound.label} had held its lock for {held:.0f} ms, longer "
+                f"than --max-hold-ms {max_hold_ms:.0f}, and was rolled back; nothing was "
+                "changed. Run the same command again when the server is less busy."
+            )
+    return Exchanged(
+        phase=Phase.NONE,
+        lock_wait_ms=seized.wait_ms,
+        lock_hold_ms=(time.monotonic() - seized.since) * 1000,
+        attempts=seized.attempts,
+        waiters=waiters,
+        longest_wait_ms=longest_wait_ms,
+        carried=tuple(str(each) for each in found.dependents if each.give or each.take),
+        after=tuple(step for each in found.dependents for step in each.after),
+    )
+
+
+def refuse(pair: Pair, found: Inventory) -> None:
+    """Refuse when anything is bound that cannot be carried over; name all of it.
+
+    Raises:
+        Refused: with each finding and what to do about it.
+    """
+    if found.refused:
+        findings = "\n".join(f"- {each} ({each.how}): {each.refused}." for each in found.refused)
+        raise Refused(
+            f"{pair.bound.label} cannot be exchanged; nothing was changed. These would stay with "
+            f"the leaked values, or stand in the way:\n{findings}"
+        )
+
+
+def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, pid: int) -> str:
+    """After a connection was lost at a commit: ask the catalog, and say it."""
+    verb = "revert" if pair.revert else "swap"
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            connection.close()
+            # The old session may still be at its commit: the answer is final once it is gone.
+            gone = not fetch_value(
+                connection,
+                sql.SQL("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = %s"),
+                [pid],
+            )
+            swapped = catalog.state(connection, pair.bound).swapped
+        except (OperationalError, DatabaseError):
+            gone = False
+        else:
+            if gone:
+                done = swapped is not pair.revert
+                outcome = "committed" if done else "not committed"
+                then = (
+                    'Run "manage.py playbook_status" to see it.'
+                    if done
+                    else "Nothing was changed; run the same command again."
+                )
+                return f"The connection was lost; the {verb} was {outcome}. {then}"
+        if time.monotonic() > deadline:
+            return (
+                f"The connection was lost, and the server has not come back to say whether the "
+                f'{verb} was committed. Run "manage.py playbook_status" when it has.'
+            )
+        time.sleep(0.2)

@@ -1,0 +1,117 @@
+"""Stops `migrate` before it drops a shadow column that holds the fresh values.
+
+Removing the field from the model and running `makemigrations` gives a bare RemoveField. Before
+the swap it would keep the leaked values and lose the fresh ones; so it is stopped before the
+first operation of the plan runs. Which column is a shadow, and whether it is swapped, is read
+from the catalog: the models no longer say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.apps import AppConfig
+from django.apps.registry import Apps
+from django.core.management.base import CommandError
+from django.db import connections, migrations
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.operations.base import Operation
+from psycopg import sql
+
+from migrations_playbook import catalog, contract
+from migrations_playbook.catalog import Table
+from migrations_playbook.database import fetch_all
+from migrations_playbook.operations import WithTableLock
+
+Plan = Iterable[tuple[migrations.Migration, bool]]
+
+
+def refuse_bare_removals(
+    sender: AppConfig, *, using: str, plan: Plan, apps: Apps, **kwargs: Any
+) -> None:
+    """Stop a plan that removes a shadow column before its values are live.
+
+    A receiver of `pre_migrate`, which is sent for every app: each time, its own migrations are
+    looked at.
+
+    Lock: ACCESS SHARE on a table whose field is removed, as any SELECT.
+
+    Raises:
+        CommandError: names the migration, and the operation to use.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return
+    for migration, backwards in plan:
+        if backwards or migration.app_label != sender.label:
+            continue
+        for operation in removals(migration.operations):
+            shadow = _shadow_in_use(connection, apps, migration.app_label, operation)
+            if shadow is not None:
+                raise CommandError(
+                    f'Migration {migration} drops "{shadow}", which holds the fresh values: the '
+                    "columns are not swapped, so the leaked ones would stay. Use "
+                    "migrations_playbook.operations.ContractShadow instead of RemoveField, after "
+                    "the swap; nothing was changed."
+                )
+
+
+def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField]:
+    """The operations that drop a column, however they are wrapped.
+
+    What SeparateDatabaseAndState removes from the state alone drops nothing.
+    """
+    for operation in operations:
+        if isinstance(operation, migrations.RemoveField):
+            yield operation
+        elif isinstance(operation, WithTableLock):
+            yield from removals(operation.operations)
+        elif isinstance(operation, migrations.SeparateDatabaseAndState):
+            yield from removals(operation.database_operations)
+
+
+def _shadow_in_use(
+    connection: BaseDatabaseWrapper, apps: Apps, app_label: str, operation: migrations.RemoveField
+) -> str | None:
+    """The table and column that the operation must not drop now, or None when it may."""
+    try:
+        model = apps.get_model(app_label, operation.model_name)
+        field = model._meta.get_field(operation.name)
+    except LookupError:
+        return None  # made by the same plan: there is no table yet, and so no value to lose
+    column = getattr(field, "column", None)
+    found = catalog.named(connection, sql.Identifier(*model._meta.db_table.strip('"').split('"."')))
+    if found is None or column not in found.columns:
+        return None
+    live = _live_columns(connection, found, column, operation.name)
+    swapped = any(found.columns[each].number > found.columns[column].number for each in live)
+    if not live or swapped or contract.is_empty(connection, found):
+        return None
+    return f"{found}.{column}"
+
+
+def _live_columns(
+    connection: BaseDatabaseWrapper, found: Table, shadow: str, field: str
+) -> list[str]:
+    """The columns that the declared triggers pair with this one; none when it is no shadow.
+
+    The *keep* trigger compares the two columns in its WHEN, so it depends on both.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT a.attname
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_depend own
+                ON own.classid = 'pg_catalog.pg_trigger'::regclass AND own.objid = t.oid
+               AND own.refobjid = t.tgrelid AND own.refobjsubid = %s
+              JOIN pg_catalog.pg_depend other
+                ON other.classid = own.classid AND other.objid = t.oid
+               AND other.refobjid = t.tgrelid AND other.refobjsubid <> own.refobjsubid
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = t.tgrelid AND a.attnum = other.refobjsubid
+             WHERE t.tgrelid = %s AND a.attnum > 0 AND starts_with(t.tgname, %s)"""),
+        [found.columns[shadow].number, found.oid, f"pgtrigger_keep_{field[:20]}"],
+    )
+    return [row[0] for row in rows]

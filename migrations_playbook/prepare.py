@@ -1,0 +1,185 @@
+"""What the swap does before its exchange, while reads and writes go on: all that scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db import IntegrityError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook import dependents, locks
+from migrations_playbook.backfill import backfill
+from migrations_playbook.database import execute, fetch_value, set_local
+from migrations_playbook.dependents import Dependent, Pair
+from migrations_playbook.errors import PlaybookError, Refused
+from migrations_playbook.exchange import refuse
+from migrations_playbook.locks import LockPolicy
+from migrations_playbook.steps import Lock
+
+# How often to look for duplicates again before the value expression is called too narrow.
+DUPLICATE_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """A step of the preparation begins.
+
+    Arguments:
+        what: what it is for.
+    """
+
+    what: str
+
+
+def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> Iterator[Preparing]:
+    """Build and prove what the exchange needs, while reads and writes go on.
+
+    A failed concurrent build leaves an invalid index behind, which would be taken for a good one
+    by IF NOT EXISTS; it is found, dropped and built anew.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table for the builds and the proofs; ACCESS EXCLUSIVE,
+    boundedly, for the moment in which an unproven constraint is added.
+
+    Raises:
+        LockNotAvailable: see `locks`.
+        Refused: fresh values do not pass a CHECK that the live ones pass.
+        PlaybookError: the value expression is too narrow for the table's rows to be unique.
+    """
+    for _ in range(DUPLICATE_ROUNDS):
+        found = dependents.inventory(connection, pair)
+        refuse(pair, found)
+        # Before an index stands in the way of the refill.
+        if not pair.revert and null_collisions(connection, pair, found.unique_columns):
+            yield Preparing("Refill values that another row's live value equals")
+            refill(connection, pair)
+            continue
+        clash = None
+        for each in found.dependents:
+            try:
+                for step in each.build:
+                    yield Preparing(step.what)
+                    execute(connection, step.statement)
+            except IntegrityError as error:
+                if not isinstance(error.__cause__, pg_errors.UniqueViolation):
+                    raise
+                clash = each
+                break
+        if clash is None:
+            break
+        yield Preparing("Refill duplicates")
+        null_duplicates(connection, pair, clash.unique_on)
+        refill(connection, pair)
+    else:
+        raise PlaybookError(
+            f"After {DUPLICATE_ROUNDS} rounds the values of {pair.bound.label}."
+            f"{pair.bound.declaration.shadow} still collide: the value expression has too little "
+            "room for the table. Widen it in Meta.triggers, then run "
+            '"manage.py makemigrations" and "manage.py migrate".'
+        )
+    for each in found.dependents:
+        yield from _prove(connection, pair, each, policy)
+
+
+def refill(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Fill what was nulled. Where an index is unique already, a draw may clash and is repeated.
+
+    Lock: as `backfill`.
+    """
+    for _ in range(DUPLICATE_ROUNDS):
+        try:
+            for _event in backfill(pair.bound, using=connection.alias):
+                pass
+        except IntegrityError as error:
+            if not isinstance(error.__cause__, pg_errors.UniqueViolation):
+                raise
+        else:
+            return
+
+
+def _prove(
+    connection: BaseDatabaseWrapper, pair: Pair, each: Dependent, policy: LockPolicy
+) -> Iterator[Preparing]:
+    for step in each.prove:
+        yield Preparing(step.what)
+        try:
+            with transaction.atomic(using=connection.alias):
+                locks.reserve(connection, pair.table, policy)
+                if step.lock is Lock.ACCESS_EXCLUSIVE:
+                    locks.seize(connection, pair.table, policy)
+                dependents.pin(connection)
+                execute(connection, step.statement)
+        except IntegrityError:
+            raise Refused(
+                f"Fresh values of {pair.bound.label}.{pair.bound.declaration.shadow} do not pass "
+                f"the {each} that the live ones pass. Correct the value expression in "
+                'Meta.triggers, then run "manage.py makemigrations" and "manage.py migrate".'
+            ) from None
+
+
+def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, columns: tuple[str, ...]) -> int:
+    """Set all rows but one of each duplicate back to null; return how many.
+
+    Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
+
+    Arguments:
+        columns: what must differ together, the shadow column among them.
+    """
+    return _null(
+        connection,
+        pair,
+        sql.SQL("""
+            SELECT ctid FROM (
+                SELECT ctid, row_number() OVER (PARTITION BY {columns}) AS nth
+                  FROM {table} WHERE {shadow} IS NOT NULL) AS numbered
+             WHERE nth > 1""").format(
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            table=pair.table,
+            shadow=sql.Identifier(pair.bound.shadow),
+        ),
+    )
+
+
+def null_collisions(
+    connection: BaseDatabaseWrapper, pair: Pair, unique_columns: tuple[tuple[str, ...], ...]
+) -> int:
+    """Set fresh values that are another row's live value back to null; return how many.
+
+    After the exchange such a value would be live and leaked at once. Only where values must be
+    unique; with a random UUID there is none. Counts first: a hash join inside the server.
+
+    Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
+    """
+    nulled = 0
+    for others in unique_columns:
+        same = sql.SQL("").join(
+            sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
+            for column in others
+        )
+        query = sql.SQL("""
+            SELECT a.ctid FROM {table} AS a
+              JOIN {table} AS b ON b.{live} = a.{shadow}{same}
+             WHERE a.ctid <> b.ctid AND b.{live} IS DISTINCT FROM b.{shadow}""").format(
+            table=pair.table,
+            live=sql.Identifier(pair.bound.live),
+            shadow=sql.Identifier(pair.bound.shadow),
+            same=same,
+        )
+        if fetch_value(connection, sql.SQL("SELECT count(*) FROM ({}) AS c").format(query)):
+            nulled += _null(connection, pair, query)
+    return nulled
+
+
+def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
+    with transaction.atomic(using=connection.alias):
+        # Otherwise the fill trigger would put the value back.
+        names = "{" + ",".join(pair.bound.trigger_names) + "}"
+        set_local(connection, "pgtrigger.ignore", names)
+        return execute(
+            connection,
+            sql.SQL("UPDATE {table} SET {shadow} = NULL WHERE ctid = ANY (ARRAY({rows}))").format(
+                table=pair.table, shadow=sql.Identifier(pair.bound.shadow), rows=rows
+            ),
+        )

@@ -1,0 +1,270 @@
+"""The proof: nothing that is reachable under the live name is a leaked value.
+
+Everything is counted inside the server: no value is sent to the client, whose memory is constant.
+
+Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db import ProgrammingError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook import dependents, quarantine
+from migrations_playbook.database import fetch_all, fetch_one, fetch_value
+from migrations_playbook.dependents import Pair
+from migrations_playbook.dependents.readers import Reader, readers
+
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
+# What each role may do with the live column: role and privilege.
+Rights = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The numbers that prove the exchange.
+
+    Arguments:
+        rows: rows in the table.
+        nulls: rows without a live value.
+        duplicates: live values that more than one row has, where the column is unique.
+        unchanged: rows, not written since the swap, whose live value is their retired one.
+        leaked: rows whose live value is another row's retired one.
+        views: views that were read through.
+        exposed: rows of views that show a retired value under another name than the retired
+            column's.
+        still_bound: what is bound to the retired column and should not be.
+        rights_changed: roles whose privileges on the live column are not what they were.
+        unread: views that may not be read, by this role or by their own owner.
+    """
+
+    rows: int
+    nulls: int
+    duplicates: int
+    unchanged: int
+    leaked: int
+    views: int = 0
+    exposed: int = 0
+    still_bound: tuple[str, ...] = ()
+    rights_changed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not any(
+            (
+                self.nulls,
+                self.duplicates,
+                self.unchanged,
+                self.leaked,
+                self.exposed,
+                self.still_bound,
+                self.rights_changed,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A set of live values, told by three numbers that do not depend on the order.
+
+    Arguments:
+        rows: how many there are.
+        sum: the sum of PostgreSQL's 64-bit hashes of their texts.
+        xor: the exclusive or of the same.
+    """
+
+    rows: int
+    sum: int
+    xor: int
+
+    def as_json(self) -> dict[str, int | str]:
+        # Strings: a JSON number beyond 2**53 is not exact everywhere.
+        return {"rows": self.rows, "sum": str(self.sum), "xor": str(self.xor)}
+
+
+def verify(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    *,
+    kept: int = 0,
+    rights_before: Rights | None = None,
+) -> Verified:
+    """Count what must be zero. Sequential scans and hash joins inside the server.
+
+    Arguments:
+        pair: the columns as they stand after the exchange.
+        kept: rows that had the same value in both columns before the swap, rightly.
+        rights_before: what each role could do with the live column before it, if known.
+    """
+    found = dependents.inventory(connection, pair)
+    since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
+    swapped = since is not None
+    names: dict[str, sql.Composable] = {
+        "table": pair.table,
+        "live": sql.Identifier(pair.bound.live),
+        "retired": sql.Identifier(pair.bound.shadow),
+        # age() counts transactions: a row that is older than the swap was not written since.
+        "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
+        if swapped
+        else sql.SQL("false"),
+    }
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
+                   count(*) FILTER (WHERE {live} = {retired} AND {older})
+              FROM {table}""").format(**names),
+    )
+    assert row is not None
+    rows, nulls, unchanged = row
+    duplicates = leaked = 0
+    for others in found.unique_columns:
+        duplicates += _duplicates(connection, names, others)
+        if swapped:
+            leaked += _leaked(connection, names, others)
+    views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
+    return Verified(
+        rows,
+        nulls if pair.live.not_null else 0,
+        duplicates,
+        max(0, unchanged - kept),
+        leaked,
+        views,
+        exposed,
+        tuple(_still_bound(pair, found)) if swapped else (),
+        _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
+        unread,
+    )
+
+
+def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
+    """The digest of the set of live values. One parallel sequential scan."""
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT count(*), coalesce(sum(hash::numeric), 0), coalesce(bit_xor(hash), 0)
+              FROM (SELECT pg_catalog.hashtextextended({live}::text, 0) AS hash
+                      FROM {table} WHERE {live} IS NOT NULL) AS hashed""").format(
+            live=sql.Identifier(pair.bound.live), table=pair.table
+        ),
+    )
+    assert row is not None
+    return Digest(int(row[0]), int(row[1]), int(row[2]))
+
+
+def rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
+    """What each role may do with the live column, by whatever way it came to it."""
+    return frozenset(
+        fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT r.rolname, p.privilege
+                  FROM pg_catalog.pg_roles r
+                 CROSS JOIN unnest(%s::text[]) AS p (privilege)
+                 WHERE pg_catalog.has_column_privilege(r.oid, %s::oid, %s::text, p.privilege)"""),
+            [list(PRIVILEGES), pair.found.oid, pair.bound.live],
+        )
+    )
+
+
+def _duplicates(
+    connection: BaseDatabaseWrapper, names: dict[str, sql.Composable], others: tuple[str, ...]
+) -> int:
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FROM (SELECT FROM {table} WHERE {present}
+                                       GROUP BY {key} HAVING count(*) > 1) AS repeated""").format(
+                **names,
+                key=sql.SQL(", ").join([names["live"], *map(sql.Identifier, others)]),
+                present=sql.SQL(" AND ").join(
+                    sql.SQL("{} IS NOT NULL").format(column)
+                    for column in (names["live"], *map(sql.Identifier, others))
+                ),
+            ),
+        )
+    )
+
+
+def _leaked(
+    connection: BaseDatabaseWrapper, names: dict[str, sql.Composable], others: tuple[str, ...]
+) -> int:
+    """Rows whose live value is another row's retired one.
+
+    A row written since the swap has the same value in both columns: it is apart.
+    """
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FROM {table} AS a JOIN {table} AS b ON b.{retired} = a.{live}{same}
+                 WHERE a.ctid <> b.ctid""").format(
+                **names,
+                same=sql.SQL("").join(
+                    sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
+                    for column in others
+                ),
+            ),
+        )
+    )
+
+
+def _read_through(
+    connection: BaseDatabaseWrapper, pair: Pair, names: dict[str, sql.Composable]
+) -> tuple[int, int, tuple[str, ...]]:
+    """Read every view on the table, and the views on those; count the retired values they show.
+
+    Compared as text, so that a column of another type that holds the value is found too. Where a
+    view shows the retired column itself, on purpose, nothing is counted.
+    """
+    with transaction.atomic(using=connection.alias):
+        dependents.pin(connection)
+        found = readers(connection, pair)
+        exposed, unread = 0, []
+        for reader in found:
+            try:
+                with transaction.atomic(using=connection.alias):
+                    exposed += _exposed(connection, reader, names)
+            except ProgrammingError as error:
+                if not isinstance(error.__cause__, pg_errors.InsufficientPrivilege):
+                    raise
+                unread.append(f"{reader.schema}.{reader.name}")
+        transaction.set_rollback(True, using=connection.alias)
+    return len(found) - len(unread), exposed, tuple(unread)
+
+
+def _exposed(
+    connection: BaseDatabaseWrapper, reader: Reader, names: dict[str, sql.Composable]
+) -> int:
+    exposed = 0
+    for column in reader.columns:
+        exposed += int(
+            fetch_value(
+                connection,
+                sql.SQL("""
+                    SELECT count(*) FROM {view} AS v
+                      JOIN {table} AS t ON t.{retired}::text = v.{column}::text
+                     WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
+                    **names, view=reader.identifier, column=sql.Identifier(column)
+                ),
+            )
+        )
+    return exposed
+
+
+def _still_bound(pair: Pair, found: dependents.Inventory) -> Iterator[str]:
+    """What would be refused or is of no known kind: it came to the column since the swap."""
+    for each in found.refused:
+        if each.kind != "right" and pair.bound.shadow in each.how.split():
+            yield str(each)
+
+
+def _changed(before: Rights, after: Rights) -> tuple[str, ...]:
+    return tuple(sorted({f"{role} ({privilege})" for role, privilege in before ^ after}))

@@ -1,0 +1,1 @@
+"""Release N: before the rotation."""

@@ -1,0 +1,1 @@
+"""Release N+2: the code no longer knows the shadow column."""

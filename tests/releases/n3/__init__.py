@@ -1,0 +1,1 @@
+"""Release N+3: the shadow column goes."""

@@ -1,0 +1,101 @@
+"""The original problem: fresh values that collide, because the value expression has little room."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import models
+from django.db.models import Value
+from django.db.models.functions import MD5, Cast, Floor, Random
+
+from migrations_playbook import Shadow, swap
+from migrations_playbook.backfill import backfill
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.proof import Verified
+from migrations_playbook.shadow import BoundShadow
+from tests.fixtures.database import Database
+from tests.fixtures.tickets import add_old_tickets, nulls
+from tickets.models import Ticket
+
+
+def narrow(database: Database, room: int) -> BoundShadow:
+    """Tickets with a declaration that can draw only so many values, and its triggers."""
+    number = Cast(Floor(Random() * Value(float(room))), models.TextField())
+    value = Cast(MD5(number), models.UUIDField())
+    bound = BoundShadow(Ticket, Shadow(live="token", shadow="new_token", value=value))
+    for trigger in bound.declaration.triggers:
+        database.run(trigger.compile(Ticket).install_sql)  # type: ignore[arg-type]
+    return bound
+
+
+def duplicates(database: Database, column: str) -> int:
+    """How many rows have a value that an earlier row has."""
+    found = database.value(f"SELECT count(*) - count(DISTINCT {column}) FROM tickets_ticket")  # noqa: S608
+    return int(found)
+
+
+def test_duplicates_but_one_are_refilled_until_every_value_is_unique(database: Database) -> None:
+    add_old_tickets(database, 1000)
+    bound = narrow(database, room=4000)
+    list(backfill(bound, using="default"))
+    assert duplicates(database, "new_token") > 0
+    (verified,) = (
+        event for event in swap.swap(bound, using="default") if isinstance(event, Verified)
+    )
+    assert (verified.rows, verified.duplicates, verified.nulls) == (1000, 0, 0)
+    assert duplicates(database, "token") == 0
+    assert nulls(database) == 0
+
+
+def test_a_value_that_collided_with_nothing_stays(database: Database) -> None:
+    add_old_tickets(database, 1000)
+    bound = narrow(database, room=4000)
+    list(backfill(bound, using="default"))
+    database.run("CREATE TABLE first_of_each AS SELECT DISTINCT new_token FROM tickets_ticket")
+    list(swap.swap(bound, using="default"))
+    assert (
+        database.value(
+            "SELECT count(*) FROM first_of_each f WHERE NOT EXISTS "
+            "(SELECT FROM tickets_ticket t WHERE t.token = f.new_token)"
+        )
+        == 0
+    )
+
+
+def test_where_there_is_no_room_for_all_it_gives_up_and_nothing_is_exchanged(
+    database: Database,
+) -> None:
+    add_old_tickets(database, 50)
+    bound = narrow(database, room=40)
+    list(backfill(bound, using="default"))
+    with pytest.raises(PlaybookError, match="too little room"):
+        list(swap.swap(bound, using="default"))
+    assert Ticket.objects.count() == 50
+    assert (
+        database.value(
+            "SELECT (SELECT attnum FROM pg_attribute WHERE attrelid = t AND attname = 'token') < "
+            "(SELECT attnum FROM pg_attribute WHERE attrelid = t AND attname = 'new_token') "
+            "FROM (SELECT 'tickets_ticket'::regclass AS t) AS here"
+        )
+        is True
+    )
+
+
+def test_no_ticket_gets_the_leaked_value_of_another(database: Database) -> None:
+    bound = narrow(database, room=400)
+    with database.connect() as session:
+        session.execute("ALTER TABLE tickets_ticket DISABLE TRIGGER USER")
+        session.execute(
+            "INSERT INTO tickets_ticket (token) SELECT md5(n::text)::uuid "
+            "FROM generate_series(0, 99) AS n"
+        )
+        session.execute("ALTER TABLE tickets_ticket ENABLE TRIGGER USER")
+    list(backfill(bound, using="default"))
+    events = list(swap.swap(bound, using="default"))
+    (verified,) = (event for event in events if isinstance(event, Verified))
+    assert verified.leaked == 0
+    assert (
+        database.value(
+            "SELECT count(*) FROM tickets_ticket a JOIN tickets_ticket b ON a.token = b.new_token"
+        )
+        == 0
+    )

@@ -1,0 +1,125 @@
+"""The contract drops the leaked values and nothing else, and not before they are retired."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection, transaction
+from psycopg import errors, sql
+
+from migrations_playbook.contract import contract
+from migrations_playbook.errors import LockNotAvailable
+from migrations_playbook.locks import LockPolicy
+from migrations_playbook.shadow import find
+from tests.fixtures.database import Database
+from tests.fixtures.releases import manage, migrate, with_columns_sorted
+from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed, nulls, remember
+
+
+def own_objects(database: Database) -> list[str]:
+    """Functions, triggers, sequences, indexes and constraints that name the shadow column."""
+    return [
+        name
+        for (name,) in database.fetch(
+            """
+            SELECT proname::text FROM pg_proc UNION ALL
+            SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal UNION ALL
+            SELECT relname::text FROM pg_class UNION ALL
+            SELECT conname::text FROM pg_constraint ORDER BY 1"""
+        )
+        if "new_token" in name
+    ]
+
+
+@pytest.mark.parametrize("phase", ["expanded", "filled", "reverted"])
+def test_it_refuses_while_the_fresh_values_are_not_live(database: Database, phase: Phase) -> None:
+    add_old_tickets(database, 3)
+    bring_to(phase)
+    connection.close()
+    migrate(database, "n2")
+    before = database.dump()
+    done = manage(database, "n3", "migrate")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "CommandError: public.tickets_ticket is not swapped: dropping 'new_token' now would keep "
+        "the leaked values in 'token' and lose the fresh ones. Run \"manage.py playbook_status\" "
+        'for the next command, swap, then run "manage.py migrate" again.\n'
+    )
+    assert database.dump() == before
+
+
+def test_it_drops_the_column_and_all_that_belongs_to_it(database: Database) -> None:
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    connection.close()
+    remember(database, "token")
+    assert len(own_objects(database)) > 5
+    migrate(database, "n3")
+    assert own_objects(database) == []
+    assert changed(database, "token") == 0
+
+
+def test_an_empty_table_needs_no_swap(database: Database) -> None:
+    connection.close()
+    migrate(database, "n3")
+    assert own_objects(database) == []
+
+
+def test_its_reverse_adds_an_empty_column_and_the_triggers(database: Database) -> None:
+    expanded = database.dump()
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    connection.close()
+    migrate(database, "n3")
+    migrate(database, "n3", "tickets", "0003")
+    assert with_columns_sorted(database.dump()) == with_columns_sorted(expanded)
+    assert nulls(database) == 3
+
+
+def test_it_gives_up_behind_a_transaction_that_holds_the_table(database: Database) -> None:
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    before = database.dump()
+    with database.connect() as other:
+        pid = other.info.backend_pid
+        other.execute("SELECT FROM tickets_ticket LIMIT 1")
+        with pytest.raises(LockNotAvailable) as caught, transaction.atomic():
+            contract(
+                connection,
+                sql.Identifier("tickets_ticket"),
+                live="token",
+                shadow="new_token",
+                triggers=find("tickets.Ticket", "new_token").trigger_names,
+                policy=LockPolicy(attempts=2, timeout_ms=50, pause_ms=1),
+            )
+    assert f"pid {pid}" in str(caught.value)
+    assert database.dump() == before
+
+
+def test_what_else_is_bound_to_the_leaked_values_stops_it(database: Database) -> None:
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    connection.close()
+    migrate(database, "n2")
+    database.run("CREATE VIEW leaked AS SELECT id, new_token FROM tickets_ticket")
+    done = manage(database, "n3", "migrate")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "CommandError: Something else of yours is bound to 'new_token' of public.tickets_ticket: "
+        "view leaked depends on column new_token of table tickets_ticket. Drop it, or let it "
+        'read the live column, then run "manage.py migrate" again.\n'
+    )
+    assert nulls(database) == 0
+
+
+def test_sqlmigrate_shows_the_lock_and_the_drop(database: Database) -> None:
+    done = manage(database, "n3", "sqlmigrate", "tickets", "0004")
+    assert done.returncode == 0, done.stderr
+    assert 'LOCK TABLE "tickets_ticket" IN ACCESS EXCLUSIVE MODE' in done.stdout
+    assert 'ALTER TABLE "tickets_ticket" DROP COLUMN "new_token"' in done.stdout
+
+
+def test_old_code_finds_no_column_once_it_is_gone(database: Database) -> None:
+    connection.close()
+    migrate(database, "n3")
+    with pytest.raises(errors.UndefinedColumn):
+        database.run("SELECT new_token FROM tickets_ticket")
