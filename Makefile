@@ -24,7 +24,7 @@ lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/mypy
 
 bench: $(STAMP) ## Measure; see tests/benchmarks/
-	@$(BIN)/python -m tests.benchmarks $(ARGS)
+	@$(BIN)/python -m tests.benchmarks --rows $(ROWS) $(ARGS)
 
 clean: ## Remove the environment, the caches, the reports and the embedded database
 	@rm -rf $(VENV) .postgres reports .mypy_cache .pytest_cache .ruff_cache

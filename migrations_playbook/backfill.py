@@ -1,148 +1,324 @@
 """Play 2: fill the nulls. Yields events, and knows no terminal.
 
-The null predicate is the only state: stop it anyhow, start it anywhere, run it twice at once.
-It never waits for a live transaction: rows that somebody has locked are skipped, and come back
-in the next sweep.
+The null predicate is the only state: stop it anyhow, start it anywhere, run it as often as you
+like at once. It never waits for a live transaction: rows that somebody has locked are skipped,
+and come back in the next sweep.
+
+Here is the supervisor: it starts the workers (`workers`), says when they are to step aside
+(`throttle`, `control`), and vacuums between slices (`vacuum`).
 """
 
 from __future__ import annotations
 
+import queue
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 
-from django.db import transaction
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
-from migrations_playbook import catalog
+from migrations_playbook import catalog, control, throttle, vacuum, walk
 from migrations_playbook.catalog import Phase, Table
-from migrations_playbook.database import Row, fetch_one, postgresql, set_local
-from migrations_playbook.errors import PlaybookError, RowsLeft, WrongPhase
-from migrations_playbook.locks import holders
+from migrations_playbook.database import postgresql
+from migrations_playbook.errors import ConnectionLost, WrongPhase
+from migrations_playbook.events import (
+    Batch,
+    Event,
+    Finished,
+    Note,
+    Recounted,
+    Started,
+    Vacuumed,
+    Waiting,
+)
+from migrations_playbook.pace import Pace, Pacer
 from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.throttle import Limits, Reason
+from migrations_playbook.workers import Session, Team
 
-DEFAULT_BATCH_SIZE = 2000
-# Between two sweeps that found only locked rows, in seconds; and for how long to come back.
-PAUSE_FOR_LOCKED_ROWS = 0.2
-PATIENCE_FOR_LOCKED_ROWS = 60.0
+__all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backfill", "fillable"]
 
-
-@dataclass(frozen=True)
-class Started:
-    """The work ahead.
-
-    Arguments:
-        total: rows to fill.
-        exact: whether that was counted, or is the catalog's estimate.
-    """
-
-    total: int
-    exact: bool
+# Between two looks at the signals and the control settings, in seconds.
+LOOK_EVERY = 0.5
+# How long the first batch may wait for an exact count, and a later count may take, in ms.
+COUNT_FIRST_MS, COUNT_AGAIN_MS = 100, 1000
+# The share of the time that counting what is left may take.
+COUNT_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One committed batch.
+class Options:
+    """How a backfill goes about it; see `pace.Pace` and `throttle.Limits` too.
 
     Arguments:
-        rows: rows filled.
-        seconds: from its first statement to its commit.
+        workers: threads, each with a connection of its own.
+        pace: how hard to push.
+        limits: where to step aside; None never to.
+        vacuum_every: the share of the rows after which to vacuum; 0 for never.
+        wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
+        max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
     """
 
-    rows: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Nothing could be done just now.
-
-    Arguments:
-        reason: why, in a few words.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end: no null is left, or a stop was asked for.
-
-    Arguments:
-        rows_remaining: exact when `complete`; otherwise counted at the end.
-        complete: whether no null is left.
-    """
-
-    rows_remaining: int
-    complete: bool
-
-
-Event = Started | Batch | Waiting | Finished
+    workers: int = 1
+    pace: Pace = field(default_factory=Pace)
+    limits: Limits | None = None
+    vacuum_every: float = 0.0
+    wait_for_snapshots: bool = False
+    max_wal: float | None = None
 
 
 def backfill(
     bound: BoundShadow,
     *,
     using: str,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    options: Options = Options(),
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
-    """Fill every null of the shadow column, in keyset batches of one short transaction each.
+    """Fill every null of the shadow column, in batches of one short transaction each.
 
-    Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until it commits.
-    Rows that another session has locked are skipped.
+    Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until it commits;
+    SHARE UPDATE EXCLUSIVE on the table while a slice is vacuumed. Rows that another session has
+    locked are skipped.
 
     Arguments:
         bound: what to fill.
         using: the database alias.
-        batch_size: rows in a batch.
-        stop: asked between batches; when it says True, the backfill ends.
+        options: how to go about it. By default one worker, never stepping aside.
+        stop: asked ten times a second; when it says True, the batches under way end it.
 
     Raises:
         WrongPhase: there is no shadow column, or the columns are exchanged.
         RowsLeft: the rows that are left have been locked by others for too long.
+        ConnectionLost: every worker has lost its connection.
         PlaybookError: the value expression makes nulls.
     """
     connection = postgresql(using)
     found = fillable(connection, bound)
-    total, exact = catalog.estimate_nulls(connection, bound, found)
-    yield Started(total, exact)
-    first, following = (batch_statement(bound, found, comparison) for comparison in (">=", ">"))
-    idle_since: float | None = None
-    while not stop():
-        filled = 0
-        after = _before_first_null(connection, bound, found)
-        if after is None:
-            break
-        statement = first
-        while not stop():
-            began = time.monotonic()
-            rows, nulls, last = _fill_batch(connection, statement, after, batch_size)
-            if last is None:
-                break
-            if nulls:
-                raise PlaybookError(
-                    f"The value expression of {bound.label}.{bound.declaration.shadow} makes "
-                    "nulls, so the column can never be filled. Correct it in Meta.triggers, then "
-                    'run "manage.py makemigrations" and "manage.py migrate".'
+    run = _Run(connection, bound, found, options)
+    try:
+        yield from run.look()
+        counted = catalog.count_nulls_within(connection, bound, found, COUNT_FIRST_MS)
+        run.start()
+        if counted is not None:
+            yield Started(counted, exact=True)
+        else:
+            # It takes a while: the workers are at it meanwhile.
+            before = run.rows
+            total, exact = catalog.estimate_nulls(connection, bound, found)
+            counted = total + before
+            yield Started(counted, exact)
+        run.slices = vacuum.Slices(max(counted, int(found.estimate)), options.vacuum_every)
+        yield from run.watch(stop)
+    except BaseException:
+        run.cancel()
+        raise
+    finally:
+        run.end()
+    yield from run.finish()
+
+
+class _Run:
+    """One run of the supervisor."""
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table, options: Options
+    ) -> None:
+        self.connection = connection
+        self.bound = bound
+        self.found = found
+        self.options = options
+        self.team = Team(bound, found, Pacer(options.pace))
+        self.workers = [Session(connection.alias, self.team.fill) for _ in range(options.workers)]
+        self.slices = vacuum.Slices(0, 0)
+        self.rows = 0
+        self.bound_reached: str | None = None
+        self._vacuum: Session | None = None
+        # Found at the last look: asked again at the next.
+        self._snapshot_held = False
+        self._said: set[str] = set()
+        self._lost: set[Session] = set()
+        self._looked = self._counted = time.monotonic()
+        self._count_took = 0.0
+        self._slice_began = vacuum.next_transaction(connection)
+        self._wal_began = throttle.wal_position(connection)
+        self._limits = options.limits and throttle.derive(connection, options.limits)
+        self._signals = throttle.Signals(
+            walk.application_name(bound), None if self._limits is None else self._limits.query
+        )
+        self._unprivileged = [] if self._limits is None else self._signals.unprivileged(connection)
+
+    def start(self) -> None:
+        for worker in self.workers:
+            worker.start()
+
+    def watch(self, stop: Callable[[], bool]) -> Iterator[Event]:
+        """Pass the workers' events on, and look after them, until they are done."""
+        while any(worker.is_alive() for worker in self.workers):
+            try:
+                event = self.team.events.get(timeout=0.1)
+            except queue.Empty:
+                pass
+            else:
+                self._count_in(event)
+                yield event
+                # At once: each batch more is one that takes new pages rather than freed ones.
+                if self.slices.due and not self._snapshot_held and not self.team.stopping.is_set():
+                    yield from self._vacuum_if_due()
+            if stop() or self.bound_reached:
+                self.team.stopping.set()
+            yield from self._look_after_the_lost()
+            if time.monotonic() - self._looked >= LOOK_EVERY and not self.team.stopping.is_set():
+                yield from self.look()
+        while not self.team.events.empty():
+            event = self.team.events.get()
+            self._count_in(event)
+            yield event
+
+    def look(self) -> Iterator[Event]:
+        """Look at the control settings and the signals, and tell the workers to go or to wait."""
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        for text in self._unprivileged:
+            yield from self._say(text)
+        held = [*self._controlled(), *self._throttled()]
+        self._snapshot_held = False
+        held += yield from self._vacuum_if_due()
+        if held:
+            self.team.go.clear()
+            yield Waiting(
+                "; ".join(reason.text for reason in held),
+                tuple(dict.fromkeys(reason.signal for reason in held)),
+                since,
+            )
+        else:
+            self.team.go.set()
+        if self.options.max_wal is not None:
+            written = throttle.wal_position(self.connection) - self._wal_began
+            if written > self.options.max_wal:
+                self.bound_reached = f"The server has written {written / 1e6:,.0f} MB of WAL"
+        if time.monotonic() - self._counted > max(5.0, self._count_took / COUNT_SHARE):
+            yield from self._recount()
+
+    def cancel(self) -> None:
+        """Stop at once: what is under way is rolled back."""
+        self.team.stopping.set()
+        for worker in self.workers:
+            worker.cancel()
+
+    def end(self) -> None:
+        """Wait for the sessions to end. A vacuum that nobody waits for is cancelled."""
+        complete = self.team.complete.is_set()
+        self.team.stopping.set()
+        for worker in self.workers:
+            if worker.ident is not None:
+                worker.join()
+        if self._vacuum is not None:
+            while not complete and self._vacuum.is_alive():
+                self._vacuum.cancel()
+                self._vacuum.join(0.2)
+            self._vacuum.join()
+
+    def finish(self) -> Iterator[Event]:
+        """The result, or the error that ended it."""
+        complete = self.team.complete.is_set()
+        if not complete:
+            for worker in self.workers:
+                if worker.error is not None and not worker.lost:
+                    raise worker.error
+            if self._lost and len(self._lost) == len(self.workers):
+                raise ConnectionLost("The connection to the server was lost.")
+        remaining = 0 if complete else catalog.count_nulls(self.connection, self.bound, self.found)
+        if not remaining:
+            # So that none of it is left at the swap, and in a dump of the schema.
+            control.clear(self.connection, self.bound, self.found)
+        yield Finished(
+            remaining,
+            complete=remaining == 0,
+            batch_size=self.team.pacer.rows,
+            reason=self.bound_reached,
+        )
+
+    def _count_in(self, event: Event) -> None:
+        if isinstance(event, Batch):
+            self.rows += event.rows
+            self.slices.add(event.rows)
+
+    def _say(self, text: str) -> Iterator[Note]:
+        if text not in self._said:
+            self._said.add(text)
+            yield Note(text)
+
+    def _look_after_the_lost(self) -> Iterator[Note]:
+        for worker in self.workers:
+            if worker.error is None or worker in self._lost:
+                continue
+            if not worker.lost:
+                self.team.stopping.set()
+                continue
+            self._lost.add(worker)
+            if len(self._lost) < len(self.workers):
+                yield Note(
+                    f"{len(self._lost)} of {len(self.workers)} workers lost the connection; the "
+                    "others go on, and nothing is lost."
                 )
-            filled += rows
-            after, statement = last, following
-            yield Batch(rows, time.monotonic() - began)
-        if filled:
-            idle_since = None
-        elif not stop():
-            idle_since = idle_since or time.monotonic()
-            left = catalog.count_nulls(connection, bound, found)
-            if left and time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
-                raise RowsLeft(_locked(connection, found, left))
-            if left:
-                yield Waiting(f"{left:,} rows are locked by others")
-                time.sleep(PAUSE_FOR_LOCKED_ROWS)
-    remaining = catalog.count_nulls(connection, bound, found)
-    yield Finished(remaining, complete=remaining == 0)
+
+    def _controlled(self) -> Iterator[Reason]:
+        try:
+            settings = control.read(self.connection, self.bound, self.found)
+        except OperationalError:
+            self.connection.close()
+            yield Reason("control", "the control settings cannot be read")
+            return
+        self.team.pacer.change(settings.over(self.options.pace))
+        if settings.paused:
+            yield Reason("pause", "paused; --resume goes on")
+
+    def _throttled(self) -> list[Reason]:
+        if self._limits is None:
+            return []
+        return throttle.reasons(self._signals.read(self.connection), self._limits)
+
+    def _vacuum_if_due(self) -> Generator[Event, None, list[Reason]]:
+        if self._vacuum is not None:
+            if self._vacuum.is_alive():
+                return []
+            self._vacuum = None
+        if not self.slices.due:
+            return []
+        held = vacuum.held_by(self.connection, self._slice_began)
+        if held:
+            self._snapshot_held = True
+            text = f"vacuum would be useless: {'; '.join(held[:3])}"
+            if self.options.wait_for_snapshots:
+                return [Reason("old snapshot", text)]
+            # Its age grows, and it is said once.
+            if "old snapshot" not in self._said:
+                self._said.add("old snapshot")
+                yield Note(text[0].upper() + text[1:] + ". The backfill goes on without it.")
+            return []
+        self.slices.vacuumed()
+        self._slice_began = vacuum.next_transaction(self.connection)
+        self._vacuum = Session(self.connection.alias, self._vacuum_slice)
+        self._vacuum.start()
+        return []
+
+    def _vacuum_slice(self, connection: BaseDatabaseWrapper) -> None:
+        self.team.put(Vacuumed(ran=vacuum.run(connection, self.found)))
+
+    def _recount(self) -> Iterator[Event]:
+        """Rows that others fill are progress too."""
+        began = time.monotonic()
+        remaining = catalog.count_nulls_within(
+            self.connection, self.bound, self.found, COUNT_AGAIN_MS
+        )
+        self._counted = time.monotonic()
+        self._count_took = self._counted - began
+        if remaining is None:
+            # Too large to be counted every now and then.
+            self._counted = float("inf")
+        else:
+            yield Recounted(remaining)
 
 
 def fillable(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table:
@@ -167,86 +343,3 @@ def fillable(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table:
     if state.problem is not None:
         raise WrongPhase(state.problem)
     return state.table
-
-
-def batch_statement(
-    bound: BoundShadow, found: Table, comparison: Literal[">=", ">"]
-) -> sql.Composed:
-    """The statement that claims and fills one batch; its parameters are a key and a size.
-
-    A null row never moves while it is null (to move is to be updated, and then the fill trigger
-    fires), which makes `ctid` safe between the inner SELECT and the UPDATE of one statement.
-    FOR NO KEY UPDATE does not block an insert that references the row by foreign key.
-    A value equal to the live one is nulled again, for the fill trigger to draw another.
-    """
-    key = sql.SQL(", ").join(sql.Identifier(column) for column in bound.key)
-    return sql.SQL("""
-        WITH filled AS (
-            UPDATE {table} SET {shadow} = NULLIF({value}, {live})
-            WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {table}
-                WHERE ({key}) {comparison} ({after}) AND {shadow} IS NULL
-                ORDER BY {key} LIMIT %s
-                FOR NO KEY UPDATE SKIP LOCKED))
-            RETURNING {key}, {shadow} IS NULL AS still_null)
-        SELECT count(*) OVER (), count(*) FILTER (WHERE still_null) OVER (), {key}
-        FROM filled ORDER BY {descending} LIMIT 1
-    """).format(
-        table=found.identifier,
-        shadow=sql.Identifier(bound.shadow),
-        live=sql.Identifier(bound.live),
-        value=bound.value,
-        comparison=sql.SQL(comparison),
-        after=sql.SQL(", ").join(sql.Placeholder() * len(bound.key)),
-        key=key,
-        descending=sql.SQL(", ").join(
-            sql.SQL("{} DESC").format(sql.Identifier(column)) for column in bound.key
-        ),
-    )
-
-
-def _fill_batch(
-    connection: BaseDatabaseWrapper, statement: sql.Composed, after: Row, size: int
-) -> tuple[int, int, Row | None]:
-    """Fill the next `size` unlocked null rows; return how many, how many stayed null, and the
-    last key, or None when there was no row left to claim.
-    """
-    with transaction.atomic(using=connection.alias):
-        # Safe for these batches only: WAL is sequential, so the swap's synchronous commit makes
-        # them durable, and a crash before that leaves nulls to fill again.
-        set_local(connection, "synchronous_commit", "off")
-        # A column that was just added has no statistics: PostgreSQL takes 1 row in 200 to be
-        # null, and would read and sort the whole table for every batch rather than walk the key.
-        set_local(connection, "enable_sort", "off")
-        row = fetch_one(connection, statement, [*after, size])
-    if row is None:
-        return 0, 0, None
-    return int(row[0]), int(row[1]), tuple(row[2:])
-
-
-def _before_first_null(
-    connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
-) -> Row | None:
-    """The first key whose shadow is null, or None when no row's is.
-
-    OFFSET 0 keeps the planner from walking the key's index past every filled row (4 s at five
-    million rows, nine tenths filled): a sequential scan finds it in a fraction of that.
-    """
-    key = sql.SQL(", ").join(sql.Identifier(column) for column in bound.key)
-    return fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT {key} FROM (SELECT {key} FROM {table} WHERE {shadow} IS NULL OFFSET 0) AS nulls
-            ORDER BY {key} LIMIT 1""").format(
-            key=key, table=found.identifier, shadow=sql.Identifier(bound.shadow)
-        ),
-    )
-
-
-def _locked(connection: BaseDatabaseWrapper, found: Table, left: int) -> str:
-    named = "; ".join(str(holder) for holder in holders(connection, found.identifier)[:5])
-    return (
-        f"{left:,} rows of {found} are left: other transactions have kept them locked for "
-        f"{PATIENCE_FOR_LOCKED_ROWS:.0f} s ({named or 'none of them visible'}). End those "
-        "transactions, then run the same command again."
-    )

@@ -84,6 +84,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """A table that holds rows itself: the table, or one of its partitions or children.
+
+    Arguments:
+        blocks: its length when it was asked for, in blocks.
+    """
+
+    schema: str
+    name: str
+    blocks: int
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True)
 class State:
     """All that a play needs to decide what is missing.
 
@@ -144,6 +161,28 @@ def columns(connection: BaseDatabaseWrapper, oid: int) -> dict[str, Column]:
     return {row[0]: Column(*row) for row in rows}
 
 
+def leaves(connection: BaseDatabaseWrapper, found: Table) -> list[Leaf]:
+    """The tables that hold the rows: `ctid` means something within one of them only."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            WITH RECURSIVE tree AS (
+                SELECT %s::oid AS oid
+                UNION
+                SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+            SELECT n.nspname, c.relname,
+                   pg_catalog.pg_relation_size(c.oid)
+                       / pg_catalog.current_setting('block_size')::bigint
+              FROM tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'r'
+             ORDER BY c.oid"""),
+        [found.oid],
+    )
+    return [Leaf(schema, name, int(blocks)) for schema, name, blocks in rows]
+
+
 def state(connection: BaseDatabaseWrapper, bound: BoundShadow) -> State:
     """Where the shadow stands.
 
@@ -189,21 +228,34 @@ def count_nulls(connection: BaseDatabaseWrapper, bound: BoundShadow, found: Tabl
     )
 
 
-def estimate_nulls(
-    connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
-) -> tuple[int, bool]:
-    """How many rows' shadow is null, and whether that is exact.
-
-    Counts for up to `EXACT_COUNT_MS`, then falls back on what the last ANALYZE saw. A table that
-    was never analysed (`reltuples` -1) is taken at its size.
-    """
+def count_nulls_within(
+    connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table, limit_ms: int
+) -> int | None:
+    """How many rows' shadow is null, or None when counting takes longer than `limit_ms`."""
     try:
         with transaction.atomic(using=connection.alias):
-            set_local(connection, "statement_timeout", f"{EXACT_COUNT_MS}ms")
-            return count_nulls(connection, bound, found), True
+            set_local(connection, "statement_timeout", f"{limit_ms}ms")
+            return count_nulls(connection, bound, found)
     except OperationalError as error:
         if not isinstance(error.__cause__, pg_errors.QueryCanceled):
             raise
+    return None
+
+
+def estimate_nulls(
+    connection: BaseDatabaseWrapper,
+    bound: BoundShadow,
+    found: Table,
+    limit_ms: int = EXACT_COUNT_MS,
+) -> tuple[int, bool]:
+    """How many rows' shadow is null, and whether that is exact.
+
+    Counts for up to `limit_ms`, then falls back on what the last ANALYZE saw. A table that
+    was never analysed (`reltuples` -1) is taken at its size.
+    """
+    exact = count_nulls_within(connection, bound, found, limit_ms)
+    if exact is not None:
+        return exact, True
     fraction = fetch_value(
         connection,
         sql.SQL("""

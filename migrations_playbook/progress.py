@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +22,16 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from migrations_playbook.backfill import Batch, Event, Finished, Started, Waiting
+from migrations_playbook.events import (
+    Batch,
+    Event,
+    Finished,
+    Note,
+    Recounted,
+    Started,
+    Vacuumed,
+    Waiting,
+)
 
 # The window of the moving average that the rate and the remaining time come from, in seconds.
 AVERAGE_OVER = 30.0
@@ -39,15 +48,43 @@ class Tally:
         self.batches = 0
         self.remaining: int | None = None
         self.complete = False
+        self.batch_size = 0
+        self.vacuums = 0
+        self.reason: str | None = None
+        # Seconds waited by the name of what was waited for.
+        self.waited: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def add(self, event: Event) -> None:
         """Take one event into account."""
         if isinstance(event, Batch):
             self.rows += event.rows
             self.batches += 1
+        elif isinstance(event, Waiting):
+            for name in event.signals:
+                self.waited[name] = self.waited.get(name, 0.0) + event.seconds
+        elif isinstance(event, Vacuumed):
+            self.vacuums += event.ran
+        elif isinstance(event, Note):
+            self.notes.append(event.text)
         elif isinstance(event, Finished):
             self.remaining = event.rows_remaining
             self.complete = event.complete
+            self.batch_size = event.batch_size
+            self.reason = event.reason
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows_filled": self.rows,
+            "rows_remaining": self.remaining,
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": round(self.rate, 1),
+            "batches": self.batches,
+            "batch_size": self.batch_size,
+            "vacuums": self.vacuums,
+            "waited": {name: round(seconds, 1) for name, seconds in self.waited.items()},
+            "notes": self.notes,
+        }
 
     @property
     def seconds(self) -> float:
@@ -112,6 +149,8 @@ def follow(events: Iterable[Event], tally: Tally, *, what: str, stream: TextIO |
         for event in events:
             tally.add(event)
             _advance(progress, task, event)
+            if isinstance(event, Note):
+                console.print(event.text, soft_wrap=True, highlight=False)
             if not live and time.monotonic() - said >= PLAIN_EVERY:
                 said = time.monotonic()
                 console.print(plain_line(task), soft_wrap=True, highlight=False)
@@ -141,6 +180,10 @@ def _advance(progress: Progress, task: Task, event: Event) -> None:
             done = task.completed + rows
             # An estimate may have been too low, and rows come in while we work.
             progress.update(task.id, advance=rows, total=max(task.total or 0, done), note="")
+        case Recounted(remaining=remaining):
+            # What others have filled since counts too.
+            known = max(task.total or 0, task.completed + remaining)
+            progress.update(task.id, completed=known - remaining, total=known)
         case Waiting(reason=reason):
             progress.update(task.id, note=reason)
         case Finished(complete=complete):

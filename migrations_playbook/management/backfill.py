@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.db import Error as DatabaseError
 
-from migrations_playbook import backfill, catalog, progress
+from migrations_playbook import backfill, catalog, control, prediction, progress, throttle, walk
+from migrations_playbook.backfill import Options
 from migrations_playbook.database import postgresql
-from migrations_playbook.errors import RowsLeft, Stopped
-from migrations_playbook.management.base import ShadowCommand, positive_int
+from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
+from migrations_playbook.management.backfill_options import (
+    add_options,
+    default_workers,
+    options_from,
+)
+from migrations_playbook.management.base import ShadowCommand
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.signals import GracefulStop
+
+# How long the count for the prediction may delay the first batch, in ms.
+COUNT_MS = 100
 
 
 class BackfillCommand(ShadowCommand):
@@ -21,50 +31,93 @@ class BackfillCommand(ShadowCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument(
-            "--batch-size",
-            type=positive_int,
-            default=backfill.DEFAULT_BATCH_SIZE,
-            help="Rows in one transaction (default: %(default)s).",
-        )
-        parser.add_argument(
-            "--no-progress", action="store_true", help="Draw no progress, only the result."
-        )
+        add_options(parser)
 
     def handle(
         self,
         *,
         database: str,
-        batch_size: int,
         json: bool,
+        dry_run: bool,
+        pause: bool,
+        resume: bool,
+        changes: list[tuple[str, float | None]] | None,
         no_progress: bool,
         **options: Any,
     ) -> None:
+        self.tally = progress.Tally()
         bound = self.bound()
-        self.tally = tally = progress.Tally()
+        wanted: dict[str, Any] = dict(changes or [])
+        if pause or resume:
+            wanted["paused"] = pause
+        if wanted:
+            self.control(database, bound, wanted)
+        elif dry_run:
+            self.show_plan(database, bound, options_from(options))
+        else:
+            chosen = options_from(options)
+            if not options["workers"]:
+                chosen = replace(chosen, workers=default_workers(postgresql(database)))
+            self.fill(database, bound, chosen, json=json, draw=not (json or no_progress))
+
+    def control(self, database: str, bound: BoundShadow, changes: dict[str, Any]) -> None:
+        connection = postgresql(database)
+        found = backfill.fillable(connection, bound)
+        now = control.change(connection, bound, found, **changes)
+        self.stdout.write(f"Set for every worker on every host: {now}.")
+
+    def show_plan(self, database: str, bound: BoundShadow, options: Options) -> None:
+        """The plan, the predictions and the signals; nothing is changed."""
+        connection = postgresql(database)
+        found = backfill.fillable(connection, bound)
+        rows = catalog.count_nulls(connection, bound, found)
+        workers = options.workers or default_workers(connection)
+        every = f"every {options.vacuum_every:.0%} of the rows" if options.vacuum_every else "never"
+        self.stdout.write(f"Fill: {found}, with {workers} worker(s); VACUUM {every}.")
+        for leaf in catalog.leaves(connection, found):
+            self.stdout.write(walk.batch_statement(bound, leaf).as_string(None))
+        predicted = prediction.predict(connection, found, rows, vacuum_every=options.vacuum_every)
+        self.stdout.write(f"Predicted: {predicted}.")
+        self.stdout.write(f"Control: {control.read(connection, bound, found)}.")
+        if options.limits is None:
+            self.stdout.write("Signals: none is looked at.")
+            return
+        limits = throttle.derive(connection, options.limits)
+        signals = throttle.Signals(walk.application_name(bound), limits.query)
+        for sentence in signals.unprivileged(connection):
+            self.stdout.write(sentence)
+        readings = signals.read(connection)
+        self.stdout.write(f"Signals: {throttle.describe(readings, limits)}.")
+        for reason in throttle.reasons(readings, limits):
+            self.stdout.write(f"It would wait now: {reason.text}.")
+
+    def fill(
+        self, database: str, bound: BoundShadow, options: Options, *, json: bool, draw: bool
+    ) -> None:
+        tally = self.tally
+        cost = _Cost(database, bound, options)
+        cost.refuse_without_room()
         with GracefulStop() as stop:
-            events = backfill.backfill(bound, using=database, batch_size=batch_size, stop=stop)
+            events = backfill.backfill(bound, using=database, options=options, stop=stop)
             try:
                 progress.follow(
                     events,
                     tally,
                     what=f"{bound.label}.{bound.declaration.shadow}",
-                    stream=None if json or no_progress else sys.stdout,
+                    stream=sys.stdout if draw else None,
                 )
             except KeyboardInterrupt:
                 events.close()
                 tally.remaining = _count_again(database, bound)
+            except ConnectionLost:
+                raise ConnectionLost(self.when_lost()) from None
         if json:
-            self.say_json(
-                {
-                    "rows_filled": tally.rows,
-                    "rows_remaining": tally.remaining,
-                    "seconds": round(tally.seconds, 3),
-                    "rows_per_second": round(tally.rate, 1),
-                    "batches": tally.batches,
-                    "batch_size": batch_size,
-                }
-            )
+            self.say_json(tally.as_json() | {"workers": options.workers, "cost": cost.as_json()})
+        self.conclude(tally, stop, cost, json=json)
+
+    def conclude(
+        self, tally: progress.Tally, stop: GracefulStop, cost: _Cost, *, json: bool
+    ) -> None:
         if tally.complete:
             if not json:
                 self.stdout.write(
@@ -72,6 +125,10 @@ class BackfillCommand(ShadowCommand):
                     f"({tally.rate:,.0f} rows/s); none is left. "
                     'Next: "manage.py swap_token_columns".'
                 )
+                if tally.rows:
+                    self.stdout.write(str(cost))
+                for name, seconds in tally.waited.items():
+                    self.stdout.write(f"Waited for {name}: {seconds:.1f} s.")
             return
         left = f"{tally.remaining:,} are left" if tally.remaining is not None else "some are left"
         if stop():
@@ -80,12 +137,62 @@ class BackfillCommand(ShadowCommand):
                 "Run the same command again to go on.",
                 stop.exit_code,
             )
-        raise RowsLeft(f"{tally.rows:,} rows filled, {left}. Run the same command again.")
+        why = "" if tally.reason is None else f"{tally.reason}, which is the bound: "
+        raise RowsLeft(f"{why}{tally.rows:,} rows filled, {left}. Run the same command again.")
 
     def when_lost(self) -> str:
         return (
             f"The connection to the server was lost: {self.tally.rows:,} rows were filled and "
             "kept. Run the same command again to go on."
+        )
+
+
+class _Cost:
+    """Predicted beside actual.
+
+    Actual is what the whole server wrote and the whole table grew by meanwhile.
+    """
+
+    def __init__(self, database: str, bound: BoundShadow, options: Options) -> None:
+        self.connection = connection = postgresql(database)
+        self.found = found = backfill.fillable(connection, bound)
+        rows, _ = catalog.estimate_nulls(connection, bound, found, limit_ms=COUNT_MS)
+        self.predicted = prediction.predict(
+            connection, found, rows, vacuum_every=options.vacuum_every
+        )
+        self.sizes = catalog.sizes(connection, found)
+        self.wal = throttle.wal_position(connection)
+
+    def refuse_without_room(self) -> None:
+        if not self.predicted.fits:
+            raise PlaybookError(
+                f"The table would outgrow the server's disk: {self.predicted}. Make room first."
+            )
+
+    def actual(self) -> dict[str, int]:
+        heap, indexes = catalog.sizes(self.connection, self.found)
+        return {
+            "wal": throttle.wal_position(self.connection) - self.wal,
+            "heap_growth": heap - self.sizes[0],
+            "index_growth": indexes - self.sizes[1],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {"predicted": self.predicted.as_json(), "actual": self.actual()}
+
+    def __str__(self) -> str:
+        actual = self.actual()
+        return (
+            "; ".join(
+                f"{title} {actual[name] / 1e6:,.0f} MB "
+                f"(predicted {getattr(self.predicted, name) / 1e6:,.0f})"
+                for title, name in (
+                    ("WAL", "wal"),
+                    ("heap grown by", "heap_growth"),
+                    ("indexes grown by", "index_growth"),
+                )
+            )
+            + "."
         )
 
 

@@ -1,0 +1,247 @@
+"""The backfill's options: what the command line takes, and what it means to the engine."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook import pace, throttle, vacuum
+from migrations_playbook.backfill import Options
+from migrations_playbook.database import fetch_one
+from migrations_playbook.management.base import positive_int
+from migrations_playbook.pace import Pace
+from migrations_playbook.throttle import Limits
+
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+# Two cores for the rest of the site for each one that a worker keeps busy; never more than this.
+CORES_A_WORKER, MOST_WORKERS = 4, 4
+
+
+def size(text: str) -> float:
+    """An argparse type: bytes, such as 500MB or 20GB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", text.strip().lower())
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
+    return float(found[1]) * UNITS[found[2] or ""]
+
+
+def positive(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def share(text: str) -> float:
+    """An argparse type: a share such as 10% or 0.1; 0 is one."""
+    try:
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 10% or 0.1")
+    return number
+
+
+def duty(text: str) -> float:
+    """An argparse type: a share above 0."""
+    number = share(text)
+    if not number:
+        raise argparse.ArgumentTypeError("a duty of 0 would never be done; use --pause")
+    return number
+
+
+# What --set takes.
+SETTABLE = {"target-ms": positive, "max-rows-per-second": positive, "duty": duty}
+
+
+def setting(text: str) -> tuple[str, float | None]:
+    """An argparse type: NAME=VALUE, or NAME= for a worker's own option."""
+    name, equals, value = text.partition("=")
+    if name not in SETTABLE or not equals:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=VALUE with a name of {', '.join(SETTABLE)}"
+        )
+    return name.replace("-", "_"), SETTABLE[name](value) if value else None
+
+
+def add_options(parser: CommandParser) -> None:
+    """Declare them."""
+    limits = Limits()
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Show the plan, what it will cost, and the signals; change nothing.",
+    )
+    parser.add_argument(
+        "--no-progress", action="store_true", help="Draw no progress, only the result."
+    )
+    fast = parser.add_argument_group("fast")
+    fast.add_argument(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="Threads, each with a connection of its own (default: one for every four cores of "
+        "the server and ten free connections, 1 to 4).",
+    )
+    gentle = parser.add_argument_group("gentle")
+    gentle.add_argument(
+        "--target-ms",
+        type=positive,
+        default=pace.DEFAULT_TARGET_MS,
+        metavar="MS",
+        help="How long a batch should take, in ms (default: %(default)s).",
+    )
+    gentle.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="ROWS",
+        help="Rows in one transaction (default: as many as --target-ms allows).",
+    )
+    gentle.add_argument(
+        "--max-rows-per-second",
+        type=positive,
+        metavar="ROWS",
+        help="The most that this process fills in a second (default: no bound).",
+    )
+    gentle.add_argument(
+        "--duty",
+        type=duty,
+        default=1.0,
+        metavar="SHARE",
+        help="The share of the time that a worker is at work (default: %(default)s).",
+    )
+    gentle.add_argument(
+        "--no-throttle", action="store_true", help="Step aside for no signal at all."
+    )
+    gentle.add_argument(
+        "--max-lag",
+        type=positive,
+        default=limits.replica_lag,
+        metavar="SECONDS",
+        help="Wait while a replica is further behind (default: %(default)s).",
+    )
+    gentle.add_argument(
+        "--max-slot-wal",
+        type=size,
+        metavar="SIZE",
+        help="Wait while a slot retains more WAL (default: half of max_slot_wal_keep_size, or "
+        "8 times max_wal_size).",
+    )
+    gentle.add_argument(
+        "--max-archive-backlog",
+        type=positive_int,
+        default=limits.archive_backlog,
+        metavar="FILES",
+        help="Wait while more WAL files wait to be archived (default: %(default)s).",
+    )
+    gentle.add_argument(
+        "--max-waiting-ms",
+        type=positive,
+        default=limits.waiting_ms,
+        metavar="MS",
+        help="Wait when a session has stood behind us for longer (default: %(default)s).",
+    )
+    gentle.add_argument(
+        "--max-active",
+        type=positive_int,
+        metavar="SESSIONS",
+        help="Wait while more sessions of others are at work (default: twice the cores, and at "
+        "least 4).",
+    )
+    gentle.add_argument(
+        "--max-wal-rate",
+        type=size,
+        metavar="SIZE",
+        help="Wait while the server writes more WAL a second (default: no bound).",
+    )
+    gentle.add_argument(
+        "--throttle-query",
+        metavar="SQL",
+        help="Wait while this query's one value is anything but 0 or false.",
+    )
+    small = parser.add_argument_group("small")
+    small.add_argument(
+        "--vacuum-every",
+        type=share,
+        default=vacuum.DEFAULT_EVERY,
+        metavar="SHARE",
+        help="VACUUM after every so much of the rows; 0 for never (default: %(default)s).",
+    )
+    small.add_argument(
+        "--wait-for-snapshots",
+        action="store_true",
+        help="Wait while an old snapshot makes VACUUM useless (default: say it, and go on).",
+    )
+    small.add_argument(
+        "--max-wal",
+        type=size,
+        metavar="SIZE",
+        help="End when the server has written so much WAL meanwhile (default: no bound).",
+    )
+    control = parser.add_argument_group(
+        "from any terminal, for the workers on every host, while they work"
+    )
+    which = control.add_mutually_exclusive_group()
+    which.add_argument("--pause", action="store_true", help="Make them wait.")
+    which.add_argument("--resume", action="store_true", help="Let them go on.")
+    control.add_argument(
+        "--set",
+        dest="changes",
+        type=setting,
+        action="append",
+        metavar="NAME=VALUE",
+        help=f"Overrule an option of theirs: {', '.join(SETTABLE)}. NAME= gives it back.",
+    )
+
+
+def options_from(given: dict[str, Any]) -> Options:
+    """What the engine is to do; `workers` is 0 when none was asked for."""
+    limits = Limits(
+        replica_lag=given["max_lag"],
+        slot_wal=given["max_slot_wal"],
+        archive_backlog=given["max_archive_backlog"],
+        waiting_ms=given["max_waiting_ms"],
+        active_sessions=given["max_active"],
+        wal_rate=given["max_wal_rate"],
+        query=given["throttle_query"],
+    )
+    return Options(
+        workers=given["workers"] or 0,
+        pace=Pace(
+            target_ms=given["target_ms"],
+            batch_size=given["batch_size"],
+            max_rows_per_second=given["max_rows_per_second"],
+            duty=given["duty"],
+        ),
+        limits=None if given["no_throttle"] else limits,
+        vacuum_every=given["vacuum_every"],
+        wait_for_snapshots=given["wait_for_snapshots"],
+        max_wal=given["max_wal"],
+    )
+
+
+def default_workers(connection: BaseDatabaseWrapper) -> int:
+    """One for every four cores of the server and ten free connections; at least 1, at most 4.
+
+    Lock: none.
+    """
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.current_setting('max_connections')::int
+                   - (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                       WHERE backend_type = 'client backend')"""),
+    )
+    assert row is not None
+    cores = throttle.server_cores(connection)
+    return max(1, min(cores // CORES_A_WORKER, int(row[0]) // 10, MOST_WORKERS))

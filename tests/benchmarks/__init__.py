@@ -1,0 +1,1 @@
+"""Measurements on a real PostgreSQL of their own, printed as ratios: `make bench`."""

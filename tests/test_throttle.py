@@ -1,0 +1,229 @@
+"""Stepping aside: what each signal makes of it, and what the server really says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from migrations_playbook.database import postgresql
+from migrations_playbook.throttle import Limits, Readings, Signals, derive, reasons
+from tests.fixtures.database import Database, wait_until, wait_until_blocked
+from tests.fixtures.replica import replicated
+from tests.fixtures.tickets import add_old_tickets, nulls
+
+LIMITS = Limits(slot_wal=1e9, active_sessions=4, wal_rate=50e6)
+
+
+@pytest.mark.parametrize(
+    ("readings", "text"),
+    [
+        (Readings(replica_lag={"paris": 7.0}), "replica paris is 7.0 s behind (limit 5)"),
+        (Readings(slot_wal={"cdc": 2e9}), "slot cdc retains 2,000 MB (limit 1,000 MB)"),
+        (Readings(archive_backlog=65), "65 WAL files wait to be archived (limit 64)"),
+        (
+            Readings(waiting=2, waiting_ms=300),
+            "2 sessions wait behind us, for 300 ms (limit 200)",
+        ),
+        (Readings(active_sessions=5), "5 sessions are at work (limit 4)"),
+        (Readings(wal_rate=60e6), "the server writes 60 MB/s of WAL (limit 50 MB/s)"),
+        (Readings(query=1), "the throttle query says stop"),
+        (Readings(query=None), "the throttle query gave no value"),
+        (
+            Readings(unreadable={"WAL rate": "permission denied"}),
+            "the signal 'WAL rate' cannot be read: permission denied",
+        ),
+    ],
+)
+def test_each_signal_gives_its_reason(readings: Readings, text: str) -> None:
+    (reason,) = reasons(readings, LIMITS)
+    assert reason.text == text
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        Readings(),
+        Readings(replica_lag={"paris": 5.0}, slot_wal={"cdc": 1e9}, archive_backlog=64),
+        Readings(waiting=9, waiting_ms=200, active_sessions=4, wal_rate=50e6, query=False),
+    ],
+)
+def test_at_its_limit_no_signal_says_stop(readings: Readings) -> None:
+    assert reasons(readings, LIMITS) == []
+
+
+def test_a_busy_server_has_as_many_reasons_as_signals() -> None:
+    found = reasons(Readings(archive_backlog=99, active_sessions=9, query="stop"), LIMITS)
+    assert [reason.signal for reason in found] == [
+        "archive backlog",
+        "active sessions",
+        "throttle query",
+    ]
+
+
+def test_the_defaults_follow_from_the_servers_settings(database: Database) -> None:
+    limits = derive(postgresql("default"), Limits())
+    assert limits.slot_wal == 8 * 2**30  # max_wal_size is 1 GB
+    assert limits.active_sessions is not None
+    assert limits.active_sessions >= 4
+
+
+def test_a_slot_nobody_reads_is_seen(database: Database) -> None:
+    database.run("SELECT pg_create_physical_replication_slot('unread', true)")
+    try:
+        readings = Signals("us").read(postgresql("default"))
+        assert readings.unreadable == {}
+        assert "unread" in readings.slot_wal
+    finally:
+        database.run("SELECT pg_drop_replication_slot('unread')")
+
+
+def test_a_session_that_waits_behind_us_is_seen(database: Database) -> None:
+    add_old_tickets(database, 1)
+    with database.connect(application_name="us") as ours, database.connect() as theirs:
+        ours.execute("UPDATE tickets_ticket SET redeemed_at = now()")
+        behind = threading.Thread(
+            target=theirs.execute, args=["UPDATE tickets_ticket SET redeemed_at = NULL"]
+        )
+        behind.start()
+        wait_until_blocked(database, theirs.info.backend_pid, by=ours.info.backend_pid)
+        readings = Signals("us").read(postgresql("default"))
+        # Behind somebody else, it is none of our business.
+        not_ours = Signals("not us").read(postgresql("default"))
+        ours.rollback()
+        behind.join()
+    assert (readings.waiting, not_ours.waiting) == (1, 0)
+    assert readings.waiting_ms > 0
+
+
+def test_a_query_that_fails_is_a_signal_that_cannot_be_read(database: Database) -> None:
+    readings = Signals("us", "SELECT stop FROM nowhere").read(postgresql("default"))
+    assert list(readings.unreadable) == ["throttle query"]
+    assert "nowhere" in readings.unreadable["throttle query"]
+
+
+def test_after_a_failed_query_the_other_signals_are_read_on(database: Database) -> None:
+    signals = Signals("us", "SELECT 1/0")
+    for _ in range(2):
+        assert list(signals.read(postgresql("default")).unreadable) == ["throttle query"]
+
+
+def test_without_the_privilege_to_read_a_signal_it_is_said_once_and_works(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role = database.name + "_plain"
+    add_old_tickets(database, 100)
+    database.run(f"CREATE ROLE {role}")
+    try:
+        database.run(f"GRANT SELECT, UPDATE ON tickets_ticket TO {role}")
+        database.run(f"ALTER DATABASE {database.name} SET role = {role}")
+        postgresql("default").close()
+        capsys.readouterr()
+        call_command("backfill_new_token", "--vacuum-every", "0")
+        shown = capsys.readouterr().out
+        assert shown.count("GRANT pg_monitor") == 1
+        assert nulls(database) == 0
+    finally:
+        postgresql("default").close()
+        database.run("RESET ROLE")
+        with database.connect(autocommit=True) as admin:
+            admin.execute("RESET ROLE")
+            admin.execute("SET ROLE NONE")
+            admin.execute(f"DROP OWNED BY {role}")
+            admin.execute(f"ALTER DATABASE {database.name} RESET role")
+            admin.execute(f"DROP ROLE {role}")
+
+
+def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Database) -> None:
+    add_old_tickets(database, 100)
+    database.run("CREATE TABLE sale AS SELECT true AS running")
+    process = database.start("backfill_new_token", "--throttle-query", "SELECT running FROM sale")
+    assert process.stdout is not None
+    assert "the throttle query says stop" in process.stdout.readline()
+    assert nulls(database) == 100
+    database.run("UPDATE sale SET running = false")
+    shown, _ = process.communicate()
+    assert process.returncode == 0
+    assert nulls(database) == 0
+    assert "Waited for throttle query" in shown
+
+
+def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> None:
+    add_old_tickets(database, 20_000)
+    database.run("CREATE TABLE sale AS SELECT 0 AS running")
+    process = database.start(
+        "backfill_new_token",
+        "--max-rows-per-second",
+        "100",
+        "--throttle-query",
+        "SELECT running FROM sale",
+    )
+    wait_until(lambda: nulls(database) < 20_000, "it is at work")
+    database.run("DROP TABLE sale")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert any("'throttle query' cannot be read" in line for line in lines)
+    left = nulls(database)
+    assert any("'throttle query' cannot be read" in line for line in lines)
+    assert nulls(database) == left > 0
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+
+
+def test_it_waits_for_a_replica_whose_replay_is_paused() -> None:
+    with replicated() as primary:
+        add_old_tickets(primary, 20_000)
+        wait_until(
+            lambda: primary.on_the_replica("SELECT count(*) FROM tickets_ticket") == 20_000,
+            "the replica has the rows",
+        )
+        primary.on_the_replica("SELECT pg_wal_replay_pause()")
+        process = primary.start(
+            "backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000"
+        )
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any(" s behind (limit 1)" in line for line in lines)
+        left = nulls(primary)
+        assert left > 0
+        assert any(" s behind (limit 1)" in line for line in lines)
+        assert nulls(primary) == left, "it stands still"
+        primary.on_the_replica("SELECT pg_wal_replay_resume()")
+        shown, complaint = process.communicate()
+        assert (process.returncode, complaint) == (0, "")
+        assert nulls(primary) == 0
+        assert "Waited for replica lag" in shown
+
+
+def test_a_bound_on_the_wal_ends_it_in_time(database: Database) -> None:
+    add_old_tickets(database, 20_000)
+    done = database.manage(
+        "backfill_new_token", "--json", "--max-wal", "100kB", "--max-rows-per-second", "3000"
+    )
+    assert done.returncode == 75
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert 0 < result["rows_filled"] < 20_000
+    assert result["rows_remaining"] == nulls(database)
+    assert "of WAL, which is the bound" in done.stderr
+
+
+def test_a_dry_run_shows_plan_predictions_and_signals_and_changes_nothing(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 100)
+    capsys.readouterr()
+    call_command("backfill_new_token", "--dry-run")
+    shown = capsys.readouterr().out
+    for expected in (
+        "SKIP LOCKED",
+        "Predicted: 100 rows",
+        "of WAL",
+        "Control: nothing",
+        "Signals:",
+    ):
+        assert expected in shown
+    assert nulls(database) == 100

@@ -1,0 +1,133 @@
+"""VACUUM between slices: never two at once, and never in vain without a word."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from migrations_playbook import catalog, vacuum
+from migrations_playbook.catalog import Table
+from migrations_playbook.database import postgresql
+from migrations_playbook.shadow import find
+from migrations_playbook.vacuum import Slices
+from tests.fixtures.database import Database, wait_until
+from tests.fixtures.tickets import add_old_tickets, nulls
+
+
+def table() -> Table:
+    found = catalog.table(postgresql("default"), find("tickets.Ticket", "new_token"))
+    assert found is not None
+    return found
+
+
+def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    capsys.readouterr()
+    call_command("backfill_new_token", "--json", *options)
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_a_slice_is_due_after_its_share_of_the_rows() -> None:
+    slices = Slices(1000, 0.1)
+    slices.add(99)
+    assert slices.due is False
+    slices.add(1)
+    seen = [slices.due]
+    slices.vacuumed()
+    assert [*seen, slices.due] == [True, False]
+
+
+def test_a_share_of_nothing_is_never_due() -> None:
+    slices = Slices(1000, 0)
+    slices.add(10_000)
+    assert not slices.due
+
+
+def test_the_space_of_old_versions_is_used_again(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = false)")
+    sizes = []
+    for every in ("0", "20%"):
+        database.run("TRUNCATE tickets_ticket")
+        add_old_tickets(database, 20_000)
+        # Slowly, so that a VACUUM has ended before the next slice has.
+        result = fill(
+            capsys, "--vacuum-every", every, "--max-rows-per-second", "20000", "--batch-size", "500"
+        )
+        assert (result["vacuums"] > 0) == (every != "0")
+        sizes.append(database.value("SELECT pg_relation_size('tickets_ticket')"))
+    without, with_slices = sizes
+    assert with_slices < 0.9 * without
+
+
+def test_two_vacuums_are_never_at_work_at_once(database: Database) -> None:
+    add_old_tickets(database, 10)
+    with database.connect() as other:
+        # What any VACUUM holds while it runs.
+        other.execute("LOCK TABLE tickets_ticket IN SHARE UPDATE EXCLUSIVE MODE")
+        assert vacuum.run(postgresql("default"), table()) is False
+    assert vacuum.run(postgresql("default"), table()) is True
+
+
+def test_an_old_snapshot_is_named(database: Database) -> None:
+    connection = postgresql("default")
+    with database.connect(application_name="month end report") as report:
+        report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT count(*) FROM tickets_ticket")
+        since = vacuum.next_transaction(connection)
+        add_old_tickets(database, 1)
+        (named,) = vacuum.held_by(connection, since)
+        assert f"pid {report.info.backend_pid}" in named
+        assert "month end report" in named
+    assert vacuum.held_by(connection, since) == []
+
+
+def test_a_prepared_transaction_is_named(database: Database) -> None:
+    connection = postgresql("default")
+    other = database.connect()
+    other.tpc_begin("forgotten")
+    other.execute("INSERT INTO tickets_ticket (token) VALUES (gen_random_uuid())")
+    other.tpc_prepare()
+    other.close()
+    since = vacuum.next_transaction(connection)
+    add_old_tickets(database, 1)
+    try:
+        assert 'prepared transaction "forgotten"' in vacuum.held_by(connection, since)[0]
+    finally:
+        database.run("ROLLBACK PREPARED 'forgotten'")
+
+
+def test_with_an_old_snapshot_it_says_so_once_and_goes_on(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 1000)
+    with database.connect(application_name="month end report") as report:
+        report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT count(*) FROM tickets_ticket")
+        result = fill(capsys, "--batch-size", "100")
+    assert result["rows_remaining"] == 0
+    assert result["vacuums"] == 0
+    (note,) = result["notes"]
+    assert "month end report" in note
+
+
+def test_asked_to_it_waits_for_an_old_snapshot_to_end(database: Database) -> None:
+    add_old_tickets(database, 1000)
+    with database.connect() as report:
+        report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT count(*) FROM tickets_ticket")
+        process = database.start(
+            "backfill_new_token", "--wait-for-snapshots", "--max-rows-per-second", "200"
+        )
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any("vacuum would be useless" in line for line in lines)
+        assert nulls(database) > 0
+    wait_until(lambda: process.poll() is not None, "it goes on")
+    process.communicate()
+    assert process.returncode == 0
+    assert nulls(database) == 0
