@@ -180,7 +180,7 @@ def page(sections: list[Section], rows: int) -> str:
         lines = ["| statement | lock | ms |", "|---|---|---|"]
         lines += [f"| {row.what} | {row.lock} | {row.ms:.1f} |" for row in section.rows]
         if len(section.rows) > 1:
-            lines.append(f"| together, with these measurements | | {sum(row.ms for row in section.rows):.1f} |")
+            lines.append(f"| together | | {sum(row.ms for row in section.rows):.1f} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
