@@ -12,8 +12,8 @@ STAMP := $(VENV)/.stamp
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Rotate the tokens of ROWS tickets (1000000) on a real PostgreSQL, and show it
-	@$(BIN)/python manage.py demo --rows $(ROWS)
+demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live traffic, and give a verdict
+	@$(BIN)/python manage.py rehearse --rows $(ROWS) --report reports/rehearsal
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/test_seed.py -x")
 	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)

@@ -8,6 +8,7 @@ class MigrationsPlaybookConfig(AppConfig):
 
     def ready(self) -> None:
         # Imported late: operations must not be loaded before the apps are.
+        from migrations_playbook import checks  # noqa: F401, PLC0415 - registers them
         from migrations_playbook.guard import refuse_bare_removals  # noqa: PLC0415
 
         pre_migrate.connect(

@@ -98,6 +98,16 @@ def is_connection_lost(error: BaseException) -> bool:
     return sqlstate is None or sqlstate in SESSION_ENDED
 
 
+def unquoted(name: str) -> str:
+    """A `db_table` or `db_column` as PostgreSQL has it, without the quotes that Django leaves.
+
+    Django puts quotes around a name unless it has them already, and doubles none inside.
+    """
+    if len(name) > 1 and name.startswith('"') and name.endswith('"'):
+        name = name[1:-1]
+    return name.replace('""', '"')
+
+
 def name_of(*parts: str, limit: int = MAX_NAME_BYTES) -> str:
     """A name made of parts, cut to `limit` bytes with a digest to stay unique.
 

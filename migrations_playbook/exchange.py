@@ -13,7 +13,7 @@ from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook import catalog, dependents, locks, quarantine
+from migrations_playbook import catalog, dependents, locks, proof, quarantine
 from migrations_playbook.catalog import Phase
 from migrations_playbook.database import fetch_value, is_connection_lost, name_of
 from migrations_playbook.dependents import Inventory, Pair
@@ -38,6 +38,7 @@ class Exchanged:
         longest_wait_ms: how long the first of them had waited then, in milliseconds.
         carried: what was carried over, by kind and name.
         after: what is to follow.
+        rights_changed: roles whose privileges on the live column are not what they were.
     """
 
     phase: Phase
@@ -48,6 +49,7 @@ class Exchanged:
     longest_wait_ms: float
     carried: tuple[str, ...] = ()
     after: tuple[Step, ...] = ()
+    rights_changed: tuple[str, ...] = ()
 
 
 class Unprepared(Exception):
@@ -116,6 +118,7 @@ def _attempt(
         columns = catalog.columns(connection, pair.found.oid)
         pair = replace(pair, found=replace(pair.found, columns=columns))
         before = dependents.fingerprint(connection, pair)
+        rights = proof.rights(connection, pair)
         found = dependents.inventory(connection, pair)
         refuse(pair, found)
         if found.unprepared:
@@ -136,15 +139,17 @@ def _attempt(
                 f"than --max-hold-ms {max_hold_ms:.0f}, and was rolled back; nothing was "
                 "changed. Run the same command again when the server is less busy."
             )
+    held = (time.monotonic() - seized.since) * 1000
     return Exchanged(
         phase=Phase.NONE,
         lock_wait_ms=seized.wait_ms,
-        lock_hold_ms=(time.monotonic() - seized.since) * 1000,
+        lock_hold_ms=held,
         attempts=seized.attempts,
         waiters=waiters,
         longest_wait_ms=longest_wait_ms,
         carried=tuple(str(each) for each in found.dependents if each.give or each.take),
         after=tuple(step for each in found.dependents for step in each.after),
+        rights_changed=proof.changed(rights, proof.rights(connection, pair)),
     )
 
 

@@ -112,11 +112,28 @@ def _prove(
                 dependents.pin(connection)
                 execute(connection, step.statement)
         except IntegrityError:
+            _drop_check(connection, pair, pair.twin_name(each.name), policy)
             raise Refused(
                 f"Fresh values of {pair.bound.label}.{pair.bound.declaration.shadow} do not pass "
                 f"the {each} that the live ones pass. Correct the value expression in "
                 'Meta.triggers, then run "manage.py makemigrations" and "manage.py migrate".'
             ) from None
+
+
+def _drop_check(connection: BaseDatabaseWrapper, pair: Pair, name: str, policy: LockPolicy) -> None:
+    """Take back a CHECK that fresh values do not pass: the application's inserts would fail.
+
+    Lock: ACCESS EXCLUSIVE on the table, boundedly.
+    """
+    with transaction.atomic(using=connection.alias):
+        locks.reserve(connection, pair.table, policy)
+        locks.seize(connection, pair.table, policy)
+        execute(
+            connection,
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(
+                pair.table, sql.Identifier(name)
+            ),
+        )
 
 
 def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, columns: tuple[str, ...]) -> int:
@@ -167,13 +184,17 @@ def null_collisions(
             shadow=sql.Identifier(pair.bound.shadow),
             same=same,
         )
-        if fetch_value(connection, sql.SQL("SELECT count(*) FROM ({}) AS c").format(query)):
-            nulled += _null(connection, pair, query)
+        with transaction.atomic(using=connection.alias):
+            dependents.pin(connection, pair.live.type_schema)
+            count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(query)
+            if fetch_value(connection, count):
+                nulled += _null(connection, pair, query)
     return nulled
 
 
 def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
     with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
         # Otherwise the fill trigger would put the value back.
         names = "{" + ",".join(pair.bound.trigger_names) + "}"
         set_local(connection, "pgtrigger.ignore", names)

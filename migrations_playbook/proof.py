@@ -93,54 +93,56 @@ def verify(
     pair: Pair,
     *,
     kept: int = 0,
-    rights_before: Rights | None = None,
+    rights_changed: tuple[str, ...] = (),
 ) -> Verified:
     """Count what must be zero. Sequential scans and hash joins inside the server.
 
     Arguments:
         pair: the columns as they stand after the exchange.
         kept: rows that had the same value in both columns before the swap, rightly.
-        rights_before: what each role could do with the live column before it, if known.
+        rights_changed: what the exchange has found of that.
     """
-    found = dependents.inventory(connection, pair)
-    since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
-    swapped = since is not None
-    names: dict[str, sql.Composable] = {
-        "table": pair.table,
-        "live": sql.Identifier(pair.bound.live),
-        "retired": sql.Identifier(pair.bound.shadow),
-        # age() counts transactions: a row that is older than the swap was not written since.
-        "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
-        if swapped
-        else sql.SQL("false"),
-    }
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
-                   count(*) FILTER (WHERE {live} = {retired} AND {older})
-              FROM {table}""").format(**names),
-    )
-    assert row is not None
-    rows, nulls, unchanged = row
-    duplicates = leaked = 0
-    for others in found.unique_columns:
-        duplicates += _duplicates(connection, names, others)
-        if swapped:
-            leaked += _leaked(connection, names, others)
-    views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
-    return Verified(
-        rows,
-        nulls if pair.live.not_null else 0,
-        duplicates,
-        max(0, unchanged - kept),
-        leaked,
-        views,
-        exposed,
-        tuple(_still_bound(pair, found)) if swapped else (),
-        _changed(rights_before, rights(connection, pair)) if rights_before is not None else (),
-        unread,
-    )
+    with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
+        found = dependents.inventory(connection, pair)
+        since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
+        swapped = since is not None
+        names: dict[str, sql.Composable] = {
+            "table": pair.table,
+            "live": sql.Identifier(pair.bound.live),
+            "retired": sql.Identifier(pair.bound.shadow),
+            # age() counts transactions: a row that is older than the swap was not written since.
+            "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
+            if swapped
+            else sql.SQL("false"),
+        }
+        row = fetch_one(
+            connection,
+            sql.SQL("""
+                SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
+                       count(*) FILTER (WHERE {live} = {retired} AND {older})
+                  FROM {table}""").format(**names),
+        )
+        assert row is not None
+        rows, nulls, unchanged = row
+        duplicates = leaked = 0
+        for others in found.unique_columns:
+            duplicates += _duplicates(connection, names, others)
+            if swapped:
+                leaked += _leaked(connection, names, others)
+        views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
+        return Verified(
+            rows,
+            nulls if pair.live.not_null else 0,
+            duplicates,
+            max(0, unchanged - kept),
+            leaked,
+            views,
+            exposed,
+            tuple(_still_bound(pair, found)) if swapped else (),
+            rights_changed,
+            unread,
+        )
 
 
 def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
@@ -221,11 +223,10 @@ def _read_through(
 ) -> tuple[int, int, tuple[str, ...]]:
     """Read every view on the table, and the views on those; count the retired values they show.
 
-    Compared as text, so that a column of another type that holds the value is found too. Where a
-    view shows the retired column itself, on purpose, nothing is counted.
+    A text that holds the value is found too. Where a view shows the retired column itself, on
+    purpose, nothing is counted.
     """
     with transaction.atomic(using=connection.alias):
-        dependents.pin(connection)
         found = readers(connection, pair)
         exposed, unread = 0, []
         for reader in found:
@@ -244,15 +245,16 @@ def _exposed(
     connection: BaseDatabaseWrapper, reader: Reader, names: dict[str, sql.Composable]
 ) -> int:
     exposed = 0
-    for column in reader.columns:
+    for column, same_type in reader.columns:
+        cast = sql.SQL("" if same_type else "::text")
         exposed += int(
             fetch_value(
                 connection,
                 sql.SQL("""
                     SELECT count(*) FROM {view} AS v
-                      JOIN {table} AS t ON t.{retired}::text = v.{column}::text
+                      JOIN {table} AS t ON t.{retired}{cast} = v.{column}{cast}
                      WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
-                    **names, view=reader.identifier, column=sql.Identifier(column)
+                    **names, view=reader.identifier, column=sql.Identifier(column), cast=cast
                 ),
             )
         )
@@ -266,5 +268,6 @@ def _still_bound(pair: Pair, found: dependents.Inventory) -> Iterator[str]:
             yield str(each)
 
 
-def _changed(before: Rights, after: Rights) -> tuple[str, ...]:
+def changed(before: Rights, after: Rights) -> tuple[str, ...]:
+    """Who may do more or less with the live column than before: `role (privilege)`."""
     return tuple(sorted({f"{role} ({privilege})" for role, privilege in before ^ after}))

@@ -96,19 +96,25 @@ def create(found: Table, live: str, retired: str, column: Column) -> list[Step]:
         "hits_name": sql.Literal(sql.Identifier(found.schema, names.hits).as_string(None)),
         "last_name": sql.Literal(sql.Identifier(found.schema, names.last).as_string(None)),
         "path": path,
+        "owner": sql.Identifier(found.owner),
+        "column": sql.Identifier(found.schema, found.name, retired),
     }
 
     def step(what: str, text: str) -> Step:
         return Step(what, sql.SQL(text).format(**parts), Lock.ACCESS_EXCLUSIVE)
 
     return [
-        step(
-            "Count stale writes",
-            "CREATE SEQUENCE {hits} OWNED BY {table}.{retired}",
-        ),
-        step(
-            "Note when the last stale write was",
-            "CREATE SEQUENCE {last} OWNED BY {table}.{retired}",
+        # Whoever runs the swap, all of it belongs to the table's owner: a sequence must, to be
+        # the column's, and SECURITY DEFINER must not lend out the rights of a superuser.
+        step("Count stale writes", "CREATE SEQUENCE {hits}"),
+        step("Note when the last stale write was", "CREATE SEQUENCE {last}"),
+        *(
+            step(what, text.replace("{sequence}", sequence))
+            for sequence in ("{hits}", "{last}")
+            for what, text in (
+                ("Give it to the table's owner", "ALTER SEQUENCE {sequence} OWNER TO {owner}"),
+                ("Let it go with the column", "ALTER SEQUENCE {sequence} OWNED BY {column}"),
+            )
         ),
         step(
             "Copy what is inserted to the retired column",
@@ -138,6 +144,15 @@ BEGIN
     RETURN NEW;
 END
 $function$""",
+        ),
+        *(
+            step(what, text.replace("{function}", function))
+            for function in ("{on_insert}", "{on_update}")
+            for what, text in (
+                ("Give it to the table's owner", "ALTER FUNCTION {function}() OWNER TO {owner}"),
+                # To fire a trigger takes no right to execute its function.
+                ("Let nobody call it", "REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"),
+            )
         ),
         step(
             "Quarantine inserts",

@@ -25,7 +25,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.sql import Query
 from psycopg import sql
 
-from migrations_playbook.database import name_of
+from migrations_playbook.database import name_of, unquoted
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.triggers import FillTrigger, KeepTrigger, column_of
 
@@ -83,7 +83,7 @@ class BoundShadow:
         Django has no option for a schema; the idiom is `db_table = 'schema"."table'`, which
         becomes right once Django has put its quotes around it.
         """
-        return tuple(self.model._meta.db_table.strip('"').split('"."'))
+        return tuple(unquoted(part) for part in self.model._meta.db_table.strip('"').split('"."'))
 
     @property
     def table(self) -> sql.Identifier:

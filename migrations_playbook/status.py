@@ -10,10 +10,11 @@ from typing import Any
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 
-from migrations_playbook import catalog, control, quarantine
+from migrations_playbook import catalog, control, dependents, quarantine
 from migrations_playbook.catalog import Phase
 from migrations_playbook.control import Control
 from migrations_playbook.database import postgresql
+from migrations_playbook.dependents import Dependent, Pair
 from migrations_playbook.quarantine import StaleWrites
 from migrations_playbook.shadow import declared
 
@@ -36,6 +37,7 @@ class ShadowStatus:
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
         control: what was set for every backfill everywhere.
         next: the next command, or what to do.
+        dependents: what is bound to the columns, and what the swap (or its revert) does about it.
     """
 
     model: str
@@ -48,6 +50,7 @@ class ShadowStatus:
     stale_writes: StaleWrites | None
     control: Control
     next: str
+    dependents: tuple[Dependent, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -64,6 +67,7 @@ class ShadowStatus:
             else None,
             "control": self.control.as_json(),
             "next": self.next,
+            "dependents": [each.as_json() for each in self.dependents],
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
@@ -77,6 +81,12 @@ class ShadowStatus:
         )
         if self.stale_writes is not None:
             yield "stale writes", describe_stale_writes(self.stale_writes, now=now)
+        for each in self.dependents:
+            if each.refused is None:
+                yield each.action, f"{each}, {each.how}"
+        for each in self.dependents:
+            if each.refused is not None:
+                yield each.action, f"{each}, {each.how}: {each.refused}"
         if self.control != Control():
             yield "control", str(self.control)
         yield "next", self.next
@@ -94,6 +104,7 @@ def read(using: str) -> list[ShadowStatus]:
         table = state.table
         remaining, heap, index = 0, 0, 0
         stale = None
+        bound_to: tuple[Dependent, ...] = ()
         settings = Control()
         if table is not None:
             heap, index = catalog.sizes(connection, table)
@@ -103,6 +114,9 @@ def read(using: str) -> list[ShadowStatus]:
                 settings = control.read(connection, bound, table)
         if table is not None and state.swapped:
             stale = quarantine.stale_writes(connection, table, bound.shadow)
+        if table is not None and state.phase is not Phase.NONE:
+            pair = Pair(bound, table, revert=state.swapped)
+            bound_to = dependents.inventory(connection, pair).dependents
         found.append(
             ShadowStatus(
                 model=bound.label,
@@ -115,6 +129,7 @@ def read(using: str) -> list[ShadowStatus]:
                 stale_writes=stale,
                 control=settings,
                 next=state.problem or next_command(state.phase, bound.declaration.shadow),
+                dependents=bound_to,
             )
         )
     return found

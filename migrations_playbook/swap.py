@@ -96,7 +96,6 @@ def swap(
     connection = postgresql(using)
     pair = swappable(connection, bound, revert=revert, refresh=refresh)
     refuse(pair, dependents.inventory(connection, pair))
-    rights = proof.rights(connection, pair)
     for _ in range(PREPARE_ROUNDS):
         yield from prepare(connection, pair, policy)
         kept = 0 if revert else accept_equal(connection, pair, keep_equal=keep_equal)
@@ -116,7 +115,7 @@ def swap(
             yield Preparing(step.what)
             follow(connection, pair, step, policy)
         now = reread(connection, pair)
-        verified = proof.verify(connection, now, kept=kept, rights_before=rights)
+        verified = proof.verify(connection, now, kept=kept, rights_changed=exchanged.rights_changed)
     except DatabaseError as error:
         again = "" if revert else ' Run "manage.py swap_token_columns --verify".'
         raise VerificationFailed(
@@ -273,14 +272,16 @@ def accept_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: boo
     Raises:
         Refused: there are such rows, and the columns have never been exchanged.
     """
-    equal = int(
-        fetch_value(
-            connection,
-            sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
-                pair.table, sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
-            ),
+    with transaction.atomic(using=connection.alias):
+        dependents.pin(connection, pair.live.type_schema)
+        equal = int(
+            fetch_value(
+                connection,
+                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                    pair.table, sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
+                ),
+            )
         )
-    )
     if equal and not keep_equal and not catalog.was_exchanged_before(pair.bound, pair.found):
         raise Refused(
             f"{equal:,} rows of {pair.bound.label} have the same value in both columns, so the "

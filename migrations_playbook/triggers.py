@@ -21,7 +21,7 @@ from django.db import models
 from pgtrigger import compiler
 from psycopg import sql
 
-from migrations_playbook.database import name_of
+from migrations_playbook.database import name_of, unquoted
 from migrations_playbook.operations import PinnedTriggerSql
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def column_of(model: type[models.Model], field: str) -> str:
     """The column of a model's field."""
     column = model._meta.get_field(field).column  # type: ignore[union-attr]
     assert column is not None
-    return str(column)
+    return unquoted(str(column))
 
 
 class ShadowTrigger(pgtrigger.Trigger):

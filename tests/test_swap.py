@@ -201,10 +201,36 @@ def test_two_at_once_exchange_once(filled: Database) -> None:
     codes = sorted(process.returncode for process in both)
     assert codes[0] == 0
     assert codes[1] in (1, 75)
-    assert all("Traceback" not in text for text in said)
+    assert [text for text in said if "Traceback" in text] == []
     assert changed(filled, "new_token", now="token") == 0
     call_command("swap_token_columns", revert=True)
     assert changed(filled, "token") == 0
+
+
+def test_of_two_that_are_prepared_one_exchanges_and_the_other_says_so(filled: Database) -> None:
+    filled.run("CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
+               "'BEGIN PERFORM pg_sleep(0.01); END'")  # fmt: skip
+    filled.run("CREATE EVENT TRIGGER slow ON ddl_command_start EXECUTE FUNCTION slow()")
+    refusal("swap_token_columns", "--max-hold-ms", "5")
+    filled.run("DROP EVENT TRIGGER slow")
+    with filled.connect() as holder:
+        holder.execute("SELECT FROM tickets_ticket LIMIT 0")
+        both = [filled.start("swap_token_columns"), filled.start("swap_token_columns")]
+        wait_until(
+            lambda: (
+                filled.fetch(
+                    "SELECT granted FROM pg_locks WHERE relation = 'tickets_ticket'::regclass "
+                    "AND mode = 'ShareUpdateExclusiveLock' ORDER BY granted"
+                )
+                == [(False,), (True,)]
+            ),
+            "one stands behind the other",
+        )
+    said = [process.communicate()[1] for process in both]
+    assert [text for text in said if "Traceback" in text] == []
+    assert sorted(process.returncode for process in both)[0] == 0
+    assert sorted(process.returncode for process in both)[1] in (1, 75)
+    assert changed(filled, "new_token", now="token") == 0
 
 
 def test_held_longer_than_allowed_it_rolls_back(filled: Database) -> None:

@@ -59,13 +59,17 @@ class Inventory:
         return [each for each in self.dependents if each.build or each.prove]
 
 
-def pin(connection: BaseDatabaseWrapper) -> None:
+def pin(connection: BaseDatabaseWrapper, *schemas: str) -> None:
     """Have every name in a definition qualified, and nothing looked up along a path.
 
     Until the end of the transaction. The text of a view or a trigger is then the same to every
     session, and a schema earlier in somebody's path changes nothing.
+
+    Arguments:
+        schemas: where operators are looked up besides: the schema of the column's type.
     """
-    set_local(connection, "search_path", "pg_catalog, pg_temp")
+    path = [sql.Identifier(each).as_string(None) for each in dict.fromkeys(schemas)]
+    set_local(connection, "search_path", ", ".join(["pg_catalog", *path, "pg_temp"]))
 
 
 def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
@@ -92,8 +96,8 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         if index.name == name and not (index.primary or index.exclusion)
     }
     checks = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
-    if any(each.kind == "right" for each in of_table):
-        # Without its rights the scratch table cannot be made, and there will be no exchange.
+    if any(each.kind == "right" for each in of_table) or _read_only(connection):
+        # The scratch table cannot be made, and there will be no exchange from here.
         plain = {oid: definition for oid, (_, definition) in wanted.items()}
         restated = restate.Definitions(plain, {}, checks, {})
     else:
@@ -132,6 +136,16 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     )
 
 
+def _read_only(connection: BaseDatabaseWrapper) -> bool:
+    """Whether this is a standby, or a session that may not write: good enough for a status."""
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT pg_catalog.current_setting('transaction_read_only')::bool"),
+        )
+    )
+
+
 def _unclaimed(
     connection: BaseDatabaseWrapper, pair: Pair, claimed: set[Object]
 ) -> Iterator[Dependent]:
@@ -161,13 +175,17 @@ def _unclaimed(
         column = pair.bound.live if number == pair.live.number else pair.bound.shadow
         if described.replace('"', "").removeprefix("sequence ") in sequences:
             continue
+        generated = catalog == "pg_attrdef"
         yield Dependent(
-            "object",
-            described,
+            "generated column" if generated else "object",
+            described.removeprefix("default value for column ") if generated else described,
             f"on {column}",
             frozenset({key}),
-            refused="the swap does not know how to carry it over; drop it, and create it again "
-            "after the swap",
+            refused="its stored values come from the leaked ones; drop it, and add it again after "
+            "the swap"
+            if generated
+            else "the swap does not know how to carry it over; drop it, and create it again after "
+            "the swap",
         )
 
 

@@ -75,7 +75,8 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
             *[pair.found.oid, pair.numbers],
         ],
     )
-    return [Constraint(*row) for row in rows]
+    # One without a definition was dropped by another process while the query ran.
+    return [Constraint(*row) for row in rows if row[4] is not None]
 
 
 def checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:

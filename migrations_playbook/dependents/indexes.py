@@ -123,7 +123,8 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
              ORDER BY c.relname"""),
         [pair.numbers, pair.found.oid, since],
     )
-    return [_index(row) for row in rows]
+    # One without a definition was dropped by another process while the query ran.
+    return [_index(row) for row in rows if row[4] is not None]
 
 
 def _index(row: tuple[Any, ...]) -> Index:

@@ -16,12 +16,13 @@ class Reader:
     """A view that reads the table, itself or through another view.
 
     Arguments:
-        columns: those of its columns that could hold the value and are not the retired column.
+        columns: those of its columns that could hold the value and are not the retired column;
+            and whether each is of the same type, or a text.
     """
 
     schema: str
     name: str
-    columns: tuple[str, ...]
+    columns: tuple[tuple[str, bool], ...]
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -51,14 +52,17 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
                  WHERE r.ev_class <> reader.oid AND reader.depth < 64)
             SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid),
                    ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                            AND a.atttypid = live.atttypid ORDER BY a.attnum),
+                   ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
                            JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                            AND (t.typcategory = 'S' OR a.atttypid = (
-                                    SELECT l.atttypid FROM pg_catalog.pg_attribute l
-                                     WHERE l.attrelid = %s AND l.attnum = %s)))
+                            AND a.atttypid <> live.atttypid AND t.typcategory = 'S'
+                          ORDER BY a.attnum)
               FROM (SELECT oid, max(depth) AS depth FROM reader GROUP BY oid) AS found
               JOIN pg_catalog.pg_class c ON c.oid = found.oid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_catalog.pg_attribute live ON live.attrelid = %s AND live.attnum = %s
              WHERE found.depth > 0
                AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
                AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
@@ -68,14 +72,15 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
     # Where the retired values are known to be: relation and attribute number.
     retired = {(pair.found.oid, pair.shadow.number)}
     result = []
-    for oid, schema, name, text, candidates in rows:
+    for oid, schema, name, text, same, texts in rows:
         on_purpose = set()
         for number, (column, origin) in enumerate(_origins(connection, text), start=1):
             if origin in retired:
                 retired.add((oid, number))
                 on_purpose.add(column)
+        candidates = [(each, True) for each in same] + [(each, False) for each in texts]
         result.append(
-            Reader(schema, name, tuple(each for each in candidates if each not in on_purpose))
+            Reader(schema, name, tuple(each for each in candidates if each[0] not in on_purpose))
         )
     return result
 

@@ -37,6 +37,10 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         [pair.numbers, pair.found.oid],
     )
     for oid, name, definition, enabled, note, numbers in rows:
+        if definition is None:
+            # pg_get_triggerdef() reads the catalog as it is now, the query as it was when it began:
+            # another process, such as a second swap, has dropped it in between.
+            continue
         covers = frozenset({("pg_trigger", oid)})
         if name in (pair.own.on_insert, pair.own.on_update):
             # Made in the swap for the names after it, and dropped in the revert.

@@ -31,8 +31,10 @@ def bars(title: str, values: dict[str, float], *, unit: str = "", mark: float | 
     most = max([*values.values(), mark or 0.0]) or 1.0
     room = WIDTH - LEFT - 90
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="system-ui, sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+            'font-family="system-ui, sans-serif" font-size="13">'
+        ),
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="8" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
@@ -41,10 +43,14 @@ def bars(title: str, values: dict[str, float], *, unit: str = "", mark: float | 
         colour = "#2563eb" if label.startswith("playbook") else "#94a3b8"
         parts += [
             f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>',
-            f'<rect x="{LEFT}" y="{y}" width="{max(room * value / most, 1):.1f}" '
-            f'height="{BAR}" fill="{colour}"/>',
-            f'<text x="{LEFT + room * value / most + 6:.1f}" y="{y + 14}">'
-            f"{value:,.3g}{unit}</text>",
+            (
+                f'<rect x="{LEFT}" y="{y}" width="{max(room * value / most, 1):.1f}" '
+                f'height="{BAR}" fill="{colour}"/>'
+            ),
+            (
+                f'<text x="{LEFT + room * value / most + 6:.1f}" y="{y + 14}">'
+                f"{value:,.3g}{unit}</text>"
+            ),
         ]
     if mark is not None:
         x = LEFT + room * mark / most

@@ -1,0 +1,259 @@
+"""The books are balanced: what the clients were told and did, against what the table says.
+
+Everything is compared inside the scratch database, so no value leaves it: only numbers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from migrations_playbook.rehearsal.witness import Exchange
+
+# A book's entries, each with whether the columns were swapped when it was made; null when that
+# was in the very moment of an exchange.
+DATED = """(
+    SELECT *, CASE WHEN before = during THEN before % 2 = 1 END AS swapped
+      FROM (SELECT *, (SELECT count(*) FROM rehearsal.exchange WHERE ended <= asked) AS before,
+                   (SELECT count(*) FROM rehearsal.exchange WHERE began <= answered) AS during
+              FROM rehearsal.{}) AS counted)"""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The table and the columns that are compared, as PostgreSQL knows them."""
+
+    table: sql.Identifier
+    key: str
+    live: str
+    shadow: str
+    stamp: str
+
+
+class Audit:
+    """The books, and the questions that they answer.
+
+    A client that is told a value while the columns are swapped must find it in the new column at
+    the end, and one that is told it while they are not, in the old one: through a revert and a
+    second swap. What is told in the very moment of an exchange may be either. A row that is made
+    while they are swapped keeps its value through all of it.
+
+    A lookup by a value that has been exchanged since it was told misses, rightly: that is what a
+    rotation is for. Any other miss is a violation.
+
+    Arguments:
+        connection: of the scratch database, in autocommit.
+        names: what is compared.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], names: Names) -> None:
+        self.connection = connection
+        self.names = names
+        self._told_otherwise = 0
+        self._changed = 0
+        self._parts = {
+            "table": names.table,
+            "key": sql.Identifier(names.key),
+            "live": sql.Identifier(names.live),
+            "shadow": sql.Identifier(names.shadow),
+            "stamp": sql.Identifier(names.stamp),
+            "told": sql.SQL(DATED).format(sql.Identifier("told")),
+            "created": sql.SQL(DATED).format(sql.Identifier("created")),
+        }
+
+    def open(self) -> int:
+        """Open the books, and copy the leaked values; return the number of rows."""
+        self._run("CREATE SCHEMA rehearsal")
+        for columns in (
+            "told (key text, value text, asked float8, answered float8)",
+            "missed (key text, told float8, answered float8)",
+            "created (key text, asked float8, answered float8)",
+            "wrote (key text, stamp timestamptz)",
+            "exchange (began float8, ended float8)",
+        ):
+            self._run("CREATE UNLOGGED TABLE rehearsal." + columns)
+        self._run("""
+            CREATE UNLOGGED TABLE rehearsal.leaked AS
+            SELECT {key} AS key, {live} AS value FROM {table}""")
+        self._run("ANALYZE rehearsal.leaked")
+        return self._count("SELECT count(*) FROM rehearsal.leaked")
+
+    def note(self, exchanges: Iterable[Exchange]) -> None:
+        """Enter when the columns were exchanged."""
+        for each in exchanges:
+            self.connection.execute(
+                "INSERT INTO rehearsal.exchange VALUES (%s, %s)", [each.began, each.ended]
+            )
+
+    def balance(self, *, rotated: bool) -> None:
+        """Compare what was told so far with the table, and strike it out.
+
+        What belongs in a column that is not there (any more) cannot be compared: so balance
+        once before the contract.
+
+        Arguments:
+            rotated: whether the live column is the new one now.
+        """
+        # What was told before the first exchange has leaked with the rest.
+        self._run("""
+            INSERT INTO rehearsal.leaked
+            SELECT DISTINCT l.key, l.value FROM rehearsal.told AS t
+              CROSS JOIN LATERAL jsonb_populate_record(
+                  NULL::rehearsal.leaked, jsonb_build_object('key', t.key, 'value', t.value)) AS l
+             WHERE t.answered < (SELECT min(began) FROM rehearsal.exchange)""")
+        self._changed += self._count("""
+            SELECT count(*) FROM (
+                SELECT key FROM {told} AS told
+                 WHERE key IN (SELECT key FROM {created} AS created WHERE swapped)
+                 GROUP BY key HAVING count(DISTINCT value) > 1) AS changed""")
+        new, old = ("live", "shadow") if rotated else ("shadow", "live")
+        there = {new, old} if self._has_shadow() else {"live"}
+        for when, columns in (
+            ("swapped", {new}),
+            ("NOT swapped", {old}),
+            ("swapped IS NULL", {new, old}),
+        ):
+            if not columns <= there:
+                continue
+            found = sql.SQL(" UNION ALL ").join(
+                sql.SQL("SELECT {key}::text, {}::text FROM {table}").format(
+                    self._parts[column], key=self._parts["key"], table=self._parts["table"]
+                )
+                for column in sorted(columns)
+            )
+            self._told_otherwise += self._count(
+                """
+                SELECT count(*) FROM (
+                    SELECT key, value FROM {told} AS told WHERE {when} EXCEPT ({found})) AS told""",
+                when=sql.SQL(when),
+                found=found,
+            )
+        self._run("TRUNCATE rehearsal.told")
+
+    def checks(self, *, rows: int, rotated: bool) -> dict[str, int]:
+        """What must be zero.
+
+        Arguments:
+            rows: how many there were at the start.
+            rotated: whether the live column is the new one now.
+        """
+        found = {
+            "lost_rows": self._count("""
+                SELECT count(*) FROM (
+                    SELECT key::text FROM rehearsal.leaked UNION SELECT key FROM rehearsal.created
+                    EXCEPT SELECT {key}::text FROM {table}) AS lost"""),
+            "duplicated_rows": max(
+                0, self._count("SELECT count(*) FROM {table}") - rows - self._created()
+            )
+            + self._count("""
+                SELECT count(*) FROM (
+                    SELECT FROM {table} GROUP BY {live} HAVING count(*) > 1) AS repeated"""),
+            "told_otherwise": self._told_otherwise,
+            "changed_tokens": self._changed,
+            "lost_writes": self._count("""
+                SELECT count(*) FROM (
+                    SELECT key, stamp FROM rehearsal.wrote
+                    EXCEPT SELECT {key}::text, {stamp} FROM {table}) AS lost"""),
+            "unexplained_misses": self._count("""
+                SELECT count(*) FROM rehearsal.missed AS m
+                 WHERE NOT EXISTS (SELECT FROM rehearsal.exchange AS e
+                                    WHERE e.began <= m.answered AND e.ended >= m.told)"""),
+        }
+        if rotated:
+            found["unrotated_rows"] = self._count("""
+                SELECT count(*) FROM {table} AS t JOIN rehearsal.leaked AS l
+                    ON l.key = t.{key} AND l.value = t.{live}""")
+            found["leaked_values"] = self._count("""
+                SELECT count(*) FROM {table} AS t
+                 WHERE t.{live} IN (SELECT value FROM rehearsal.leaked)""")
+        return found
+
+    def schema(self) -> set[str]:
+        """The table's columns, constraints, indexes and triggers, a line each."""
+        rows = self.connection.execute(
+            sql.SQL("""
+                WITH it AS (SELECT {}::regclass AS oid)
+                SELECT format('column %s %s %s %s', a.attname,
+                              format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                              pg_get_expr(d.adbin, d.adrelid))
+                  FROM it JOIN pg_attribute a ON a.attrelid = it.oid
+                  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                 WHERE a.attnum > 0 AND NOT a.attisdropped
+                UNION ALL
+                SELECT format('constraint %s %s', conname, pg_get_constraintdef(c.oid))
+                  FROM it JOIN pg_constraint c ON c.conrelid = it.oid
+                UNION ALL
+                SELECT pg_get_indexdef(i.indexrelid) FROM it JOIN pg_index i ON i.indrelid = it.oid
+                UNION ALL
+                SELECT pg_get_triggerdef(t.oid)
+                  FROM it JOIN pg_trigger t ON t.tgrelid = it.oid WHERE NOT t.tgisinternal
+                """).format(self.names.table.as_string())
+        ).fetchall()
+        return {row[0] for row in rows}
+
+    def fingerprints(self, keys: list[str]) -> list[tuple[str, str]]:
+        """A few rows' keys, each with a fingerprint of its live value (never the value)."""
+        return self.connection.execute(
+            sql.SQL("""
+                SELECT {key}::text, left(encode(sha256({live}::text::bytea), 'hex'), 12)
+                  FROM {table} WHERE {key}::text = ANY (%s) ORDER BY {key}""").format(
+                **self._parts
+            ),
+            [keys],
+        ).fetchall()
+
+    def sample(self, count: int) -> list[str]:
+        """Primary keys from all over the table, in no order."""
+        return [
+            row[0]
+            for row in self.connection.execute(
+                sql.SQL("SELECT {key}::text FROM {table} ORDER BY random() LIMIT %s").format(
+                    **self._parts
+                ),
+                [count],
+            )
+        ]
+
+    def has_got_to(self, key: str) -> bool:
+        """Whether a row's shadow is filled."""
+        row = self.connection.execute(
+            sql.SQL("SELECT {shadow} IS NOT NULL FROM {table} WHERE {key} = {wanted}").format(
+                wanted=sql.Literal(key), **self._parts
+            )
+        ).fetchone()
+        return bool(row and row[0])
+
+    def key_at(self, fraction: float) -> str | None:
+        """The primary key that this fraction of the rows lies before."""
+        row = self.connection.execute(
+            sql.SQL("""
+                SELECT {key}::text FROM {table} ORDER BY {key}
+                OFFSET (SELECT floor(count(*) * %s) FROM {table}) LIMIT 1""").format(**self._parts),
+            [fraction],
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def _created(self) -> int:
+        return self._count("SELECT count(*) FROM rehearsal.created")
+
+    def _has_shadow(self) -> bool:
+        return bool(
+            self._count(
+                "SELECT count(*) FROM pg_attribute WHERE attrelid = {name}::regclass "
+                "AND attname = {column} AND NOT attisdropped",
+                name=sql.Literal(self.names.table.as_string()),
+                column=sql.Literal(self.names.shadow),
+            )
+        )
+
+    def _run(self, statement: LiteralString) -> None:
+        self.connection.execute(sql.SQL(statement).format(**self._parts))
+
+    def _count(self, query: LiteralString, **parts: sql.Composable) -> int:
+        row = self.connection.execute(sql.SQL(query).format(**self._parts, **parts)).fetchone()
+        assert row is not None
+        return int(row[0])

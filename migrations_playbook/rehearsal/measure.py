@@ -1,0 +1,88 @@
+"""Requests, and what they add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Request(NamedTuple):
+    """One request of a client.
+
+    Arguments:
+        release: the release that made it.
+        kind: what it did.
+        due: when it was due, in seconds of the monotonic clock.
+        ms: from when it was due to its answer, in milliseconds.
+        wrong: what went wrong; empty when it went well.
+    """
+
+    release: str
+    kind: str
+    due: float
+    ms: float
+    wrong: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of the rehearsal.
+
+    Arguments:
+        began: in seconds of the monotonic clock.
+        ended: the same.
+        lock_hold_ms: how long the phase's strongest lock was held, where it says so.
+    """
+
+    name: str
+    began: float
+    ended: float
+    lock_hold_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a phase's requests add up to; latencies in milliseconds, 0 when there was none."""
+
+    name: str
+    seconds: float
+    requests: int
+    errors: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "seconds": round(self.seconds, 2),
+            "requests": self.requests,
+            "errors": self.errors,
+            "p50_ms": round(self.p50_ms, 2),
+            "p99_ms": round(self.p99_ms, 2),
+            "max_ms": round(self.max_ms, 2),
+        }
+
+
+def figures(phase: Phase, requests: Sequence[Request]) -> Figures:
+    """Add up the requests that were due in a phase."""
+    within = [each for each in requests if phase.began <= each.due < phase.ended]
+    latencies = sorted(each.ms for each in within)
+    return Figures(
+        name=phase.name,
+        seconds=phase.ended - phase.began,
+        requests=len(within),
+        errors=sum(1 for each in within if each.wrong),
+        p50_ms=quantile(latencies, 0.5),
+        p99_ms=quantile(latencies, 0.99),
+        max_ms=latencies[-1] if latencies else 0.0,
+    )
+
+
+def quantile(ascending: Sequence[float], fraction: float) -> float:
+    """The smallest value that at least this fraction does not exceed; 0 of none."""
+    if not ascending:
+        return 0.0
+    return ascending[max(0, math.ceil(fraction * len(ascending)) - 1)]

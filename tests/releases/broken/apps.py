@@ -1,0 +1,78 @@
+"""Each app breaks one thing when it is loaded."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pgtrigger.migrations
+import psycopg
+from django.apps import AppConfig
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook import locks, quarantine
+from migrations_playbook.database import execute
+from migrations_playbook.dependents import Dependent, Pair, triggers
+from migrations_playbook.locks import LockPolicy, Seized
+
+
+class Broken(AppConfig):
+    name = "tests.releases.broken"
+    label = "broken"
+
+
+class NoTrigger(Broken):
+    """The triggers are there and enabled, and do nothing."""
+
+    def ready(self) -> None:
+        def add(schema_editor: Any, model: Any, trigger: Any) -> None:
+            idle = type(trigger.sql)(**{**trigger.sql.kwargs, "func": "RETURN NEW;"})
+            schema_editor.execute(str(idle), params=None)
+
+        pgtrigger.migrations._add_trigger = add
+
+
+class NoQuarantine(Broken):
+    """The swap exchanges the columns and leaves it at that."""
+
+    def ready(self) -> None:
+        quarantine.create = lambda *_: []
+
+
+class PlainLock(Broken):
+    """The lock is asked for without a timeout, behind a transaction that idles for a while."""
+
+    def ready(self) -> None:
+        def seize(
+            connection: BaseDatabaseWrapper,
+            table: sql.Identifier,
+            policy: LockPolicy = locks.DEFAULT_POLICY,
+            *,
+            first: Sequence[sql.Composable] = (),
+        ) -> Seized:
+            idle = psycopg.connect(os.environ["DATABASE_URL"])
+            idle.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
+            threading.Timer(2.0, idle.close).start()
+            execute(connection, sql.SQL("SET LOCAL lock_timeout = 0"))
+            execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+            return Seized(attempts=1, wait_ms=0.0, since=time.monotonic())
+
+        locks.seize = seize
+
+
+class NoReinstall(Broken):
+    """The triggers stay with the old columns, as an exchange by renaming alone would leave them."""
+
+    def ready(self) -> None:
+        read = triggers.dependents
+
+        def left_behind(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+            for each in read(connection, pair):
+                yield replace(each, take=(), give=())
+
+        triggers.dependents = left_behind

@@ -1,0 +1,6 @@
+import os
+
+from app.settings import *  # noqa: F403
+from app.settings import INSTALLED_APPS as OURS
+
+INSTALLED_APPS = [*OURS, f"tests.releases.broken.apps.{os.environ['BROKEN']}"]

@@ -1,0 +1,132 @@
+"""Models that are not like Ticket: odd names, odd keys, other schemas, other databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, connection, connections, models
+
+from migrations_playbook import catalog
+from migrations_playbook.catalog import Phase
+from migrations_playbook.proof import Verified
+from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.swap import swap
+from tests.fixtures.database import Database
+from tests.models_zoo import (
+    CODES,
+    MODELS,
+    TEXTS,
+    UUIDS,
+    Characters,
+    Together,
+    Twice,
+    UuidKey,
+    expand,
+    fill,
+)
+
+
+def tokens(model: type[models.Model], using: str = "default") -> set[Any]:
+    return set(model._default_manager.using(using).values_list("token", flat=True))
+
+
+def play(bound: BoundShadow, using: str = "default", *, revert: bool = False) -> Verified:
+    """Swap to the end; the proof."""
+    last = list(swap(bound, using=using, revert=revert))[-1]
+    assert isinstance(last, Verified)
+    return last
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_a_model_of_any_shape_is_swapped_and_reverted(
+    model: type[models.Model], database: Database
+) -> None:
+    bound = expand(model, MODELS[model])
+    leaked = tokens(model)
+    fill(bound)
+    before = database.dump()
+    assert play(bound).passed
+    assert catalog.state(connection, bound).phase is Phase.SWAPPED
+    fresh = tokens(model)
+    assert len(fresh) == 3
+    assert not fresh & leaked
+    model._default_manager.create()
+    assert play(bound, revert=True).passed
+    assert leaked < tokens(model)
+    assert database.dump() == before
+
+
+def test_two_shadows_of_one_table_are_swapped_one_without_the_other(database: Database) -> None:
+    tokens_bound = expand(Twice, UUIDS)
+    for trigger in CODES.triggers:
+        trigger.install(Twice)  # type: ignore[arg-type]
+    codes_bound = BoundShadow(Twice, CODES)
+    fill(tokens_bound)
+    fill(codes_bound)
+    leaked = set(Twice._default_manager.values_list("token", "code"))
+    before = database.dump()
+    assert play(tokens_bound).passed
+    assert catalog.state(connection, codes_bound).phase is Phase.FILLED
+    assert play(codes_bound).passed
+    Twice._default_manager.create()
+    assert play(tokens_bound, revert=True).passed
+    assert catalog.state(connection, codes_bound).phase is Phase.SWAPPED
+    assert play(codes_bound, revert=True).passed
+    assert leaked < set(Twice._default_manager.values_list("token", "code"))
+    assert database.dump() == before
+
+
+def test_the_index_for_like_goes_with_a_text_token(database: Database) -> None:
+    bound = expand(Characters, TEXTS)
+    fill(bound)
+    play(bound)
+    definitions = database.value(
+        "SELECT string_agg(indexdef, E'\\n') FROM pg_indexes WHERE tablename = 'zoo_characters'"
+    )
+    assert "_like ON public.zoo_characters USING btree (token varchar_pattern_ops)" in definitions
+
+
+def test_a_token_that_is_unique_with_others_stays_so(database: Database) -> None:
+    bound = expand(Together, UUIDS)
+    fill(bound)
+    play(bound)
+    row = Together._default_manager.get(tenant=1, pk=1)
+    with pytest.raises(IntegrityError, match=r"zoo_(one_a_tenant|conditional)"):
+        Together._default_manager.create(token=row.token, tenant=row.tenant)
+
+
+@pytest.fixture
+def second_database(database: Database) -> Iterator[Database]:
+    """Another database under the alias "other", beside one that is not PostgreSQL."""
+    for other in Database.temporary():
+        # Which has pointed the default connection at itself.
+        connections.databases["other"] = {**connections.databases["default"], "NAME": other.name}
+        connections.databases["file"] = {
+            **connections.databases["default"],
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": ":memory:",
+        }
+        connections["default"].close()
+        connections["default"].settings_dict["NAME"] = database.name
+        yield other
+        for alias in ("other", "file"):
+            connections[alias].close()
+            del connections[alias]
+            del connections.databases[alias]
+
+
+def test_each_database_has_a_phase_of_its_own(second_database: Database) -> None:
+    here, there = expand(UuidKey, UUIDS), expand(UuidKey, UUIDS, using="other")
+    fill(here)
+    fill(there, using="other")
+    play(there, using="other")
+    assert catalog.state(connections["default"], here).phase is Phase.FILLED
+    assert catalog.state(connections["other"], there).phase is Phase.SWAPPED
+
+
+def test_a_database_that_is_not_postgresql_is_refused(second_database: Database) -> None:
+    with pytest.raises(CommandError, match='"file" is SQLite, and this playbook needs PostgreSQL'):
+        call_command("swap_token_columns", database="file")

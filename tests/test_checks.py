@@ -1,0 +1,214 @@
+"""What a model may declare; each hint is a command, or a line to write."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from django.contrib.postgres.functions import RandomUUID
+from django.core.checks import run_checks
+from django.core.management import CommandError, call_command
+from django.db import models
+from django.db.models import F
+from django.db.models.functions import Coalesce
+from django.test.utils import isolate_apps
+
+from migrations_playbook import Shadow
+from migrations_playbook.checks import declaration_errors
+from tests.fixtures.database import Database
+
+VALUE = RandomUUID()
+TOKEN = Shadow(live="token", shadow="new_token", value=VALUE)
+
+
+def errors_of(shadow: Shadow = TOKEN, *, meta: dict[str, Any] | None = None, **fields: Any) -> Any:
+    """The ids and hints for a model with these fields, beside a right token and new_token."""
+    with isolate_apps("tickets"):
+        attributes = {
+            "__module__": __name__,
+            "token": models.UUIDField(unique=True, default=uuid.uuid4),
+            "new_token": models.UUIDField(null=True),
+            "Meta": type("Meta", (), {"app_label": "tickets", **(meta or {})}),
+            **fields,
+        }
+        model = type("Subject", (models.Model,), {k: v for k, v in attributes.items() if v})
+        return [(each.id, each.hint) for each in declaration_errors(model, shadow)]
+
+
+def test_a_right_declaration_has_no_errors() -> None:
+    assert errors_of() == []
+
+
+def test_the_project_itself_has_none() -> None:
+    assert [each for each in run_checks() if str(each.id).startswith("playbook")] == []
+
+
+def test_an_unmanaged_model_is_never_expanded() -> None:
+    assert errors_of(meta={"managed": False}) == [
+        (
+            "playbook.E001",
+            "Set managed = True, or move the Shadow(...).triggers to a model with a table.",
+        )
+    ]
+
+
+def test_a_proxy_has_no_columns_of_its_own() -> None:
+    with isolate_apps("tickets"):
+
+        class Origin(models.Model):  # noqa: DJ008
+            token = models.UUIDField(default=uuid.uuid4)
+            new_token = models.UUIDField(null=True)
+
+            class Meta:
+                app_label = "tickets"
+
+        class Proxy(Origin):  # noqa: DJ008
+            class Meta:
+                app_label = "tickets"
+                proxy = True
+
+        found = [(each.id, each.hint) for each in declaration_errors(Proxy, TOKEN)]
+    assert found[0] == (
+        "playbook.E001",
+        "Move the Shadow(...).triggers to the Meta of tickets.Origin.",
+    )
+
+
+def test_a_child_does_not_declare_its_parents_columns() -> None:
+    with isolate_apps("tickets"):
+
+        class Origin(models.Model):  # noqa: DJ008
+            token = models.UUIDField(default=uuid.uuid4)
+            new_token = models.UUIDField(null=True)
+
+            class Meta:
+                app_label = "tickets"
+
+        class Heir(Origin):  # noqa: DJ008
+            class Meta:
+                app_label = "tickets"
+
+        found = {(each.id, each.hint) for each in declaration_errors(Heir, TOKEN)}
+    assert found == {
+        ("playbook.E003", "Move the Shadow(...).triggers to the Meta of tickets.Origin.")
+    }
+
+
+def test_a_missing_shadow_is_a_line_to_write() -> None:
+    assert errors_of(new_token=None) == [
+        (
+            "playbook.E002",
+            (
+                "Write new_token = models.UUIDField(null=True, editable=False), "
+                'then run "manage.py makemigrations".'
+            ),
+        )
+    ]
+
+
+def test_a_missing_live_field_is_a_name_to_correct() -> None:
+    assert errors_of(token=None) == [
+        ("playbook.E002", "Write token = ..., or correct the live of the Shadow.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"new_token": models.TextField(null=True)},
+            (
+                "playbook.E005",
+                "Write new_token = models.UUIDField(null=True, editable=False).",
+            ),
+        ),
+        (
+            {
+                "token": models.CharField(max_length=40, unique=True),
+                "new_token": models.CharField(max_length=20, null=True),
+            },
+            (
+                "playbook.E005",
+                "Write new_token = models.CharField(max_length=40, null=True, editable=False).",
+            ),
+        ),
+        (
+            {"new_token": models.UUIDField()},
+            (
+                "playbook.E006",
+                "Write new_token = models.UUIDField(null=True, editable=False).",
+            ),
+        ),
+        (
+            {"new_token": models.UUIDField(null=True, default=uuid.uuid4)},
+            ("playbook.E007", "Take the default of new_token away; the trigger fills it."),
+        ),
+        (
+            {"new_token": models.UUIDField(null=True, db_default=RandomUUID())},
+            ("playbook.E007", "Take the default of new_token away; the trigger fills it."),
+        ),
+        (
+            {"token": models.UUIDField(primary_key=True)},
+            ("playbook.E008", "Declare a Shadow for a field that no other table refers to."),
+        ),
+        (
+            {"new_token": models.UUIDField(null=True, db_column="n" * 64)},
+            ("playbook.E009", 'Write db_column="..." with a shorter name.'),
+        ),
+    ],
+)
+def test_a_wrong_field_is_a_line_to_write(fields: dict[str, Any], expected: Any) -> None:
+    assert errors_of(**fields) == [expected]
+
+
+def test_a_column_is_not_its_own_shadow() -> None:
+    shadow = Shadow(live="token", shadow="token", value=VALUE)
+    assert errors_of(shadow) == [("playbook.E004", "Name two fields.")]
+
+
+def test_a_python_function_is_no_value() -> None:
+    shadow = Shadow(live="token", shadow="new_token", value=uuid.uuid4)  # type: ignore[arg-type]
+    assert errors_of(shadow) == [
+        ("playbook.E010", "Write value=RandomUUID(), or another database function.")
+    ]
+
+
+def test_a_value_that_converts_a_column_would_carry_the_leak_over() -> None:
+    shadow = Shadow(live="token", shadow="new_token", value=Coalesce(F("token"), RandomUUID()))
+    assert errors_of(shadow) == [
+        ("playbook.E011", "Write value=RandomUUID(), or another expression without F().")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statements", "why"),
+    [
+        (
+            (
+                "DROP TABLE tickets_ticket CASCADE; CREATE TABLE tickets_ticket "
+                "(id bigint, token uuid, redeemed_at timestamptz) PARTITION BY HASH (id)"
+            ),
+            "its table is partitioned",
+        ),
+        ("CREATE TABLE vip () INHERITS (tickets_ticket)", "its table is inherited by vip"),
+    ],
+)
+def test_a_table_of_an_unsound_kind_is_refused_before_it_is_expanded(
+    statements: str, why: str, empty_database: Database
+) -> None:
+    call_command("migrate", "tickets", "0001", verbosity=0)
+    for statement in statements.split("; "):
+        empty_database.run(statement)
+    before = empty_database.dump()
+    done = empty_database.manage("migrate")
+    assert done.returncode == 1
+    assert "(playbook.E020)" in done.stderr
+    assert why in done.stderr
+    assert empty_database.dump() == before
+
+
+def test_a_refused_declaration_stops_the_commands(database: Database) -> None:
+    database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
+    with pytest.raises(CommandError, match=r"inherited by public\.vip"):
+        call_command("swap_token_columns")

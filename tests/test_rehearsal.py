@@ -1,0 +1,165 @@
+"""The rehearsal passes, and fails for the right reason when the product is broken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+from migrations_playbook.rehearsal.play import Play, Result
+from migrations_playbook.rehearsal.script import Options
+from migrations_playbook.shadow import find
+from tests.fixtures.database import Database, wait_until
+from tests.fixtures.tickets import add_old_tickets
+from tickets.management.commands.rehearse import Command
+
+PHASES = [
+    "baseline",
+    "expand",
+    "backfill",
+    "prepare",
+    "swap",
+    "revert",
+    "swap again",
+    "contract",
+]
+
+
+def scratch_databases(database: Database) -> int:
+    found = database.value(
+        "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'rehearsal_')"
+    )
+    return int(found)
+
+
+def rehearse(monkeypatch: pytest.MonkeyPatch, broken: str, until: str) -> Result:
+    """Rehearse with the product broken, up to the phase where it must have been seen."""
+    monkeypatch.setenv("BROKEN", broken)
+    releases = replace(Command.script.releases, n1="tests.releases.broken.settings")
+    play = Play(
+        replace(Command.script, releases=releases),
+        # A shared machine stalls now and then; a lock without a timeout stalls for two seconds.
+        Options(rows=3000, rate=150, seconds=1.0, max_stall_ms=1500, until=until),
+        find("tickets.Ticket", "new_token"),
+        connection,
+    )
+    for _ in play.run():
+        pass
+    return play.result
+
+
+def violations(result: Result) -> set[str]:
+    return {name for name, number in result.checks.items() if number}
+
+
+def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) -> None:
+    verdict, report = tmp_path / "verdict.json", tmp_path / "report"
+    done = database.manage(
+        "rehearse",
+        *("--rows", "3000", "--rate", "100", "--seconds", "0.5", "--max-stall-ms", "5000"),
+        *("--json", str(verdict), "--report", str(report)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("The rehearsal passed.\n")
+    result = json.loads(verdict.read_text())
+    assert set(result) == {"rows", "phases", "swap", "checks", "passed"}
+    assert result["rows"] == 3000
+    assert [phase["name"] for phase in result["phases"]] == PHASES
+    assert all(
+        set(phase) == {"name", "seconds", "requests", "errors", "p50_ms", "p99_ms", "max_ms"}
+        for phase in result["phases"]
+    )
+    assert all(phase["requests"] for phase in result["phases"])
+    assert set(result["swap"]) == {"lock_wait_ms", "lock_hold_ms", "attempts"}
+    assert set(result["checks"].values()) == {0}
+    assert result["passed"] is True
+    assert json.loads((report / "report.json").read_text()) == result
+    page = (report / "report.html").read_text()
+    assert all(name in page for name in PHASES)
+    assert "<svg" in page
+    assert scratch_databases(database) == 0
+
+
+def test_without_the_trigger_rows_stay_without_a_value(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rehearse(monkeypatch, "NoTrigger", until="prepare")
+    assert not result.passed
+    # Either the next command finds them, or the constraint that it has just added does.
+    assert violations(result) <= {"failed_steps", "failed_requests"}
+    assert any(
+        "still has" in reason or "violates check constraint" in reason for reason in result.reasons
+    )
+
+
+def test_without_the_quarantine_a_revert_takes_tokens_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rehearse(monkeypatch, "NoQuarantine", until="revert")
+    assert violations(result) == {"changed_tokens"}
+
+
+def test_a_lock_without_a_timeout_stalls_the_site(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rehearse(monkeypatch, "PlainLock", until="prepare")
+    assert violations(result) == {"slow_requests"}
+
+
+def test_triggers_that_stay_with_the_old_columns_are_seen(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = rehearse(monkeypatch, "NoReinstall", until="swap")
+    assert "schema" in violations(result)
+    assert any("pgtrigger_fill_new_token" in reason for reason in result.reasons)
+
+
+def test_an_interrupt_ends_it_and_drops_the_scratch_database(database: Database) -> None:
+    started = database.start("rehearse", "--rows", "2000", "--seconds", "30")
+    wait_until(
+        lambda: (
+            database.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE starts_with(datname, 'rehearsal_')"
+            )
+            >= 8
+        ),
+        "clients are at work",
+    )
+    started.terminate()
+    _, complaint = started.communicate(timeout=30)
+    assert started.returncode == 143
+    assert complaint == (
+        "CommandError: Stopped: the scratch database is dropped, and nothing else was touched.\n"
+    )
+    assert scratch_databases(database) == 0
+
+
+def test_a_template_that_is_not_there_is_named(database: Database) -> None:
+    done = database.manage("rehearse", "--template", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr == (
+        'CommandError: There is no database "nowhere" to copy on this server. Name another one '
+        "with --template, or leave it out to have rows made.\n"
+    )
+
+
+def test_a_copy_of_a_database_is_rehearsed_and_the_original_left_alone(
+    database: Database,
+) -> None:
+    add_old_tickets(database, 500)
+    before = database.dump()
+    play = Play(
+        Command.script,
+        Options(template=database.name, rate=100, seconds=0.2, max_stall_ms=5000, until="baseline"),
+        find("tickets.Ticket", "new_token"),
+        connection,
+    )
+    for _ in play.run():
+        pass
+    assert play.result.passed is False or play.result.rows == 500
+    assert play.result.rows == 500
+    assert database.dump() == before
+    assert scratch_databases(database) == 0
