@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
-from django.db import OperationalError
+from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook import catalog, control, throttle, vacuum, walk
@@ -267,7 +267,7 @@ class _Run:
     def _controlled(self) -> Iterator[Reason]:
         try:
             settings = control.read(self.connection, self.bound, self.found)
-        except OperationalError:
+        except DatabaseError:
             self.connection.close()
             yield Reason("control", "the control settings cannot be read")
             return
