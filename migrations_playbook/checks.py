@@ -19,8 +19,8 @@ from django.db.models.expressions import BaseExpression, F
 
 from migrations_playbook import catalog
 from migrations_playbook.database import MAX_NAME_BYTES
-from migrations_playbook.dependents import tables
 from migrations_playbook.shadow import BoundShadow, Shadow
+from migrations_playbook.tables import unsound
 from migrations_playbook.triggers import FillTrigger
 
 Model = type[models.Model]
@@ -207,7 +207,7 @@ def check_tables(
             except DatabaseError:
                 # No server, or no such right: the command itself will say so.
                 break
-            why = None if found is None else tables.unsound(connection, found.oid)
+            why = None if found is None else unsound(connection, found.identifier)
             if why is not None:
                 errors.append(
                     Error(

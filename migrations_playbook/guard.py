@@ -23,6 +23,7 @@ from migrations_playbook import catalog, contract
 from migrations_playbook.catalog import Table
 from migrations_playbook.database import fetch_all
 from migrations_playbook.operations import WithTableLock
+from migrations_playbook.tables import identifier_of
 
 Plan = Iterable[tuple[migrations.Migration, bool]]
 
@@ -81,7 +82,7 @@ def _shadow_in_use(
     except LookupError:
         return None  # made by the same plan: there is no table yet, and so no value to lose
     column = getattr(field, "column", None)
-    found = catalog.named(connection, sql.Identifier(*model._meta.db_table.strip('"').split('"."')))
+    found = catalog.named(connection, identifier_of(model))
     if found is None or column not in found.columns:
         return None
     live = _live_columns(connection, found, column, operation.name)

@@ -15,11 +15,16 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from pgtrigger import compiler
+from pgtrigger.migrations import AddTrigger
 from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook import contract, locks
-from migrations_playbook.errors import TRY_AGAIN, PlaybookError
+from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
+from migrations_playbook.tables import identifier_of, unsound
+
+
+POSTGRES = "postgresql"
 
 
 class PinnedTriggerSql(compiler.UpsertTriggerSql):
@@ -86,6 +91,7 @@ class WithTableLock(Operation):
     ) -> None:
         states = self._states(app_label, from_state)
         with _one_sentence(self.model_name):
+            self._refuse_unsound(app_label, schema_editor, from_state)
             self._lock(app_label, schema_editor, from_state)
             for operation, before, after in zip(self.operations, states, states[1:], strict=False):
                 operation.database_forwards(app_label, schema_editor, before, after)
@@ -126,13 +132,32 @@ class WithTableLock(Operation):
             states.append(following)
         return states
 
+    def _refuse_unsound(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> None:
+        """Refuse to expand what could not be swapped later, a partitioned table say."""
+        expands = any(
+            isinstance(operation, AddTrigger)
+            and isinstance(getattr(operation.trigger, "sql", None), PinnedTriggerSql)
+            for operation in self.operations
+        )
+        if not expands or schema_editor.collect_sql or schema_editor.connection.vendor != POSTGRES:
+            return
+        model = state.apps.get_model(app_label, self.model_name)
+        why = unsound(schema_editor.connection, identifier_of(model))
+        if why is not None:
+            raise Refused(
+                f"{model._meta.db_table} is {why}, so its columns could not be exchanged; nothing "
+                f"was changed. Take the Shadow out of the Meta.triggers of {model._meta.label}."
+            )
+
     def _lock(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
     ) -> None:
         connection = schema_editor.connection
-        if connection.vendor != "postgresql":
+        if connection.vendor != POSTGRES:
             return
-        table = _table(state.apps.get_model(app_label, self.model_name))
+        table = identifier_of(state.apps.get_model(app_label, self.model_name))
         if schema_editor.collect_sql:
             schema_editor.execute(
                 f"LOCK TABLE {table.as_string(None)} IN ACCESS EXCLUSIVE MODE", params=None
@@ -227,7 +252,7 @@ class ContractShadow(Operation):
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
-        table, column = _table(model), _column(self._bound_field(model))
+        table, column = identifier_of(model), _column(self._bound_field(model))
         if schema_editor.collect_sql:
             for statement in self._statements(table, column):
                 schema_editor.execute(statement, params=None)
@@ -254,8 +279,8 @@ class ContractShadow(Operation):
             return
         with _one_sentence(self.model_name):
             if not schema_editor.collect_sql:
-                locks.reserve(schema_editor.connection, _table(model))
-                locks.seize(schema_editor.connection, _table(model))
+                locks.reserve(schema_editor.connection, identifier_of(model))
+                locks.seize(schema_editor.connection, identifier_of(model))
             schema_editor.add_field(model, self._bound_field(model))
             for trigger in self.triggers:
                 schema_editor.execute(trigger.install_sql, params=None)
@@ -269,7 +294,7 @@ class ContractShadow(Operation):
 
     def _concerns(self, schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
         connection = schema_editor.connection
-        return connection.vendor == "postgresql" and self.allow_migrate_model(
+        return connection.vendor == POSTGRES and self.allow_migrate_model(
             connection.alias, model
         )
 
@@ -287,10 +312,6 @@ class ContractShadow(Operation):
             *(trigger.uninstall_sql for trigger in self.triggers),
             f"ALTER TABLE {name} DROP COLUMN {sql.Identifier(column).as_string(None)} CASCADE",
         ]
-
-
-def _table(model: type[models.Model]) -> sql.Identifier:
-    return sql.Identifier(*model._meta.db_table.strip('"').split('"."'))
 
 
 def _column(field: Any) -> str:

@@ -25,8 +25,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.sql import Query
 from psycopg import sql
 
-from migrations_playbook.database import name_of, unquoted
+from migrations_playbook.database import name_of
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.tables import parts_of
 from migrations_playbook.triggers import FillTrigger, KeepTrigger, column_of
 
 
@@ -78,12 +79,8 @@ class BoundShadow:
 
     @property
     def table_parts(self) -> tuple[str, ...]:
-        """The table's name, with its schema in front if `db_table` names one.
-
-        Django has no option for a schema; the idiom is `db_table = 'schema"."table'`, which
-        becomes right once Django has put its quotes around it.
-        """
-        return tuple(unquoted(part) for part in self.model._meta.db_table.strip('"').split('"."'))
+        """The table's name, with its schema in front if `db_table` names one."""
+        return parts_of(self.model)
 
     @property
     def table(self) -> sql.Identifier:

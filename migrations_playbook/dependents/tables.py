@@ -9,46 +9,11 @@ from psycopg import sql
 
 from migrations_playbook.database import fetch_one
 from migrations_playbook.dependents.base import Dependent, Pair, current_role
-
-KINDS = {
-    "f": "a foreign table: its rows are on another server",
-    "p": "partitioned: its parts' columns and indexes would have to be exchanged one by one",
-    "v": "a view",
-    "m": "a materialized view",
-}
-
-
-def unsound(connection: BaseDatabaseWrapper, oid: int) -> str | None:
-    """Why the columns of a table cannot be exchanged soundly, in a sentence's end; None if so."""
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT c.relkind::text, c.reloftype <> 0, c.relispartition,
-                   (SELECT string_agg(i.inhrelid::regclass::text, ', ')
-                      FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
-                   (SELECT string_agg(i.inhparent::regclass::text, ', ')
-                      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid)
-              FROM pg_catalog.pg_class c WHERE c.oid = %s"""),
-        [oid],
-    )
-    if row is None:
-        return None
-    kind, typed, partition, children, parents = row
-    reasons = (
-        KINDS.get(kind),
-        "a typed table, whose columns belong to its type" if typed else None,
-        f"a partition of {parents}" if partition else None,
-        f"an inheritance child of {parents}, to which its columns belong" if parents else None,
-        f"inherited by {children}, whose rows it would exchange without their indexes"
-        if children
-        else None,
-    )
-    return next((reason for reason in reasons if reason is not None), None)
-
+from migrations_playbook.tables import unsound
 
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """What about the table keeps it from being exchanged, and what the role lacks."""
-    why = unsound(connection, pair.found.oid)
+    why = unsound(connection, pair.table)
     if why is not None:
         yield Dependent("table", str(pair.found), "by its kind", refused=f"it is {why}")
     row = fetch_one(
