@@ -55,15 +55,17 @@ def violations(result: Result) -> set[str]:
     return {name for name, number in result.checks.items() if number}
 
 
+@pytest.mark.timeout(240)
 def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) -> None:
     verdict, report = tmp_path / "verdict.json", tmp_path / "report"
-    done = database.manage(
+    started = database.start(
         "rehearse",
-        *("--rows", "3000", "--rate", "100", "--seconds", "0.5", "--max-stall-ms", "5000"),
+        *("--rows", "3000", "--rate", "100", "--seconds", "0.3", "--max-stall-ms", "5000"),
         *("--json", str(verdict), "--report", str(report)),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("The rehearsal passed.\n")
+    output, complaint = started.communicate()
+    assert started.returncode == 0, output + complaint
+    assert output.endswith("The rehearsal passed.\n")
     result = json.loads(verdict.read_text())
     assert set(result) == {"rows", "phases", "swap", "checks", "passed"}
     assert result["rows"] == 3000
@@ -159,7 +161,6 @@ def test_a_copy_of_a_database_is_rehearsed_and_the_original_left_alone(
     )
     for _ in play.run():
         pass
-    assert play.result.passed is False or play.result.rows == 500
     assert play.result.rows == 500
     assert database.dump() == before
     assert scratch_databases(database) == 0

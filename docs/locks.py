@@ -1,0 +1,209 @@
+"""Write docs/locks.md again: every statement of the playbook, its lock, and how long it took.
+
+    python docs/locks.py [ROWS]
+
+It starts a server of its own with ROWS tickets (1000000) and plays a rotation statement by
+statement, with the steps that the commands themselves are made of. The locks are read from
+pg_locks while each statement's transaction is open.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGE = PROJECT / "docs" / "locks.md"
+
+INTRODUCTION = """\
+# Locks: every statement of the playbook, its lock, and how long it is held
+
+Written by `python docs/locks.py` from the steps that the commands run, and read from `pg_locks`
+while they did; a test sees to it that it stays true. The times are of one run on {rows} rows with
+nobody else at work: what matters is which of them grow with the table.
+
+ACCESS EXCLUSIVE keeps everybody out, readers too. SHARE UPDATE EXCLUSIVE keeps out other schema
+changes and vacuum, and neither reads nor writes. ROW EXCLUSIVE is what any write takes.
+
+A strong lock is always taken in two stages (`migrations_playbook/locks.py`). SHARE UPDATE
+EXCLUSIVE first, for up to 5 s: an autovacuum gives way after one, and nobody waits meanwhile. Then
+ACCESS EXCLUSIVE in up to 30 attempts of 100 ms with pauses between them, and not while a
+transaction older than 500 ms holds the table, because everybody would queue behind the request.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statement as the page shows it; `ms` is how long it took."""
+
+    what: str
+    lock: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class Section:
+    """A play, or a part of one."""
+
+    title: str
+    says: str
+    rows: list[Row]
+
+
+def measure(rows: int) -> Iterator[Section]:
+    """Play a rotation on an expanded, empty database; yields its parts with their times."""
+    from django.core.management import call_command
+    from django.db import connection, transaction
+    from psycopg import sql
+
+    from migrations_playbook import contract, dependents, locks, swap
+    from migrations_playbook.shadow import find
+    from migrations_playbook.steps import Step
+
+    bound = find("tickets.Ticket", "new_token")
+    table = sql.Identifier("public", "tickets_ticket")
+
+    def lock_held() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT mode FROM pg_locks WHERE relation = 'public.tickets_ticket'::regclass "
+                "AND pid = pg_backend_pid() AND granted "
+                "ORDER BY array_position(%s, mode) LIMIT 1",
+                [locks.STRONGEST_FIRST],
+            )
+            row = cursor.fetchone()
+        words = "".join(f" {letter}" if letter.isupper() else letter for letter in row[0])
+        return words.strip().removesuffix(" Lock").upper()
+
+    def timed(step: Step) -> float:
+        began = time.monotonic()
+        with connection.cursor() as cursor:
+            cursor.execute(step.statement)
+        return (time.monotonic() - began) * 1000
+
+    def watched(step: Step) -> tuple[float, str]:
+        return timed(step), lock_held()
+
+    def alone(step: Step) -> Row:
+        with transaction.atomic():
+            ms, lock = watched(step)
+        return Row(step.what, lock, ms)
+
+    def together(steps: list[Step]) -> list[Row]:
+        locks.reserve(connection, table)
+        locks.seize(connection, table)
+        return [Row(step.what, lock, ms) for step in steps for ms, lock in [watched(step)]]
+
+    def prepare(*, revert: bool) -> list[Row]:
+        pair = swap.swappable(connection, bound, revert=revert)
+        planned = swap.plan(connection, pair)
+        rows = [Row(step.what, str(step.lock), timed(step)) for step in planned.index]
+        while prove := swap.plan(connection, swap.reread(connection, pair)).prove:
+            rows.append(alone(prove[0]))
+        return rows
+
+    def exchange(*, revert: bool) -> list[Row]:
+        pair = swap.swappable(connection, bound, revert=revert)
+        planned = swap.plan(connection, pair).exchange
+        with transaction.atomic():
+            dependents.pin(connection)
+            return together(list(planned))
+
+    call_command("migrate", "tickets", "0001", verbosity=0)
+    call_command("seed_tickets", str(rows))
+    began = time.monotonic()
+    call_command("migrate", "tickets", "0002", verbosity=0)
+    yield Section(
+        "Expand",
+        "The migration of release N+1, in one transaction.",
+        [
+            Row(
+                "Add the column, create the triggers",
+                "ACCESS EXCLUSIVE",
+                (time.monotonic() - began) * 1000,
+            )
+        ],
+    )
+    with transaction.atomic(), connection.cursor() as cursor:
+        began = time.monotonic()
+        cursor.execute(
+            "UPDATE tickets_ticket SET new_token = gen_random_uuid() WHERE id IN ("
+            "SELECT id FROM tickets_ticket ORDER BY id LIMIT 2000 FOR NO KEY UPDATE SKIP LOCKED)"
+        )
+        ms = (time.monotonic() - began) * 1000
+        batch = Row("Fill a batch of 2,000 rows; locks those rows alone", lock_held(), ms)
+    call_command("backfill_new_token", no_progress=True)
+    yield Section("Backfill", "Batch after batch, each in a transaction of its own.", [batch])
+    yield Section(
+        "Prepare",
+        "Before the swap, while reads and writes go on. What takes longer for a larger table is "
+        "all here.",
+        prepare(revert=False),
+    )
+    yield Section(
+        "Swap",
+        "One transaction. The lock is held from the first statement to the commit: the sum, "
+        "whatever the table's size.",
+        exchange(revert=False),
+    )
+    with transaction.atomic():
+        began = time.monotonic()
+        list(swap.verify(bound, using="default"))
+        verified = Row("Count what must be zero", lock_held(), (time.monotonic() - began) * 1000)
+    yield Section("Verify", "Reads, as any query does.", [verified])
+    yield Section(
+        "Prepare the revert",
+        "The retired column is proven to have no null.",
+        prepare(revert=True),
+    )
+    yield Section("Revert", "The same transaction backwards.", exchange(revert=True))
+    call_command("swap_token_columns", verbosity=0)
+    with transaction.atomic():
+        found = swap.swappable(connection, bound, revert=True).found
+        planned = list(
+            contract.steps(connection, found, shadow="new_token", triggers=bound.trigger_names)
+        )
+        contracted = together(planned)
+    yield Section("Contract", "The migration of release N+3, in one transaction.", contracted)
+
+
+def page(sections: list[Section], rows: int) -> str:
+    """The page."""
+    parts = [INTRODUCTION.format(rows=f"{rows:,}")]
+    for section in sections:
+        parts.append(f"## {section.title}\n\n{section.says}\n")
+        lines = ["| statement | lock | ms |", "|---|---|---|"]
+        lines += [f"| {row.what} | {row.lock} | {row.ms:.1f} |" for row in section.rows]
+        if len(section.rows) > 1:
+            lines.append(f"| together | | {sum(row.ms for row in section.rows):.1f} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def main(rows: int) -> None:
+    sys.path.insert(0, str(PROJECT))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "app.settings"
+    from app.embedded.server import Cluster
+
+    with (
+        tempfile.TemporaryDirectory(prefix="playbook-locks-") as folder,
+        Cluster(Path(folder) / "data") as cluster,
+    ):
+        os.environ["DATABASE_URL"] = cluster.url()
+        import django
+        from django.core.management import call_command
+        from django.db import connections
+
+        django.setup()
+        call_command("migrate", verbosity=0)
+        PAGE.write_text(page(list(measure(rows)), rows))
+        connections.close_all()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 1_000_000)
