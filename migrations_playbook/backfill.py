@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
-from django.db import OperationalError
+from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook import catalog, control, throttle, vacuum, walk
@@ -33,6 +33,7 @@ from migrations_playbook.events import (
     Waiting,
 )
 from migrations_playbook.pace import Pace, Pacer
+from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.throttle import Limits, Reason
 from migrations_playbook.workers import Session, Team
@@ -266,7 +267,7 @@ class _Run:
     def _controlled(self) -> Iterator[Reason]:
         try:
             settings = control.read(self.connection, self.bound, self.found)
-        except OperationalError:
+        except DatabaseError:
             self.connection.close()
             yield Reason("control", "the control settings cannot be read")
             return
@@ -327,7 +328,11 @@ def fillable(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table:
     Raises:
         WrongPhase: there is no shadow column, its triggers are not at work, or the columns are
             exchanged.
+        Refused: the role lacks a right; says the GRANT to run.
     """
+    found = catalog.table(connection, bound)
+    if found is not None:
+        refuse_without_fill_rights(connection, found)
     state = catalog.state(connection, bound)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(

@@ -20,7 +20,7 @@ from psycopg import sql
 from migrations_playbook import catalog, dependents, locks, proof
 from migrations_playbook.catalog import Phase
 from migrations_playbook.database import execute, fetch_value, postgresql, set_local
-from migrations_playbook.dependents import Dependent, Pair
+from migrations_playbook.dependents import Dependent, Inventory, Pair
 from migrations_playbook.errors import (
     LockNotAvailable,
     Refused,
@@ -32,6 +32,7 @@ from migrations_playbook.exchange import Exchanged, Unprepared, exchange, refuse
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.prepare import Preparing, prepare
 from migrations_playbook.proof import Verified
+from migrations_playbook.rights import may_select
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.steps import Lock, Step
 
@@ -180,7 +181,13 @@ def swappable(
 
     Raises:
         WrongPhase: not filled yet, or swapped already.
+        Refused: the role may not even read the table; says all that it lacks.
     """
+    readable = catalog.table(connection, bound)
+    if readable is not None and not may_select(connection, readable):
+        # Without it not even the phase can be told.
+        lacking = dependents.of_table(connection, Pair(bound, readable, revert))
+        refuse(Pair(bound, readable, revert), Inventory(tuple(lacking), (), ()))
     state = catalog.state(connection, bound)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(

@@ -73,6 +73,22 @@ def test_the_backfill_needs_select_and_update_and_nothing_else(roles: Database) 
     assert roles.value("SELECT count(*) FROM tickets_ticket WHERE new_token IS NULL") == 0
 
 
+@pytest.mark.parametrize(
+    ("granted", "missing"),
+    [
+        ("SELECT", 'GRANT UPDATE ON "public"."tickets_ticket" TO "roles_other".'),
+        ("DELETE", 'GRANT SELECT ON "public"."tickets_ticket" TO "roles_other"; GRANT UPDATE ON'),
+    ],
+)
+def test_a_backfill_without_its_rights_is_told_what_to_grant(
+    granted: str, missing: str, roles: Database
+) -> None:
+    roles.run(f"GRANT {granted} ON tickets_ticket TO {OTHER}")
+    done = as_role(roles, OTHER, "backfill_new_token")
+    assert done.returncode == 1
+    assert missing in done.stderr
+
+
 def test_the_owner_swaps_verifies_and_reverts(roles: Database) -> None:
     Ticket.objects.create()
     for arguments in ((), ("--verify",), ("--revert",)):
@@ -82,7 +98,6 @@ def test_the_owner_swaps_verifies_and_reverts(roles: Database) -> None:
 
 @pytest.mark.parametrize("role", [APP, OTHER])
 def test_who_is_not_the_owner_is_told_what_to_grant(role: str, roles: Database) -> None:
-    roles.run(f"GRANT SELECT ON tickets_ticket TO {role}")
     before = roles.dump()
     done = as_role(roles, role, "swap_token_columns")
     assert done.returncode == 1

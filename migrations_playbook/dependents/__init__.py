@@ -32,7 +32,7 @@ from migrations_playbook.dependents import (
 from migrations_playbook.dependents.base import Dependent, Object, Pair
 from migrations_playbook.steps import Step
 
-__all__ = ["Dependent", "Inventory", "Pair", "fingerprint", "inventory", "pin"]
+__all__ = ["Dependent", "Inventory", "Pair", "fingerprint", "inventory", "of_table", "pin"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,19 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     return found
 
 
+def of_table(connection: BaseDatabaseWrapper, pair: Pair) -> list[Dependent]:
+    """What about the table itself, or the role's rights, stands in the way.
+
+    Lock: none that conflicts with anything.
+    """
+    return list(tables.dependents(connection, pair))
+
+
 def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
     found_indexes = indexes.read(connection, pair, since)
     found_constraints = constraints.read(connection, pair, since)
-    of_table = list(tables.dependents(connection, pair))
+    table = of_table(connection, pair)
     wanted = {
         index.oid: (index.unique, index.definition)
         for name in indexes.originals(pair, found_indexes)
@@ -96,7 +104,7 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         if index.name == name and not (index.primary or index.exclusion)
     }
     checks = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
-    if any(each.kind == "right" for each in of_table) or _read_only(connection):
+    if any(each.kind == "right" for each in table) or _read_only(connection):
         # The scratch table cannot be made, and there will be no exchange from here.
         plain = {oid: definition for oid, (_, definition) in wanted.items()}
         restated = restate.Definitions(plain, {}, checks, {})
@@ -112,7 +120,7 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         None,
     )
     found = [
-        *of_table,
+        *table,
         *indexes.dependents(
             pair, found_indexes, restated.indexes, restated.predicates, restated.failures
         ),
