@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from migrations_playbook.rehearsal.play import Play, Result
+from migrations_playbook.rehearsal.events import Result
+from migrations_playbook.rehearsal.play import Play
 from migrations_playbook.rehearsal.script import Options
 from migrations_playbook.shadow import find
 from tests.fixtures.database import Database, wait_until

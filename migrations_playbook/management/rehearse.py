@@ -15,8 +15,9 @@ from rich.table import Table
 from migrations_playbook.database import postgresql
 from migrations_playbook.errors import PlaybookError, Stopped
 from migrations_playbook.management.base import PlaybookCommand, positive_int
-from migrations_playbook.rehearsal import play
-from migrations_playbook.rehearsal.play import Play, Result
+from migrations_playbook.rehearsal import events as happened
+from migrations_playbook.rehearsal.events import Result
+from migrations_playbook.rehearsal.play import Play, StepFailed
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.shadow import find
 from migrations_playbook.signals import GracefulStop
@@ -122,7 +123,7 @@ class RehearseCommand(PlaybookCommand):
                     "Stopped: the scratch database is dropped, and nothing else was touched.",
                     stop.exit_code,
                 ) from None
-            except play.StepFailed as error:
+            except StepFailed as error:
                 raise PlaybookError(f"The stage could not be set: {error}") from None
         result = rehearsal.result
         console.print(phase_table(result))
@@ -165,25 +166,25 @@ def follow(events: Any, console: Console) -> None:
     with Status("Setting the stage ...", console=console) as status:
         for event in events:
             match event:
-                case play.Began(name=name):
+                case happened.Began(name=name):
                     status.update(f"{name} ...")
                     if not console.is_terminal:
                         console.print(f"{name} ...")
-                case play.Going():
+                case happened.Going():
                     status.update(
                         f"[bold]{event.name}[/] {event.seconds:4.1f} s: {event.requests:,} "
                         f"requests, {event.errors} failed, longest {event.longest_ms:.0f} ms"
                     )
-                case play.Ended(figures=ended, lock_hold_ms=held):
+                case happened.Ended(figures=ended, lock_hold_ms=held):
                     lock = "" if held is None else f", lock held for {held:.1f} ms"
                     console.print(
                         f"[bold]{ended.name}[/]: {ended.seconds:.1f} s, {ended.requests:,} "
                         f"requests, {ended.errors} failed, p99 {ended.p99_ms:.1f} ms, longest "
                         f"{ended.max_ms:.1f} ms{lock}"
                     )
-                case play.Note(text=text):
+                case happened.Note(text=text):
                     console.print(text, markup=False)
-                case play.Tickets(when=when, rows=rows):
+                case happened.Tickets(when=when, rows=rows):
                     shown = ", ".join(f"{key}: {fingerprint}" for key, fingerprint in rows)
                     console.print(f"Fingerprints of three rows {when}: {shown}", markup=False)
 

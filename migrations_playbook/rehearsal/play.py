@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -20,8 +19,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.rehearsal.audit import Audit, Names
+from migrations_playbook.rehearsal.events import Began, Ended, Event, Going, Note, Result, Tickets
 from migrations_playbook.rehearsal.fleet import THREADS, Fleets, environment
-from migrations_playbook.rehearsal.measure import Figures, Phase, Request, figures
+from migrations_playbook.rehearsal.measure import Phase, figures
 from migrations_playbook.rehearsal.scratch import scratch
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.rehearsal.witness import Witness
@@ -37,108 +37,6 @@ DEADLINE = 3600.0
 PROCESSES = 8
 # How far the backfill gets before it is killed, as a fraction of the rows.
 KILLED_AT = 0.3
-
-
-@dataclass(frozen=True)
-class Began:
-    """A phase begins."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Going:
-    """How a phase goes.
-
-    Arguments:
-        seconds: since it began.
-        requests: answered in it so far.
-        errors: of these.
-        longest_ms: the longest of them, in milliseconds.
-    """
-
-    name: str
-    seconds: float
-    requests: int
-    errors: int
-    longest_ms: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A phase ended.
-
-    Arguments:
-        lock_hold_ms: how long its strongest lock was held, where it says so.
-    """
-
-    figures: Figures
-    lock_hold_ms: float | None
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that a person wants to see.
-
-    Arguments:
-        text: one sentence or a few lines.
-    """
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Tickets:
-    """A few rows, each with a fingerprint of its live value.
-
-    Arguments:
-        when: in a few words.
-        rows: pairs of a primary key and a fingerprint.
-    """
-
-    when: str
-    rows: tuple[tuple[str, str], ...]
-
-
-Event = Began | Going | Ended | Note | Tickets
-
-
-@dataclass
-class Result:
-    """What came of it.
-
-    Arguments:
-        rows: in the table at the start.
-        phases: with their times.
-        requests: all of them.
-        swap: the first exchange's lock: wait and hold in milliseconds, attempts.
-        checks: what must be zero, by name.
-        reasons: a sentence for each way in which it failed.
-    """
-
-    rows: int = 0
-    phases: list[Phase] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    swap: dict[str, float] = field(default_factory=dict)
-    checks: dict[str, int] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return not any(self.checks.values())
-
-    @property
-    def figures(self) -> list[Figures]:
-        return [figures(phase, self.requests) for phase in self.phases]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "phases": [each.as_json() for each in self.figures],
-            "swap": self.swap,
-            "checks": self.checks,
-            "passed": self.passed,
-        }
 
 
 class StepFailed(Exception):

@@ -12,8 +12,8 @@ from django.utils import timezone
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from migrations_playbook.rehearsal.events import Result
 from migrations_playbook.rehearsal.measure import Phase, Request
-from migrations_playbook.rehearsal.play import Result
 
 INK, FAINT = "#1f2933", "#7b8794"
 COLOURS = {"N": "#b45309", "N+1": "#2563eb", "N+2": "#059669", "N+3": "#9333ea"}
