@@ -23,7 +23,6 @@ from migrations_playbook import contract, locks
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
 from migrations_playbook.tables import identifier_of, unsound
 
-
 POSTGRES = "postgresql"
 
 
@@ -294,9 +293,7 @@ class ContractShadow(Operation):
 
     def _concerns(self, schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
         connection = schema_editor.connection
-        return connection.vendor == POSTGRES and self.allow_migrate_model(
-            connection.alias, model
-        )
+        return connection.vendor == POSTGRES and self.allow_migrate_model(connection.alias, model)
 
     def _bound_field(self, model: type[models.Model]) -> models.Field[Any, Any]:
         field = self.field.clone()

@@ -1,4 +1,4 @@
-"""A model's table: its name as PostgreSQL has it, and whether its columns can be exchanged at all."""
+"""A model's table: its name as PostgreSQL has it, and whether its columns can be exchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def identifier_of(model: type[models.Model]) -> sql.Identifier:
 
 
 def unsound(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
-    """Why the columns of a table cannot be exchanged soundly, in a sentence's end; None if they can.
+    """Why the columns of a table cannot be exchanged soundly, as the end of a sentence; None if not.
 
     Lock: none that conflicts with anything.
     """

@@ -208,6 +208,19 @@ def test_a_table_of_an_unsound_kind_is_refused_before_it_is_expanded(
     assert empty_database.dump() == before
 
 
+def test_without_the_checks_the_migration_itself_refuses_what_could_not_be_swapped(
+    empty_database: Database,
+) -> None:
+    call_command("migrate", "tickets", "0001", verbosity=0)
+    empty_database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
+    before = empty_database.dump()
+    done = empty_database.manage("migrate", "tickets", "--skip-checks")
+    assert done.returncode == 1
+    assert "tickets_ticket is inherited by" in done.stderr
+    assert "nothing was changed" in done.stderr
+    assert empty_database.dump() == before
+
+
 def test_a_refused_declaration_stops_the_commands(database: Database) -> None:
     database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
     with pytest.raises(CommandError, match=r"inherited by public\.vip"):

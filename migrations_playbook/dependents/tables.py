@@ -11,6 +11,7 @@ from migrations_playbook.database import fetch_one
 from migrations_playbook.dependents.base import Dependent, Pair, current_role
 from migrations_playbook.tables import unsound
 
+
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """What about the table keeps it from being exchanged, and what the role lacks."""
     why = unsound(connection, pair.table)
