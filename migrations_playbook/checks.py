@@ -13,8 +13,7 @@ import pgtrigger
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import FieldDoesNotExist
-from django.db import Error as DatabaseError
-from django.db import connections, models
+from django.db import OperationalError, ProgrammingError, connections, models
 from django.db.models.expressions import BaseExpression, F
 
 from migrations_playbook import catalog
@@ -204,8 +203,9 @@ def check_tables(
                 continue
             try:
                 found = catalog.table(connection, BoundShadow(model, shadow))
-            except DatabaseError:
-                # No server, or no such right: the command itself will say so.
+            except (OperationalError, ProgrammingError):
+                # No server, or no such right: the command itself will say so. (A server that is
+                # too old must be heard here: Django asks only once, as it connects.)
                 break
             why = None if found is None else unsound(connection, found.identifier)
             if why is not None:

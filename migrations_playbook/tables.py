@@ -31,7 +31,7 @@ def identifier_of(model: type[models.Model]) -> sql.Identifier:
 
 
 def unsound(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
-    """Why the columns of a table cannot be exchanged soundly, as the end of a sentence; None if not.
+    """Why the columns of a table cannot be exchanged soundly, ending a sentence; or None.
 
     Lock: none that conflicts with anything.
     """
