@@ -68,7 +68,8 @@ def run(connection: BaseDatabaseWrapper, found: Table) -> bool:
     try:
         execute(
             connection,
-            sql.SQL("VACUUM (TRUNCATE FALSE, SKIP_LOCKED) {}").format(found.identifier),
+            # PARALLEL 0: no processes beside this one, which would take cores from the site.
+            sql.SQL("VACUUM (TRUNCATE FALSE, SKIP_LOCKED, PARALLEL 0) {}").format(found.identifier),
         )
     finally:
         raw.remove_notice_handler(notice)
