@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,9 +17,7 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.database import fetch_all, fetch_one, fetch_value, set_local
-
-if TYPE_CHECKING:  # migrations import this file, and shadow imports what migrations import
-    from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.shadow import BoundShadow
 
 # Counting exactly is cheap while it stays under this, in milliseconds.
 EXACT_COUNT_MS = 2000

@@ -18,9 +18,9 @@ from django.db.models.expressions import BaseExpression, F
 
 from migrations_playbook import catalog
 from migrations_playbook.database import MAX_NAME_BYTES
-from migrations_playbook.shadow import BoundShadow, Shadow
+from migrations_playbook.declaration import FillTrigger, Shadow
+from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.tables import unsound
-from migrations_playbook.triggers import FillTrigger
 
 Model = type[models.Model]
 

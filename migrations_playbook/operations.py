@@ -22,22 +22,9 @@ from psycopg import sql
 from migrations_playbook import contract, locks
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
 from migrations_playbook.tables import identifier_of, unsound
+from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 POSTGRES = "postgresql"
-
-
-class PinnedTriggerSql(compiler.UpsertTriggerSql):
-    """A trigger whose function looks names up in fixed schemas only.
-
-    A trigger function runs with the search_path of whoever writes the row: without this, a
-    schema that comes earlier in a session's path could put its own gen_random_uuid() in front.
-    """
-
-    def get_template(self) -> str:
-        return (
-            super().get_template()
-            + "ALTER FUNCTION {pgid}() SET search_path = pg_catalog, public, pg_temp;"
-        )
 
 
 class WithTableLock(Operation):

@@ -1,17 +1,4 @@
-"""What is exchanged: the declaration, and the names that PostgreSQL knows it by.
-
-A model says once which column shadows which, and with what value::
-
-    class Ticket(models.Model):
-        token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
-        new_token = models.UUIDField(null=True, editable=False)
-
-        class Meta:
-            triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
-
-The triggers, the commands, the checks and the status all read that declaration: there is no
-registry but django-pgtrigger's own.
-"""
+"""What is exchanged, by the names that PostgreSQL knows it by: a declaration bound to its model."""
 
 from __future__ import annotations
 
@@ -21,43 +8,13 @@ from typing import cast
 
 import pgtrigger
 from django.apps import apps
-from django.db import DEFAULT_DB_ALIAS, connections, models
-from django.db.models.sql import Query
+from django.db import models
 from psycopg import sql
 
 from migrations_playbook.database import name_of
+from migrations_playbook.declaration import FillTrigger, Shadow, column_of
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.tables import parts_of
-from migrations_playbook.triggers import FillTrigger, KeepTrigger, column_of
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """Declares that one column is going to be replaced by another.
-
-    Arguments:
-        live: the field whose values are replaced.
-        shadow: the nullable field that collects the new values; same type, declared later.
-        value: a Django expression that PostgreSQL evaluates for each row, such as
-            `RandomUUID()`. It refers to no column: it makes a value, it does not convert one.
-    """
-
-    live: str
-    shadow: str
-    value: models.expressions.BaseExpression
-
-    @property
-    def triggers(self) -> list[pgtrigger.Trigger]:
-        """The triggers that a model's `Meta.triggers` takes."""
-        return [FillTrigger(self), KeepTrigger(self)]
-
-    def value_sql(self, model: type[models.Model]) -> str:
-        """The value expression as SQL, its parameters written out as literals."""
-        connection = connections[DEFAULT_DB_ALIAS]
-        query = Query(model)
-        resolved = self.value.resolve_expression(query, allow_joins=False)
-        text, params = query.get_compiler(connection=connection).compile(resolved)
-        return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
 
 
 @dataclass(frozen=True)

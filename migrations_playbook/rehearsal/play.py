@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from migrations_playbook.declaration import column_of
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.rehearsal.audit import Audit, Names
 from migrations_playbook.rehearsal.events import Began, Ended, Event, Going, Note, Result, Tickets
@@ -26,7 +27,6 @@ from migrations_playbook.rehearsal.scratch import scratch
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.rehearsal.witness import Witness
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.triggers import column_of
 
 # Between two looks at a process, in seconds; and between two events that say how it goes.
 LOOK = 0.02

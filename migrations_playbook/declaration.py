@@ -1,6 +1,17 @@
-"""The two triggers that a shadow declares, kept by django-pgtrigger.
+"""What a model declares, and the two triggers that follow from it, kept by django-pgtrigger.
 
-They are installed by the expand migration and stay until the contract:
+A model says once which column shadows which, and with what value::
+
+    class Ticket(models.Model):
+        token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+        new_token = models.UUIDField(null=True, editable=False)
+
+        class Meta:
+            triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
+
+The triggers, the commands, the checks and the status all read that declaration: there is no
+registry but django-pgtrigger's own. The expand migration installs the triggers, and they stay
+until the contract:
 
 - *fill*: no write leaves the shadow null. The set of null rows only shrinks, which is what makes
   the null predicate a resume point.
@@ -14,22 +25,50 @@ does not concern them costs nothing: neither does a row of the backfill.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import pgtrigger
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.sql import Query
 from pgtrigger import compiler
 from psycopg import sql
 
 from migrations_playbook.database import name_of, unquoted
-from migrations_playbook.operations import PinnedTriggerSql
-
-if TYPE_CHECKING:
-    from migrations_playbook.shadow import Shadow
+from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.
 MAX_TRIGGER_NAME = 47
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Declares that one column is going to be replaced by another.
+
+    Arguments:
+        live: the field whose values are replaced.
+        shadow: the nullable field that collects the new values; same type, declared later.
+        value: a Django expression that PostgreSQL evaluates for each row, such as
+            `RandomUUID()`. It refers to no column: it makes a value, it does not convert one.
+    """
+
+    live: str
+    shadow: str
+    value: models.expressions.BaseExpression
+
+    @property
+    def triggers(self) -> list[pgtrigger.Trigger]:
+        """The triggers that a model's `Meta.triggers` takes."""
+        return [FillTrigger(self), KeepTrigger(self)]
+
+    def value_sql(self, model: type[models.Model]) -> str:
+        """The value expression as SQL, its parameters written out as literals."""
+        connection = connections[DEFAULT_DB_ALIAS]
+        query = Query(model)
+        resolved = self.value.resolve_expression(query, allow_joins=False)
+        text, params = query.get_compiler(connection=connection).compile(resolved)
+        return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
 
 
 def column_of(model: type[models.Model], field: str) -> str:

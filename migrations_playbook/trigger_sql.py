@@ -1,0 +1,19 @@
+"""How a trigger is installed. FROZEN: applied migrations import it; a change is a new class."""
+
+from __future__ import annotations
+
+from pgtrigger import compiler
+
+
+class PinnedTriggerSql(compiler.UpsertTriggerSql):
+    """A trigger whose function looks names up in fixed schemas only.
+
+    A trigger function runs with the search_path of whoever writes the row: without this, a
+    schema that comes earlier in a session's path could put its own gen_random_uuid() in front.
+    """
+
+    def get_template(self) -> str:
+        return (
+            super().get_template()
+            + "ALTER FUNCTION {pgid}() SET search_path = pg_catalog, public, pg_temp;"
+        )
