@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ from migrations_playbook.events import (
     Vacuumed,
     Waiting,
 )
-from migrations_playbook.pace import Pace, Pacer
+from migrations_playbook.pace import SHARED_DUTY, Pace, Pacer
 from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.throttle import Limits, Reason
@@ -42,6 +43,8 @@ __all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backf
 
 # Between two looks at the signals and the control settings, in seconds.
 LOOK_EVERY = 0.5
+# Somebody who was seen at work is remembered for so many looks.
+OTHERS_LOOKS = 20
 # How long the first batch may wait for an exact count, and a later count may take, in ms.
 COUNT_FIRST_MS, COUNT_AGAIN_MS = 100, 1000
 # The share of the time that counting what is left may take.
@@ -139,6 +142,8 @@ class _Run:
         self._snapshot_held = False
         self._said: set[str] = set()
         self._lost: set[Session] = set()
+        # How many others were seen at work, at the last looks.
+        self._others: deque[int] = deque(maxlen=OTHERS_LOOKS)
         self._looked = self._counted = time.monotonic()
         self._count_took = 0.0
         self._slice_began = vacuum.next_transaction(connection)
@@ -183,6 +188,11 @@ class _Run:
         for text in self._unprivileged:
             yield from self._say(text)
         held = [*self._controlled(), *self._throttled()]
+        if self.team.pacer.shared and self.team.pacer.pace.duty is None:
+            yield from self._say(
+                f"Others are at work on the server, so a worker works {SHARED_DUTY:.0%} of the "
+                "time. --duty 100% works all of it."
+            )
         self._snapshot_held = False
         held += yield from self._vacuum_if_due()
         if held:
@@ -278,7 +288,10 @@ class _Run:
     def _throttled(self) -> list[Reason]:
         if self._limits is None:
             return []
-        return throttle.reasons(self._signals.read(self.connection), self._limits)
+        readings = self._signals.read(self.connection)
+        self._others.append(readings.active_sessions)
+        self.team.pacer.shared = any(self._others)
+        return throttle.reasons(readings, self._limits)
 
     def _vacuum_if_due(self) -> Generator[Event, None, list[Reason]]:
         if self._vacuum is not None:

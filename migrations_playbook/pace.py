@@ -14,6 +14,8 @@ FLOOR, CEILING = 50, 20_000
 WINDOW, LOOK_AFTER = 10, 4
 GROWTH = 1.5
 FAR_OVER = 5.0
+# A core that works half of the time leaves its other half to the site.
+SHARED_DUTY = 0.5
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,14 @@ class Pace:
         target_ms: how long a batch should take, in milliseconds.
         batch_size: rows in a batch, fixed; None to let `target_ms` decide.
         max_rows_per_second: the most that this process may fill; None for no bound.
-        duty: the share of the time that a worker is at work, above 0 and up to 1.
+        duty: the share of the time that a worker is at work, above 0 and up to 1; None for all of
+            it while nobody else is at work on the server, and `SHARED_DUTY` while somebody is.
     """
 
     target_ms: float = DEFAULT_TARGET_MS
     batch_size: int | None = None
     max_rows_per_second: float | None = None
-    duty: float = 1.0
+    duty: float | None = None
 
 
 class BatchSize:
@@ -92,6 +95,8 @@ class Pacer:
         self._lock = threading.Lock()
         self._next = 0.0
         self.pace = pace
+        # Whether somebody else is at work on the server.
+        self.shared = False
         self.size = BatchSize(target_ms=pace.target_ms, fixed=pace.batch_size)
 
     def change(self, pace: Pace) -> None:
@@ -121,7 +126,8 @@ class Pacer:
         now = time.monotonic() if now is None else now
         with self._lock:
             self.size.took(rows, seconds * 1000)
-            pause = seconds * (1 / self.pace.duty - 1)
+            duty = self.pace.duty or (SHARED_DUTY if self.shared else 1.0)
+            pause = seconds * (1 / duty - 1)
             if self.pace.max_rows_per_second is not None:
                 # Each batch books its share of time behind those of the other workers.
                 self._next = max(self._next, now - seconds) + rows / self.pace.max_rows_per_second

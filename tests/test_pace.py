@@ -77,6 +77,13 @@ def test_at_full_duty_it_does_not_rest() -> None:
     assert Pacer(Pace()).took(1000, 0.1, now=0.0) == 0
 
 
+def test_while_others_are_at_work_it_rests_half_of_the_time_unless_told_otherwise() -> None:
+    for duty, rest in ((None, 0.1), (1.0, 0.0), (0.25, 0.3)):
+        pacer = Pacer(Pace(duty=duty))
+        pacer.shared = True
+        assert pacer.took(1000, 0.1, now=0.0) == pytest.approx(rest)
+
+
 def test_workers_share_one_bound_on_the_rate() -> None:
     pacer = Pacer(Pace(max_rows_per_second=1000, batch_size=500))
     # Two workers, each with half a second's worth in the same tenth of a second.

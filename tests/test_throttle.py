@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 
@@ -149,6 +151,32 @@ def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Databas
     assert process.returncode == 0
     assert nulls(database) == 0
     assert "Waited for throttle query" in shown
+
+
+def test_beside_others_at_work_it_works_half_of_the_time_and_says_so(database: Database) -> None:
+    add_old_tickets(database, 100)
+    with database.connect(autocommit=True) as busy:
+
+        def work() -> None:
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                busy.execute("SELECT pg_sleep(600)")
+
+        site = threading.Thread(target=work)
+        site.start()
+        wait_until(
+            lambda: database.value(
+                "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s",
+                busy.info.backend_pid,
+            ),
+            "the site is at work",
+        )
+        beside = database.manage("backfill_new_token")
+        told = database.manage("backfill_new_token", "--duty", "100%")
+        busy.cancel()
+        site.join()
+    assert "Others are at work on the server, so a worker works 50% of the time" in beside.stdout
+    assert "Others are at work" not in told.stdout
+    assert nulls(database) == 0
 
 
 def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> None:

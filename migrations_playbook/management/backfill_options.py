@@ -116,9 +116,9 @@ def add_options(parser: CommandParser) -> None:
     gentle.add_argument(
         "--duty",
         type=duty,
-        default=1.0,
         metavar="SHARE",
-        help="The share of the time that a worker is at work (default: %(default)s).",
+        help="The share of the time that a worker is at work (default: 100%% while nobody else is "
+        "at work on the server, 50%% while somebody is).",
     )
     gentle.add_argument(
         "--no-throttle", action="store_true", help="Step aside for no signal at all."
