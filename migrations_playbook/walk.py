@@ -1,9 +1,8 @@
 """One worker's way through a table: which rows come next, and the statement that fills them.
 
 It walks by block, not by key. `ctid` ranges are read in the order they lie on disk (PostgreSQL
-14+), so it makes no difference whether the key is a number with gaps, a UUID or composite, nor
-how the rows were once loaded; a key walk in random order touches a page for every row.
-`tests.benchmarks.walk` has the figures.
+14+), so it makes no difference whether the key is a number with gaps, a UUID or composite.
+`tests.benchmarks.walk` compares the two walks, and docs/explanation-update-cost.md has the figures.
 """
 
 from __future__ import annotations
