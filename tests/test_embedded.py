@@ -98,7 +98,8 @@ def kill_server(cluster: Cluster) -> int:
 
 
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    chosen = ("DATABASE_URL", "EMBEDDED_POSTGRES_VERSION")
+    inherited = {name: value for name, value in os.environ.items() if name not in chosen}
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
