@@ -7,7 +7,6 @@ import runpy
 
 from tests.fixtures.database import PROJECT, Database
 
-
 # The major version since which NOT NULL constraints have names, which the swap carries over.
 NAMES_NOT_NULL = 18
 
