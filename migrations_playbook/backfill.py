@@ -288,6 +288,8 @@ class _Run:
     def _throttled(self) -> list[Reason]:
         if self._limits is None:
             return []
+        sessions = [*self.workers, *([self._vacuum] if self._vacuum else [])]
+        self._signals.own = [pid for each in sessions if (pid := each.pid) is not None]
         readings = self._signals.read(self.connection)
         self._others.append(readings.active_sessions)
         self.team.pacer.shared = any(self._others)

@@ -216,6 +216,8 @@ class Signals:
     def __init__(self, application: str, query: str | None = None) -> None:
         self.application = application
         self.query = query
+        # The server processes of this run's own sessions, which are not others.
+        self.own: list[int] = []
         self._positions: deque[tuple[float, int]] = deque()
         self._readers = {
             "replica lag": self._replica_lag,
@@ -344,8 +346,10 @@ class Signals:
                      WHERE state = 'active' AND backend_type = 'client backend'
                        AND wait_event_type IS DISTINCT FROM 'Lock'
                        AND application_name <> %s
+                       AND query NOT LIKE 'VACUUM (TRUNCATE FALSE, SKIP_LOCKED%%'
+                       AND pid <> ALL (%s)
                        AND pid <> pg_catalog.pg_backend_pid()"""),
-                [self.application],
+                [self.application, self.own],
             )
         }
 

@@ -63,6 +63,12 @@ class Session(threading.Thread):
             self._connection = None
             connection.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Its server process, while it has one."""
+        raw: Any = self._connection and self._connection.connection
+        return None if raw is None or raw.closed else int(raw.info.backend_pid)
+
     def cancel(self) -> None:
         """Cancel the statement that it runs, if it runs one."""
         raw: Any = self._connection and self._connection.connection

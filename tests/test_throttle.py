@@ -179,6 +179,15 @@ def test_beside_others_at_work_it_works_half_of_the_time_and_says_so(database: D
     assert nulls(database) == 0
 
 
+def test_its_own_workers_and_vacuums_are_no_others(database: Database) -> None:
+    add_old_tickets(database, 20_000)
+    alone = database.manage(
+        "backfill_new_token", "--workers", "2", "--vacuum-every", "5%", "--target-ms", "5"
+    )
+    assert "Others are at work" not in alone.stdout
+    assert nulls(database) == 0
+
+
 def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> None:
     add_old_tickets(database, 20_000)
     database.run("CREATE TABLE sale AS SELECT 0 AS running")
