@@ -17,7 +17,7 @@ from migrations_playbook import catalog, dependents, locks, proof, quarantine
 from migrations_playbook.catalog import Phase
 from migrations_playbook.database import fetch_value, is_connection_lost, name_of
 from migrations_playbook.dependents import Inventory, Pair
-from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused, WrongPhase
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.steps import Step, rename_steps, run
 
@@ -84,6 +84,7 @@ def exchange(
     Raises:
         Unprepared: something new needs to be built first; nothing is exchanged.
         Refused: something is bound to a column that cannot be carried over.
+        WrongPhase: another session has exchanged them meanwhile.
         LockNotAvailable: the lock was not to be had, or held longer than `max_hold_ms`.
         ConnectionLost: the server went away; says whether the exchange was committed.
     """
@@ -117,6 +118,11 @@ def _attempt(
         # fingerprint, which is compared under the lock.
         columns = catalog.columns(connection, pair.found.oid)
         pair = replace(pair, found=replace(pair.found, columns=columns))
+        if (pair.live.number > pair.shadow.number) is not pair.revert:
+            raise WrongPhase(
+                f"Another session has exchanged the columns of {pair.bound.label} meanwhile; "
+                'nothing was exchanged here. "manage.py playbook_status" shows what comes next.'
+            )
         before = dependents.fingerprint(connection, pair)
         rights = proof.rights(connection, pair)
         found = dependents.inventory(connection, pair)

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook import quarantine
-from migrations_playbook.database import fetch_all, fetch_value, set_local
+from migrations_playbook.database import execute, fetch_all, fetch_value, set_local
 from migrations_playbook.dependents import (
     constraints,
     indexes,
@@ -79,6 +79,8 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     """
     with transaction.atomic(using=connection.alias):
         pin(connection)
+        # As a reader's: no other session's exchange comes between two of these looks.
+        execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
         found = _read(connection, pair)
         transaction.set_rollback(True, using=connection.alias)
     return found
