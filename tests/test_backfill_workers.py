@@ -41,9 +41,16 @@ def test_workers_fill_every_row_once(
 def test_killing_one_worker_stops_no_other_and_loses_nothing(database: Database) -> None:
     add_old_tickets(database, 20_000)
     process = database.start("backfill_new_token", "--json", "--batch-size", "1", "--workers", "2")
-    wait_until(lambda: len(database.fetch(WORKERS)) == 2, "both are at work")
+    pids: list[int] = []
+
+    def both_at_work() -> bool:
+        # They bear their name within a batch only, so one look must see both.
+        pids[:] = [row[0] for row in database.fetch(WORKERS)]
+        return len(pids) == 2
+
+    wait_until(both_at_work, "both are at work")
     remember(database, "new_token")
-    database.run("SELECT pg_terminate_backend(%s)", database.fetch(WORKERS)[0][0])
+    database.run("SELECT pg_terminate_backend(%s)", pids[0])
     database.run("UPDATE tickets_ticket SET redeemed_at = now() WHERE id > 500")  # the rest, faster
     output, complaint = process.communicate()
     assert (process.returncode, complaint) == (0, "")
