@@ -111,7 +111,8 @@ def test_a_prepared_transaction_is_named(database: Database) -> None:
     try:
         since = vacuum.next_transaction(connection)
         database.run("SELECT pg_current_xact_id()")
-        assert 'prepared transaction "forgotten"' in vacuum.held_by(connection, since, besides="")[0]
+        (named,) = vacuum.held_by(connection, since, besides="a batch")
+        assert 'prepared transaction "forgotten"' in named
     finally:
         database.run("ROLLBACK PREPARED 'forgotten'")
 
@@ -126,7 +127,7 @@ def test_with_an_old_snapshot_it_says_so_once_and_goes_on(
         result = fill(capsys, "--batch-size", "100")
     assert result["rows_remaining"] == 0
     assert result["vacuums"] == 0
-    (note,) = result["notes"]
+    (note,) = [note for note in result["notes"] if "vacuum would be useless" in note.lower()]
     assert "month end report" in note
 
 
