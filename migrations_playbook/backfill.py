@@ -138,8 +138,9 @@ class _Run:
         self.rows = 0
         self.bound_reached: str | None = None
         self._vacuum: Session | None = None
-        # Found at the last look: asked again at the next.
+        # Found when a slice was due: asked again at the next look, and named if it is still there.
         self._snapshot_held = False
+        self._snapshot_seen = False
         self._said: set[str] = set()
         self._lost: set[Session] = set()
         # How many others were seen at work, at the last looks.
@@ -305,8 +306,12 @@ class _Run:
         held = vacuum.held_by(
             self.connection, self._slice_began, besides=walk.application_name(self.bound)
         )
+        seen, self._snapshot_seen = self._snapshot_seen, bool(held)
         if held:
             self._snapshot_held = True
+            if not seen:
+                # A request of the site's, perhaps, that is over before the next look.
+                return []
             text = f"vacuum would be useless: {'; '.join(held[:3])}"
             if self.options.wait_for_snapshots:
                 return [Reason("old snapshot", text)]

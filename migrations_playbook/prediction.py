@@ -1,7 +1,8 @@
 """What a backfill will cost the server: WAL, heap, indexes; and whether the disk has room.
 
-A model of a few lines, to be told a WAL volume of a gigabyte from one of a terabyte. The result
-of each backfill puts what it really took beside it.
+A model of a few lines, to tell a WAL volume of a gigabyte from one of a terabyte. The result of
+each backfill puts what it really took beside it. It takes for granted that pages can be pruned:
+where an old snapshot keeps the old versions alive, heap and indexes grow to about twice their size.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from psycopg import sql
 from migrations_playbook import catalog
 from migrations_playbook.catalog import Table
 from migrations_playbook.database import fetch_one, fetch_value
+from migrations_playbook.walk import SHARES
 
 # Bytes of WAL: the record of a row's lock, those of an update beside the row itself, and those of
 # one index entry.
 LOCK_WAL, UPDATE_WAL, ENTRY_WAL = 54, 50, 72
-# What random entries leave an index larger by, as a share, where vacuum frees the old ones.
-LOOSE_INDEX = 0.4
-# The shadow's value in a row that had none there.
-NEW_VALUE = 16
+# The shadow's value in a row that had none there, and the line pointer of a new version.
+NEW_VALUE, POINTER = 16, 4
+# Bytes a row that the heap keeps beside that: dead line pointers, and room that nothing fits into.
+WITH_SLICES, WITHOUT = 2, 8
+# The room that an index has left when it is built, as a share.
+INDEX_ROOM = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,22 +90,37 @@ def predict(
     count, max_wal_size = row
     in_all = max(rows, int(found.estimate), 1)
     share = rows / in_all
-    width = min(heap / in_all, 8192) + NEW_VALUE
-    plain = rows * (LOCK_WAL + UPDATE_WAL + width + count * ENTRY_WAL)
+    width = min(heap / in_all, 8192)
+    moved = moved_share(width)
+    plain = rows * (LOCK_WAL + UPDATE_WAL + width + NEW_VALUE + moved * count * ENTRY_WAL)
     # After each checkpoint a page is logged whole when it is first changed. The heap is walked
     # once; an index in random order is met all over again.
     checkpoints = 1 + plain / (max_wal_size / 2)
     wal = plain + share * (heap + indexes * checkpoints)
-    loose = LOOSE_INDEX if vacuum_every else 1.0
-    # The first slice finds no room, and each later one that of those before it.
-    heap_growth = rows * NEW_VALUE + rows * width * (min(1.0, vacuum_every) or 1.0)
+    # Without slices an index keeps the entries of both versions. With them it keeps no more than
+    # the pages that split before the first slice has freed any.
+    entries = moved * (min(1.0, 2 * vacuum_every) or 1.0)
     return Prediction(
         rows=rows,
         wal=round(wal),
-        heap_growth=round(heap_growth),
-        index_growth=round(share * indexes * loose),
+        heap_growth=round(rows * (NEW_VALUE + (WITH_SLICES if vacuum_every else WITHOUT))),
+        index_growth=round(share * indexes * max(0.0, entries - INDEX_ROOM)),
         disk_free=disk_free(connection),
     )
+
+
+def moved_share(width: float) -> float:
+    """The share of the rows whose new version finds no room on its page (see `walk`).
+
+    One pass's share goes elsewhere from a page that is full, and of the others those for which the
+    room is too small that the smaller old versions leave.
+
+    Arguments:
+        width: bytes of a row, with its line pointer.
+    """
+    old = max(1.0, width - POINTER)
+    first = 1 / SHARES
+    return first + (1 - first) * (1 - old / (old + NEW_VALUE + POINTER))
 
 
 def disk_free(connection: BaseDatabaseWrapper) -> int | None:

@@ -12,6 +12,7 @@ from migrations_playbook.backfill import Options, backfill
 from migrations_playbook.events import Batch, Recounted
 from migrations_playbook.pace import Pace
 from migrations_playbook.shadow import find
+from migrations_playbook.walk import SHARES
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 
@@ -98,7 +99,9 @@ def test_the_order_of_the_keys_makes_no_difference(
     )
     database.run("ALTER TABLE tickets_ticket ENABLE TRIGGER USER")
     result = fill(capsys, "--batch-size", "100")
-    assert (result["rows_filled"], result["batches"]) == (3000, 30)
+    assert result["rows_filled"] == 3000
+    # The last batch of a pass is not full.
+    assert 30 <= result["batches"] <= 30 + 2 * SHARES
 
 
 def test_partitions_are_walked_one_by_one(database: Database) -> None:
