@@ -311,7 +311,9 @@ def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identif
                AND (a.query LIKE 'autovacuum:%%(to prevent wraparound)'
                     OR a.backend_type IS NULL
                        AND pg_catalog.age(c.relfrozenxid)
-                           > current_setting('autovacuum_freeze_max_age')::bigint)""").format(tree=TREE),
+                           > current_setting('autovacuum_freeze_max_age')::bigint)""").format(
+            tree=TREE
+        ),
         [table.as_string(None)],
     )
     if row is not None:

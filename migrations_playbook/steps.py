@@ -17,9 +17,10 @@ from migrations_playbook.database import execute
 
 
 class Lock(StrEnum):
-    """A table lock, and what it keeps out."""
+    """A table lock: SHARE keeps writes out, ACCESS EXCLUSIVE everybody, the weaker ones neither."""
 
     NONE = "none"
+    SHARE = "SHARE"
     SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
     ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
 
@@ -32,11 +33,13 @@ class Step:
         what: what it is for, as a short imperative.
         statement: the SQL.
         lock: the lock that it takes on the table.
+        on: the table that it locks, when that is one partition alone.
     """
 
     what: str
     statement: sql.Composable
     lock: Lock
+    on: sql.Identifier | None = None
 
     @property
     def text(self) -> str:
