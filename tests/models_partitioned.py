@@ -89,8 +89,8 @@ STATEMENTS: dict[type[models.Model], str] = {
 }
 
 
-def expand(database: Database, model: type[models.Model]) -> BoundShadow:
-    """Make a partitioned table with rows of thirty keys, then add the shadow and its triggers."""
+def make(database: Database, model: type[models.Model]) -> None:
+    """Make a partitioned table with rows of thirty keys, as it is before the expand."""
     database.run("CREATE SCHEMA other")
     for statement in (STATEMENTS[model] % {"columns": COLUMNS}).split(";"):
         if statement.strip():
@@ -100,9 +100,19 @@ def expand(database: Database, model: type[models.Model]) -> BoundShadow:
         "SELECT key, number, gen_random_uuid() FROM generate_series(0, 29) AS key, "
         f"generate_series(1, {ROWS_OF_A_KEY}) AS number"
     )
+
+
+def add_shadow(model: type[models.Model]) -> BoundShadow:
+    """Add the shadow and its triggers, as the migration does it."""
     field: Any = model._meta.get_field("new_token")
     with connection.schema_editor() as editor:
         editor.add_field(model, field)
     for trigger in UUIDS.triggers:
         trigger.install(model)  # type: ignore[arg-type]
     return BoundShadow(model, UUIDS)
+
+
+def expand(database: Database, model: type[models.Model]) -> BoundShadow:
+    """Both."""
+    make(database, model)
+    return add_shadow(model)
