@@ -132,11 +132,9 @@ class WithTableLock(Operation):
             return
         model = state.apps.get_model(app_label, self.model_name)
         # What the models declare today; of a model that is gone nothing is known any more.
-        live = {
-            bound.live for bound in declared() if bound.model._meta.label == model._meta.label
-        }
-        table = identifier_of(model)
-        reasons = (unsound(schema_editor.connection, table, column) for column in live or {None})
+        label, table = model._meta.label, identifier_of(model)
+        live: list[str | None] = [each.live for each in declared() if each.label == label]
+        reasons = (unsound(schema_editor.connection, table, each) for each in live or [None])
         why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
             raise Refused(

@@ -3,8 +3,8 @@
 Two triggers, created in the swap's transaction and dropped in the revert's:
 
 - INSERT copies the row's live value into the retired column. That column still has its old unique
-  index, so inserting any leaked value is a unique violation. (On a partitioned table one that brings
-  a retired value keeps it: a row that moves to another partition is inserted there.)
+  index, so inserting any leaked value is a unique violation. (On a partitioned table one that
+  brings a retired value keeps it: a row that moves to another partition is inserted there.)
 - UPDATE that sets the live column to the row's own retired value is a stale save: the live value
   stays, the rest of the save goes through, and the hit is counted. UPDATE that sets a really new
   live value copies it. Any other leaves the retired column as it was.

@@ -60,7 +60,7 @@ class Hashes(Partitioned):
         db_table = "by_hash"
 
 
-STATEMENTS: dict[type[models.Model], str] = {
+STATEMENTS: dict[type[Partitioned], str] = {
     Ranges: """
         CREATE TABLE by_range (%(columns)s, CONSTRAINT one UNIQUE (key, token))
             PARTITION BY RANGE (key);
@@ -89,7 +89,7 @@ STATEMENTS: dict[type[models.Model], str] = {
 }
 
 
-def make(database: Database, model: type[models.Model]) -> None:
+def make(database: Database, model: type[Partitioned]) -> None:
     """Make a partitioned table with rows of thirty keys, as it is before the expand."""
     database.run("CREATE SCHEMA other")
     for statement in (STATEMENTS[model] % {"columns": COLUMNS}).split(";"):
@@ -102,7 +102,7 @@ def make(database: Database, model: type[models.Model]) -> None:
     )
 
 
-def add_shadow(model: type[models.Model]) -> BoundShadow:
+def add_shadow(model: type[Partitioned]) -> BoundShadow:
     """Add the shadow and its triggers, as the migration does it."""
     field: Any = model._meta.get_field("new_token")
     with connection.schema_editor() as editor:
@@ -112,7 +112,7 @@ def add_shadow(model: type[models.Model]) -> BoundShadow:
     return BoundShadow(model, UUIDS)
 
 
-def expand(database: Database, model: type[models.Model]) -> BoundShadow:
+def expand(database: Database, model: type[Partitioned]) -> BoundShadow:
     """Both."""
     make(database, model)
     return add_shadow(model)

@@ -1,4 +1,5 @@
-"""Partitioned tables: what a table has, what a partition has of its own, and what comes and goes."""
+# ruff: noqa: S608 - the tables are the tests' own
+"""Partitioned tables: what the table has, and what a partition has of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection, models, transaction
+from django.db import connection, transaction
 from psycopg import errors
 
 from migrations_playbook import catalog, contract, quarantine
@@ -23,6 +24,7 @@ from tests.models_partitioned import (
     STATEMENTS,
     Hashes,
     Levels,
+    Partitioned,
     Ranges,
     add_shadow,
     expand,
@@ -42,7 +44,7 @@ def app(database: Database) -> Iterator[Database]:
     database.run(f"DROP ROLE {APP}")
 
 
-def tokens(model: type[models.Model]) -> set[Any]:
+def tokens(model: type[Partitioned]) -> set[Any]:
     return set(model._default_manager.values_list("token", flat=True))
 
 
@@ -55,7 +57,7 @@ def play(bound: BoundShadow, *, revert: bool = False) -> Verified:
 
 @shapes
 def test_a_partitioned_table_is_swapped_and_reverted_and_swapped_again(
-    model: type[models.Model], database: Database
+    model: type[Partitioned], database: Database
 ) -> None:
     bound = expand(database, model)
     leaked = tokens(model)
@@ -72,7 +74,7 @@ def test_a_partitioned_table_is_swapped_and_reverted_and_swapped_again(
 
 
 # Each with the partition that has something of its own.
-EVERYTHING: dict[type[models.Model], tuple[str, str]] = {
+EVERYTHING: dict[type[Partitioned], tuple[str, str]] = {
     Ranges: ("by_range", "other.high"),
     Levels: ("by_level", "odd"),
     Hashes: ("by_hash", "second"),
@@ -127,9 +129,9 @@ CREATE FUNCTION also.of_key(wanted integer) RETURNS uuid LANGUAGE sql STABLE
 
 
 @pytest.fixture(params=EVERYTHING, ids=lambda model: model.__name__)
-def everything(app: Database, request: pytest.FixtureRequest) -> type[models.Model]:
+def everything(app: Database, request: pytest.FixtureRequest) -> type[Partitioned]:
     """A partitioned table with all of that, before the expand."""
-    model: type[models.Model] = request.param
+    model: type[Partitioned] = request.param
     make(app, model)
     table, leaf = EVERYTHING[model]
     schema = leaf.split(".")[0] if "." in leaf else "public"
@@ -148,11 +150,11 @@ def statements(dump: str) -> set[str]:
 
 
 def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(
-    everything: type[models.Model], app: Database
+    everything: type[Partitioned], app: Database
 ) -> None:
     leaked = tokens(everything)
     bound = add_shadow(everything)
-    table, leaf = EVERYTHING[everything]
+    _, leaf = EVERYTHING[everything]
     app.run(f"CREATE INDEX of_both ON {leaf} (new_token, token)")
     app.run(f"CREATE INDEX on_the_shadow ON {leaf} (new_token)")
     fill(bound)
@@ -176,7 +178,7 @@ def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(
 
 
 def test_the_contract_leaves_a_partitioned_table_as_it_was_before_the_expand(
-    everything: type[models.Model], app: Database
+    everything: type[Partitioned], app: Database
 ) -> None:
     before = app.dump()
     bound = add_shadow(everything)
@@ -196,7 +198,7 @@ def test_the_contract_leaves_a_partitioned_table_as_it_was_before_the_expand(
 
 
 def test_the_plan_is_what_is_done_and_then_nothing_is_left_to_prepare(
-    everything: type[models.Model], app: Database
+    everything: type[Partitioned], app: Database
 ) -> None:
     bound = add_shadow(everything)
     fill(bound)
@@ -243,7 +245,7 @@ def test_privileges_on_a_partition_are_its_own(app: Database) -> None:
 
 @shapes
 def test_both_releases_write_through_the_table_and_into_a_partition(
-    model: type[models.Model], database: Database
+    model: type[Partitioned], database: Database
 ) -> None:
     bound = expand(database, model)
     table, leaf = EVERYTHING[model]
@@ -263,9 +265,7 @@ def test_both_releases_write_through_the_table_and_into_a_partition(
         assert (row.token, row.note) == (fresh, "saved")
         # The constraint knows the leaked values of its key.
         with pytest.raises(errors.UniqueViolation):
-            database.run(
-                f"INSERT INTO {name} (key, number, token) VALUES (%s, 100, %s)", key, own
-            )
+            database.run(f"INSERT INTO {name} (key, number, token) VALUES (%s, 100, %s)", key, own)
         # The old release inserts.
         database.run(
             f"INSERT INTO {name} (key, number, token) "
@@ -301,9 +301,7 @@ def test_a_unique_index_of_a_partition_keeps_every_leaked_value_out_of_it(
     leaked = database.value("SELECT token FROM other.high WHERE key = 20 LIMIT 1")
     play(bound)
     with pytest.raises(errors.UniqueViolation, match="own_index"):
-        database.run(
-            "INSERT INTO by_range (key, number, token) VALUES (21, 100, %s)", leaked
-        )
+        database.run("INSERT INTO by_range (key, number, token) VALUES (21, 100, %s)", leaked)
 
 
 def test_a_row_that_moves_to_another_partition_brings_its_quarantine(database: Database) -> None:

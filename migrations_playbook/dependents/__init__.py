@@ -6,8 +6,8 @@ catalogs, each as a `Dependent` with the steps that carry it over, or the reason
 reader here has claimed of pg_depend is refused by name: an object of a kind that is not known is
 never passed over.
 
-Of a partitioned table all partitions are read too. What a partition has by inheritance goes with the
-table's; what it has of its own is carried over there.
+Of a partitioned table all partitions are read too. What a partition has by inheritance goes with
+the table's; what it has of its own is carried over there.
 """
 
 from __future__ import annotations
@@ -213,13 +213,14 @@ def fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
                 WITH bound AS (
                     SELECT d.classid, d.objid, d.objsubid, d.refobjsubid, d.deptype, d.xmin::text
                       FROM pg_catalog.pg_depend d
-                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass 
+                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
                        AND d.refobjid = ANY (%s)),
                 written AS (
                     SELECT concat_ws(' ', 'depend', classid, objid, objsubid, refobjsubid,
                                      deptype, xmin) AS line FROM bound
                     UNION ALL
-                    SELECT concat_ws(' ', 'column', attrelid, attnum, xmin) FROM pg_catalog.pg_attribute
+                    SELECT concat_ws(' ', 'column', attrelid, attnum, xmin)
+                      FROM pg_catalog.pg_attribute
                      WHERE attrelid = ANY (%s) AND attnum > 0
                     UNION ALL
                     SELECT concat_ws(' ', 'index', indexrelid, xmin) FROM pg_catalog.pg_index

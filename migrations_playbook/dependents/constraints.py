@@ -320,8 +320,8 @@ def _prove_not_null(pair: Pair, checks: list[Constraint]) -> Iterator[Step]:
 def _exchange_not_null(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator[Step]:
     """Let the retired column be null, and the new live column not; a CHECK has proven that.
 
-    In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's, or
-    its own besides: then each loses its own, and is given its own before it would inherit one.
+    In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's,
+    or its own besides: then each loses its own, and is given it again before it would inherit one.
     """
     live, shadow = sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
     own = {each.relation: each for each in named if pair.bound.live in each.on}

@@ -8,8 +8,7 @@ a name of its own there and is known by its parent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
@@ -30,7 +29,7 @@ class Index:
         definition: from USING on, as pg_get_indexdef writes it.
         predicate: the WHERE of a partial index.
         tablespace: its own tablespace; None for the database's.
-        targets: the statistics targets of its expression columns, by their position.
+        targets: the positions of its expression columns, each with its statistics target.
         options: its storage parameters.
         constraint: the oid of its constraint, or None.
         constraint_type: `contype`.
@@ -49,7 +48,7 @@ class Index:
     definition: str
     predicate: str | None
     tablespace: str | None
-    targets: dict[int, int]
+    targets: list[tuple[int, int]]
     options: list[str]
     constraint: int | None
     constraint_type: str | None
@@ -111,8 +110,6 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
                                   ON t.attrelid = i.indrelid AND t.attnum = nullif(k.attnum, 0)
                           WHERE k.nth <= i.indnkeyatts ORDER BY k.nth),
                    pg_catalog.pg_get_indexdef(i.indexrelid),
-                   pg_catalog.quote_ident(c.relname), pg_catalog.quote_ident(n.nspname),
-                   pg_catalog.quote_ident(r.relname), r.relkind = 'p',
                    pg_catalog.pg_get_expr(i.indpred, i.indrelid), s.spcname,
                    ARRAY(SELECT ARRAY[attnum, attstattarget] FROM pg_catalog.pg_attribute t
                           WHERE t.attrelid = i.indexrelid AND t.attstattarget >= 0),
@@ -124,7 +121,11 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
                    i.indisvalid AND i.indisready,
                    pg_catalog.obj_description(i.indexrelid, 'pg_class'),
                    pg_catalog.obj_description(k.oid, 'pg_constraint'),
-                   coalesce(age(i.xmin) > age(%s::xid), false)
+                   coalesce(age(i.xmin) > age(%s::xid), false),
+                   -- What pg_get_indexdef begins with.
+                   format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
+                          CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname,
+                          CASE WHEN r.relkind = 'p' THEN 'ONLY ' END, n.nspname, r.relname)
               FROM pg_catalog.pg_index i
               JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
@@ -138,35 +139,14 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
         [*pair.columns, since],
     )
     # One without a definition was dropped by another process while the query ran.
-    return [_index(*row) for row in rows if row[6] is not None]
+    return [
+        _from_using_on(Index(*fields), prefix) for *fields, prefix in rows if fields[6] is not None
+    ]
 
 
-def _index(
-    oid: int,
-    relation: int,
-    parent: int | None,
-    name: str,
-    on: list[str],
-    columns: list[str | None],
-    text: str,
-    quoted: str,
-    schema: str,
-    table: str,
-    partitioned: bool,  # noqa: FBT001 - a column of the row
-    predicate: str | None,
-    space: str | None,
-    targets: list[tuple[int, int]],
-    options: list[str],
-    *rest: Any,
-) -> Index:
-    start = "CREATE UNIQUE INDEX" if rest[5] else "CREATE INDEX"
-    prefix = f"{start} {quoted} ON {'ONLY ' if partitioned else ''}{schema}.{table} "
-    assert text.startswith(prefix), "pg_get_indexdef has changed its form"
-    definition = text[len(prefix) :]
-    return Index(
-        *(oid, relation, parent, name, on, columns, definition, predicate, space),
-        *(dict(targets), options, *rest),
-    )
+def _from_using_on(index: Index, prefix: str) -> Index:
+    assert index.definition.startswith(prefix), "pg_get_indexdef has changed its form"
+    return replace(index, definition=index.definition.removeprefix(prefix))
 
 
 @dataclass(frozen=True)
@@ -206,7 +186,7 @@ def families(pair: Pair, found: list[Index]) -> list[Family]:
     relations = {each.found.oid: each for each in pair.relations}
 
     def parts(part: Part) -> Iterator[Part]:
-        """A part and those below it. A twin is known by its parent; by its name until it has one."""
+        """A part and those below; a twin is known by its parent, by its name until it has one."""
         yield part
         attached = {
             each.relation: each for each in (below.get(part.twin.oid, ()) if part.twin else ())

@@ -40,10 +40,11 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
     relations = {each.found.oid: each for each in pair.relations}
     original = {oid: parent for oid, _, parent, *_ in rows if parent}
     clones: dict[int, list[tuple[int, Pair, str]]] = {}
-    for oid, relation, parent, _, _, enabled, *_ in rows:
-        while parent in original:
-            parent = original[parent]
-        clones.setdefault(parent or oid, []).append((oid, relations[relation], enabled))
+    for oid, relation, _, _, _, enabled, *_ in rows:
+        first = oid
+        while first in original:
+            first = original[first]
+        clones.setdefault(first, []).append((oid, relations[relation], enabled))
     for oid, relation, parent, name, definition, _, note, names in rows:
         if parent:
             continue

@@ -1,7 +1,7 @@
 """What the swap does about indexes and unique constraints.
 
-A twin on the shadow column is built concurrently before the exchange; in the exchange the two change
-names. A revert drops the twin that the swap has built.
+A twin on the shadow column is built concurrently before the exchange; in the exchange the two
+change names. A revert drops the twin that the swap has built.
 
 On a partitioned table nothing can be built concurrently, and no constraint be made of an index. So
 it is done as pg_dump does it: the table gets an index that is invalid until it has a part on every
@@ -61,8 +61,8 @@ def dependents(
         if index.oid in seen or index.parent in names:
             continue
         covers = index.covers
-        for oid in _below(index, found):
-            covers |= oid.covers
+        for each in _below(index, found):
+            covers |= each.covers
         yield Dependent(index.kind, index.name, how_bound(pair, index.on), covers, moves=False)
 
 
@@ -82,18 +82,17 @@ def _refusal(part: Part, restated: Definitions) -> str | None:
             "an exclusion constraint cannot be built without blocking writes; drop it, and add "
             "it again after the swap"
         )
-    if not index.valid and part.pair.partitioned:
-        return "it is invalid: not every partition has its part of it; build and attach that"
     if not index.valid:
         return (
-            "it is invalid, left by a build that failed; REINDEX INDEX CONCURRENTLY it, or drop it"
+            "it is invalid: not every partition has its part of it; build and attach that"
+            if part.pair.partitioned
+            else "it is invalid, left by a build that failed; REINDEX INDEX CONCURRENTLY it, or "
+            "drop it"
         )
-    for oid in (index.oid, index.constraint):
-        if oid in restated.failures:
-            return restated.failures[oid]
-    if _definition(part, restated) is None:
+    failures = [restated.failures.get(oid) for oid in (index.oid, index.constraint) if oid]
+    if not any(failures) and _definition(part, restated) is None:
         return "its tablespace cannot be restated with its predicate"
-    return None
+    return next(filter(None, failures), None)
 
 
 def _alike(part: Part, restated: Definitions) -> bool:
@@ -281,7 +280,7 @@ def _deferrable(index: Index) -> sql.Composed:
 def _targets(part: Part) -> Iterator[Step]:
     # Before it has parts: an index hands its target on to those.
     name = part.pair.twin_name(part.index.name)
-    for number, target in part.index.targets.items():
+    for number, target in part.index.targets:
         yield Step(
             f"Give the index {name} its statistics target",
             sql.SQL("ALTER INDEX {} ALTER COLUMN {} SET STATISTICS {}").format(
