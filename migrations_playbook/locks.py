@@ -162,34 +162,7 @@ def seize(
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
     """
-    return _insist(connection, table, [*first, _lock(table, "ACCESS EXCLUSIVE")], policy)
-
-
-def perform(
-    connection: BaseDatabaseWrapper,
-    table: sql.Identifier,
-    statement: sql.Composable,
-    policy: LockPolicy = DEFAULT_POLICY,
-) -> None:
-    """Run one statement that takes a strong lock by itself, on less than the table maybe.
-
-    What it takes stays locked until the end of the transaction.
-
-    Arguments:
-        table: the one whose holders would be in its way; `reserve` it before.
-
-    Raises:
-        LockNotAvailable: as `seize`.
-    """
-    _insist(connection, table, [statement], policy)
-
-
-def _insist(
-    connection: BaseDatabaseWrapper,
-    table: sql.Identifier,
-    statements: Sequence[sql.Composable],
-    policy: LockPolicy,
-) -> Seized:
+    statements = [*first, _lock(table, "ACCESS EXCLUSIVE")]
     waited = 0.0
     for attempt in range(1, policy.attempts + 1):
         if not old_holders(connection, table, policy.old_ms):

@@ -41,9 +41,9 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
     by IF NOT EXISTS; it is found, dropped and built anew.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table for the builds and the proofs; ACCESS EXCLUSIVE,
-    boundedly, for the moment in which an unproven constraint is added. On a partitioned table also
-    SHARE on it, or ACCESS EXCLUSIVE on it or on one partition, boundedly, for the moment in which
-    an index without rows is made or attached.
+    boundedly, for the moment in which an unproven constraint is added; on a partitioned table also
+    for those in which an index without rows is made for it, and on a partition for that in which
+    its part is attached to it.
 
     Raises:
         LockNotAvailable: see `locks`.
@@ -63,7 +63,10 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
             try:
                 for step in each.build:
                     yield Preparing(step.what)
-                    _build(connection, pair, step, policy)
+                    if step.lock is Lock.ACCESS_EXCLUSIVE:
+                        _run_locked(connection, pair, step, policy)
+                    else:
+                        execute(connection, step.statement)
             except IntegrityError as error:
                 if not isinstance(error.__cause__, pg_errors.UniqueViolation):
                     raise
@@ -102,17 +105,6 @@ def refill(connection: BaseDatabaseWrapper, pair: Pair) -> None:
             return
 
 
-def _build(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy) -> None:
-    """A step of the builds: concurrently, or for a moment under a strong lock."""
-    if step.lock not in (Lock.SHARE, Lock.ACCESS_EXCLUSIVE):
-        execute(connection, step.statement)
-        return
-    table = step.on or pair.table
-    with transaction.atomic(using=connection.alias):
-        locks.reserve(connection, table, policy)
-        locks.perform(connection, table, step.statement, policy)
-
-
 def _prove(
     connection: BaseDatabaseWrapper, pair: Pair, each: Dependent, policy: LockPolicy
 ) -> Iterator[Preparing]:
@@ -134,12 +126,15 @@ def _prove(
 def _run_locked(
     connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
 ) -> None:
-    """A step in a transaction of its own, under the lock that it says, boundedly."""
-    table = step.on or pair.table
+    """A step in a transaction of its own, under the lock that it says, boundedly.
+
+    The whole table is reserved, so that no other schema change stands in the way; only what the
+    step is on is seized.
+    """
     with transaction.atomic(using=connection.alias):
-        locks.reserve(connection, table, policy)
+        locks.reserve(connection, pair.table, policy)
         if step.lock is Lock.ACCESS_EXCLUSIVE:
-            locks.seize(connection, table, policy)
+            locks.seize(connection, step.on or pair.table, policy)
         dependents.pin(connection)
         execute(connection, step.statement)
 

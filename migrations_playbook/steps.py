@@ -17,10 +17,9 @@ from migrations_playbook.database import execute
 
 
 class Lock(StrEnum):
-    """A table lock: SHARE keeps writes out, ACCESS EXCLUSIVE everybody, the weaker ones neither."""
+    """A table lock, and what it keeps out."""
 
     NONE = "none"
-    SHARE = "SHARE"
     SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
     ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
 

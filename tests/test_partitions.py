@@ -13,9 +13,11 @@ from psycopg import errors
 
 from migrations_playbook import catalog, contract, quarantine
 from migrations_playbook.catalog import Phase
+from migrations_playbook.errors import Refused
 from migrations_playbook.locks import DEFAULT_POLICY
 from migrations_playbook.prepare import prepare
 from migrations_playbook.proof import Verified
+from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.swap import plan, swap, swappable, verify
 from tests.fixtures.database import Database
@@ -336,3 +338,78 @@ def test_values_that_collide_across_partitions_are_refilled_where_they_are(
     assert play(bound).passed
     assert len(tokens(Ranges)) == 90
     assert set(database.fetch("SELECT token FROM by_range WHERE key <> 12")) == kept
+
+
+def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
+    database: Database,
+) -> None:
+    bound = expand(database, Levels)
+    database.run("CREATE INDEX wanted ON by_level (token)")
+    database.run("CREATE INDEX here ON odd (token)")
+    fill(bound)
+    pair = swappable(connection, bound, revert=False)
+    for _ in prepare(connection, pair, DEFAULT_POLICY):
+        pass
+    for statement in (
+        "DROP INDEX wanted",
+        "CREATE INDEX wanted ON by_level (token, note)",
+        # What a build that has failed leaves behind.
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'here_new_token'::regclass",
+    ):
+        database.run(statement)
+    before = database.value("SELECT pg_get_indexdef('wanted'::regclass)")
+    said = [event.what for event in prepare(connection, pair, DEFAULT_POLICY)]
+    assert "Drop wanted_new_token, which is not like its original" in said
+    assert "Drop the index here_new_token, which was left invalid by a failed build" in said
+    assert play(bound).passed
+    assert database.value("SELECT pg_get_indexdef('wanted'::regclass)") == before
+    assert not database.fetch("SELECT FROM pg_index WHERE NOT indisvalid")
+
+
+def test_what_a_partition_alone_stands_in_the_way_with_is_named(database: Database) -> None:
+    bound = expand(database, Ranges)
+    fill(bound)
+    database.run("CREATE MATERIALIZED VIEW copies AS SELECT token FROM mid")
+    database.run(
+        "CREATE TABLE stub (key integer, token uuid, "
+        "FOREIGN KEY (key, token) REFERENCES by_range (key, token))"
+    )
+    database.run("ALTER TABLE mid ADD EXCLUDE USING hash (token WITH =)")
+    with pytest.raises(Refused) as refusal:
+        play(bound)
+    said = str(refusal.value).splitlines()[1:]
+    assert [line.split(" (")[0] for line in said] == [
+        "- index mid_token_excl",
+        "- foreign key stub_key_token_fkey on public.stub",
+        "- materialized view public.copies",
+    ]
+
+
+def test_a_materialized_view_of_a_partition_is_refreshed_on_request(database: Database) -> None:
+    bound = expand(database, Ranges)
+    fill(bound)
+    leaked = tokens(Ranges)
+    database.run("CREATE MATERIALIZED VIEW copies AS SELECT token FROM mid")
+    for _ in swap(bound, using="default", refresh=True):
+        pass
+    shown = {token for (token,) in database.fetch("SELECT token FROM copies")}
+    assert len(shown) == 30
+    assert not shown & leaked
+
+
+def test_the_backfill_names_the_partitions_that_its_role_may_not_write(app: Database) -> None:
+    bound = expand(app, Ranges)
+    app.run(f"GRANT SELECT, UPDATE ON by_range, mid TO {APP}")
+    found = catalog.table(connection, bound)
+    assert found is not None
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL ROLE {APP}")
+        with pytest.raises(Refused) as refusal:
+            refuse_without_fill_rights(connection, found)
+        cursor.execute("RESET ROLE")
+    assert str(refusal.value) == (
+        f'The role "{APP}" may not fill public.by_range. Run: '
+        f'GRANT USAGE ON SCHEMA "other" TO "{APP}"; '
+        f'GRANT SELECT ON "public"."Low", "other"."high" TO "{APP}"; '
+        f'GRANT UPDATE ON "public"."Low", "other"."high" TO "{APP}".'
+    )

@@ -112,9 +112,10 @@ def _alike(part: Part, restated: Definitions) -> bool:
 def _build(family: Family, restated: Definitions) -> Iterator[Step]:
     """What is missing of the twins before the exchange.
 
-    Lock: SHARE UPDATE EXCLUSIVE for what is built concurrently; for the moment of a catalog change,
-    boundedly, SHARE on the table for its empty index, ACCESS EXCLUSIVE on a partition for its
-    constraint, and ACCESS EXCLUSIVE on the new part of the index that is attached.
+    Lock: SHARE UPDATE EXCLUSIVE for what is built concurrently; ACCESS EXCLUSIVE, boundedly and for
+    the moment of a catalog change, on a partitioned table for its empty index (which takes SHARE
+    itself, and so would keep writes waiting), and on a partition for its constraint and for the
+    part that is attached (to which PostgreSQL takes ACCESS EXCLUSIVE, and planners look at it).
     """
     whole = [part.twin for part in family if part.twin and _belongs(part)]
     if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
@@ -201,7 +202,7 @@ def _make_partitioned(part: Part, restated: Definitions) -> Iterator[Step]:
             sql.SQL("CREATE {}INDEX {} ON ONLY {} {}").format(
                 _unique(part), sql.Identifier(name), part.pair.table, _definition(part, restated)
             ),
-            Lock.SHARE,
+            Lock.ACCESS_EXCLUSIVE,
             part.pair.table,
         )
     yield from _targets(part)
