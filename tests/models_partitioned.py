@@ -11,7 +11,9 @@ from typing import Any
 
 from django.db import connection, models
 
+from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.swap import swap, verify
 from tests.fixtures.database import Database
 from tests.models_zoo import UUIDS, registry
 
@@ -89,6 +91,14 @@ STATEMENTS: dict[type[Partitioned], str] = {
 }
 
 
+# Each with the partition that has something of its own.
+OF_ITS_OWN: dict[type[Partitioned], tuple[str, str]] = {
+    Ranges: ("by_range", "other.high"),
+    Levels: ("by_level", "odd"),
+    Hashes: ("by_hash", "second"),
+}
+
+
 def make(database: Database, model: type[Partitioned]) -> None:
     """Make a partitioned table with rows of thirty keys, as it is before the expand."""
     database.run("CREATE SCHEMA other")
@@ -116,3 +126,20 @@ def expand(database: Database, model: type[Partitioned]) -> BoundShadow:
     """Both."""
     make(database, model)
     return add_shadow(model)
+
+
+def tokens(model: type[Partitioned]) -> set[Any]:
+    return set(model._default_manager.values_list("token", flat=True))
+
+
+def play(bound: BoundShadow, *, revert: bool = False) -> Verified:
+    """Swap to the end; the proof."""
+    last = list(swap(bound, using="default", revert=revert))[-1]
+    assert isinstance(last, Verified)
+    return last
+
+
+def verified(bound: BoundShadow) -> Verified:
+    (found,) = verify(bound, using="default")
+    assert isinstance(found, Verified)
+    return found

@@ -18,9 +18,8 @@ from migrations_playbook.prepare import Preparing, prepare
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.swap import swap, swappable
 from tests.fixtures.database import Database, wait_until, wait_until_blocked
-from tests.models_partitioned import Levels, Ranges, expand
+from tests.models_partitioned import Levels, Ranges, expand, play, tokens, verified
 from tests.models_zoo import fill
-from tests.test_partitions import play, tokens, verified
 
 # The old release's table, in an order of its own, with rows that were filled elsewhere.
 ATTACHED = """

@@ -120,7 +120,7 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
     whole = [part.twin for part in family if part.twin and _belongs(part)]
     if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
         # What is attached goes with the table's own, and only with it.
-        yield _drop(family[0], "Drop {}, which is not like its original")
+        yield _drop(family[0], "Drop {}, which is not like its original", family=family)
         family = _without_twins(family)
     missing = [part for part in family if not _alike(part, restated)]
     for part in missing:
@@ -230,17 +230,21 @@ def _make_constraint(part: Part, name: str, index: str) -> Step:
     )
 
 
-def _drop(part: Part, what: str) -> Step:
+def _drop(part: Part, what: str, *, family: Family = ()) -> Step:
     """Drop a twin, with its parts. Lock: ACCESS EXCLUSIVE on the table and its partitions."""
     name = part.pair.twin_name(part.index.name)
-    twin = part.twin or part.index
-    if twin.constraint is not None:
+    if (part.twin or part.index).constraint is not None:
         return part.pair.alter_table(
             what.format(name), sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(name))
         )
+    # A part may be a partition's constraint, which DROP INDEX drops only when told to. Nothing else
+    # depends on it: a foreign key to the column is refused.
+    cascade = any(each.index.constraint is not None for each in family)
     return Step(
         what.format(name),
-        sql.SQL("DROP INDEX {}").format(sql.Identifier(part.pair.found.schema, name)),
+        sql.SQL("DROP INDEX {}{}").format(
+            sql.Identifier(part.pair.found.schema, name), sql.SQL(" CASCADE" if cascade else "")
+        ),
         Lock.ACCESS_EXCLUSIVE,
         part.pair.table,
     )
@@ -372,9 +376,10 @@ def replica_identities(families: list[Family]) -> Iterator[Dependent]:
 
 def drop_twins(families: Iterable[Family]) -> Iterator[Step]:
     """What a revert ends with: drop what the swap had built. Lock: ACCESS EXCLUSIVE."""
-    for part, *_ in families:
+    for family in families:
         # By then they have changed names, and the twin's kind is the original's.
-        yield _drop(Part(part.pair, part.index, None), "Drop {}, which the swap had built")
+        root = replace(family[0], twin=None)
+        yield _drop(root, "Drop {}, which the swap had built", family=family)
 
 
 def _unique_on(part: Part) -> Key:
