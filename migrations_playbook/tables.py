@@ -15,13 +15,15 @@ KINDS = {
 }
 
 # A table and its partitions of all levels: what is to be looked up in FROM. Its one parameter is
-# an oid, or a name that is cast to regclass; a table without partitions is a tree of one.
+# an oid, or a name that is cast to regclass; a table without partitions is a tree of one. What is
+# being detached is out of it already for whoever goes through the table, ALTER TABLE included.
 TREE = sql.SQL("""(
     WITH RECURSIVE tree (oid, parent, level) AS (
         SELECT %s::regclass::oid, NULL::oid, 0
         UNION
         SELECT i.inhrelid, i.inhparent, tree.level + 1
-          FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+          FROM pg_catalog.pg_inherits i
+          JOIN tree ON i.inhparent = tree.oid AND NOT i.inhdetachpending)
     SELECT oid, parent, level FROM tree)""")
 
 
@@ -83,7 +85,9 @@ def _unsound_partitions(
         connection,
         sql.SQL("""
             SELECT string_agg(c.oid::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'),
-                   string_agg(c.oid::regclass::text, ', ') FILTER (WHERE i.inhdetachpending),
+                   string_agg((SELECT string_agg(i.inhrelid::regclass::text, ', ')
+                                 FROM pg_catalog.pg_inherits i
+                                WHERE i.inhparent = c.oid AND i.inhdetachpending), ', '),
                    -- A column of a partition key, or of an expression in one, belongs to its table.
                    string_agg(c.oid::regclass::text, ', ') FILTER (WHERE EXISTS (
                        SELECT FROM pg_catalog.pg_depend d
@@ -94,8 +98,7 @@ def _unsound_partitions(
                           AND d.refobjsubid = 0 AND d.deptype = 'i' AND c.relkind = 'p'
                           AND a.attname = %s))
               FROM {tree} AS tree
-              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
-              LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid""").format(tree=TREE),
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid""").format(tree=TREE),
         [live, table.as_string(None)],
     )
     assert row is not None
