@@ -8,7 +8,7 @@ Lock: ACCESS SHARE at most, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from django.db import OperationalError, transaction
@@ -18,6 +18,7 @@ from psycopg import sql
 
 from migrations_playbook.database import fetch_all, fetch_one, fetch_value, set_local
 from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.tables import TREE
 
 # Counting exactly is cheap while it stays under this, in milliseconds.
 EXACT_COUNT_MS = 2000
@@ -61,6 +62,9 @@ class Table:
     Arguments:
         kind: `relkind`: "r" an ordinary table, "p" a partitioned one.
         estimate: the rows that the last ANALYZE or VACUUM saw; -1 when there was none.
+        parent: the oid of what it is a partition of; None for the table itself.
+        partitions: of a partitioned table those of all levels, the upper levels first. One that
+            was attached may have its columns in another order: each has numbers of its own.
     """
 
     oid: int
@@ -70,6 +74,8 @@ class Table:
     kind: str
     estimate: float
     columns: dict[str, Column]
+    parent: int | None = None
+    partitions: tuple[Table, ...] = ()
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -122,29 +128,37 @@ def table(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table | None:
 
 
 def named(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> Table | None:
-    """A table by its name, and its columns, or None when it is not there."""
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
-                   c.relkind::text, c.reltuples
-              FROM pg_catalog.pg_class c
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass(%s)"""),
-        [identifier.as_string(None)],
+    """A table by its name, its columns and partitions, or None when it is not there."""
+    oid = fetch_value(
+        connection, sql.SQL("SELECT pg_catalog.to_regclass(%s)::oid"), [identifier.as_string(None)]
     )
-    if row is None:
-        return None
-    oid, schema, name, owner, kind, estimate = row
-    return Table(oid, schema, name, owner, kind, estimate, columns(connection, oid))
-
-
-def columns(connection: BaseDatabaseWrapper, oid: int) -> dict[str, Column]:
-    """A table's columns by name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
+            SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   c.relkind::text, c.reltuples, tree.parent
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY tree.level, c.oid""").format(tree=TREE),
+        [oid],
+    )
+    if not rows:
+        return None
+    columns = _columns(connection, [row[0] for row in rows])
+    first, *others = (
+        Table(oid, schema, name, owner, kind, estimate, columns[oid], parent)
+        for oid, schema, name, owner, kind, estimate, parent in rows
+    )
+    return replace(first, partitions=tuple(others))
+
+
+def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict[str, Column]]:
+    """Each table's columns by name."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT a.attrelid, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
                    n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid),
                    a.xmin::text
               FROM pg_catalog.pg_attribute a
@@ -152,10 +166,13 @@ def columns(connection: BaseDatabaseWrapper, oid: int) -> dict[str, Column]:
               JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
               LEFT JOIN pg_catalog.pg_attrdef d
                      ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-             WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped"""),
-        [oid],
+             WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped"""),
+        [oids],
     )
-    return {row[0]: Column(*row) for row in rows}
+    found: dict[int, dict[str, Column]] = {oid: {} for oid in oids}
+    for oid, name, *rest in rows:
+        found[oid][name] = Column(name, *rest)
+    return found
 
 
 def leaves(connection: BaseDatabaseWrapper, found: Table) -> list[Leaf]:
@@ -163,18 +180,14 @@ def leaves(connection: BaseDatabaseWrapper, found: Table) -> list[Leaf]:
     rows = fetch_all(
         connection,
         sql.SQL("""
-            WITH RECURSIVE tree AS (
-                SELECT %s::oid AS oid
-                UNION
-                SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
             SELECT n.nspname, c.relname,
                    pg_catalog.pg_relation_size(c.oid)
                        / pg_catalog.current_setting('block_size')::bigint
-              FROM tree
+              FROM {tree} AS tree
               JOIN pg_catalog.pg_class c ON c.oid = tree.oid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'r'
-             ORDER BY c.oid"""),
+             ORDER BY c.oid""").format(tree=TREE),
         [found.oid],
     )
     return [Leaf(schema, name, int(blocks)) for schema, name, blocks in rows]
@@ -188,7 +201,8 @@ def state(connection: BaseDatabaseWrapper, bound: BoundShadow) -> State:
     - `filled`: no null is left. The swap may run.
     - `swapped`: the live column's attribute number is higher than the shadow's. The shadow was
       added later, so a live name with the higher number can only mean that the names were
-      exchanged. Dump and restore keep the order.
+      exchanged. Dump and restore keep the order. (The table's own numbers: a partition that is
+      attached later may have its columns in any order.)
     """
     found = table(connection, bound)
     if found is None or bound.shadow not in found.columns or bound.live not in found.columns:
@@ -263,19 +277,18 @@ def estimate_nulls(
     # The planner's own guess for a table without statistics: its pages, at some 60 bytes a row.
     rows = found.estimate
     if rows < 0:
-        rows = (
-            fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_relation_size(%s)"), [found.oid])
-            / 60
-        )
+        rows = sizes(connection, found)[0] / 60
     return int(rows * (1.0 if fraction is None else fraction)), False
 
 
 def sizes(connection: BaseDatabaseWrapper, found: Table) -> tuple[int, int]:
-    """The bytes of the table's heap (with TOAST) and of its indexes."""
+    """The bytes of the table's heap (with TOAST) and of its indexes, all partitions together."""
     row = fetch_one(
         connection,
-        sql.SQL("SELECT pg_catalog.pg_table_size(%s), pg_catalog.pg_indexes_size(%s)"),
-        [found.oid, found.oid],
+        sql.SQL("""
+            SELECT sum(pg_catalog.pg_table_size(oid)), sum(pg_catalog.pg_indexes_size(oid))
+              FROM {tree} AS tree""").format(tree=TREE),
+        [found.oid],
     )
     assert row is not None
     return int(row[0]), int(row[1])
@@ -293,13 +306,16 @@ def was_exchanged_before(bound: BoundShadow, found: Table) -> bool:
 def _trigger_problem(
     connection: BaseDatabaseWrapper, bound: BoundShadow, found: Table
 ) -> str | None:
+    # A partition has a clone of the trigger, which can be disabled by itself.
     enabled: dict[str, bool] = dict(
         fetch_all(
             connection,
             sql.SQL("""
-                SELECT tgname, tgenabled <> 'D' FROM pg_catalog.pg_trigger
-                 WHERE tgrelid = %s AND tgname = ANY (%s)"""),
-            [found.oid, list(bound.trigger_names)],
+                SELECT tgname, bool_and(tgenabled <> 'D')
+                  FROM pg_catalog.pg_trigger JOIN {tree} AS tree ON tree.oid = tgrelid
+                 WHERE tgname = ANY (%s)
+                 GROUP BY tgname HAVING bool_or(tgrelid = %s)""").format(tree=TREE),
+            [found.oid, list(bound.trigger_names), found.oid],
         )
     )
     for name in bound.trigger_names:

@@ -189,7 +189,7 @@ def _flattened(value: Any) -> Iterator[Any]:
 def check_tables(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **options: Any
 ) -> list[CheckMessage]:
-    """The tables' kinds: a partitioned one, say, is refused before it is expanded.
+    """The tables' kinds: an inherited one, say, is refused before it is expanded.
 
     Django runs it before `migrate`, and with `check --database`.
     """
@@ -202,12 +202,13 @@ def check_tables(
             if app_configs is not None and model._meta.app_config not in app_configs:
                 continue
             try:
-                found = catalog.table(connection, BoundShadow(model, shadow))
+                bound = BoundShadow(model, shadow)
+                found = catalog.table(connection, bound)
             except (OperationalError, ProgrammingError):
                 # No server, or no such right: the command itself will say so. (A server that is
                 # too old must be heard here: Django asks only once, as it connects.)
                 break
-            why = None if found is None else unsound(connection, found.identifier)
+            why = None if found is None else unsound(connection, found.identifier, bound.live)
             if why is not None:
                 errors.append(
                     Error(

@@ -148,8 +148,10 @@ def _functions(
                   JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
                   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
                  WHERE t.tgrelid = %s AND t.tgname = ANY (%s)
+                   -- The clones on partitions go with the table's own.
                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger o
-                                    WHERE o.tgfoid = p.oid AND o.tgrelid <> t.tgrelid)
+                                    WHERE o.tgfoid = p.oid AND o.tgrelid <> t.tgrelid
+                                      AND o.tgparentid = 0)
                  ORDER BY 1, 2"""),
             [found.oid, list(triggers)],
         )

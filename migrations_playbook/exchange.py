@@ -114,10 +114,9 @@ def _attempt(
     """One transaction; None when what is bound to the table was changed meanwhile."""
     with transaction.atomic(using=connection.alias):
         locks.reserve(connection, pair.table, policy)
-        # No ALTER TABLE can come between from here on. GRANT and CREATE VIEW can: hence the
-        # fingerprint, which is compared under the lock.
-        columns = catalog.columns(connection, pair.found.oid)
-        pair = replace(pair, found=replace(pair.found, columns=columns))
+        # No ALTER TABLE can come between from here on, and no partition be attached. GRANT and
+        # CREATE VIEW can: hence the fingerprint, which is compared under the lock.
+        pair = pair.reread(connection)
         if (pair.live.number > pair.shadow.number) is not pair.revert:
             raise WrongPhase(
                 f"Another session has exchanged the columns of {pair.bound.label} meanwhile; "

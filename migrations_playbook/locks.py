@@ -10,6 +10,9 @@ gives way only to a request that has waited `deadlock_timeout` (1 s), so it must
 
 Both work inside the caller's transaction, are bounded in attempts and time, and leave
 `lock_timeout` set until it ends, so that no later statement in it waits without a bound.
+
+A partitioned table is locked with all its partitions, as LOCK TABLE does it: whoever holds one of
+them holds the table.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from psycopg import sql
 
 from migrations_playbook.database import execute, fetch_all, fetch_one, fetch_value, set_local
 from migrations_playbook.errors import LockNotAvailable
+from migrations_playbook.tables import TREE
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class LockPolicy:
     """How long and how often to ask.
 
     Arguments:
-        timeout_ms: how long one request for ACCESS EXCLUSIVE may wait, in milliseconds. It is
-            also the longest that a reader can be made to wait by one attempt.
+        timeout_ms: how long one request for ACCESS EXCLUSIVE may wait, in milliseconds, a
+            partitioned table's partitions together. It is also the longest that a reader can be
+            made to wait by one attempt.
         attempts: how many times to ask.
         pause_ms: the first pause between attempts, in milliseconds; it grows by half each time,
             up to `longest_pause_ms`, and is jittered by half either way.
         longest_pause_ms: the bound of a pause, in milliseconds.
-        patience_ms: how long the request for SHARE UPDATE EXCLUSIVE may wait, in milliseconds.
-            Must exceed `deadlock_timeout`, or autovacuum always wins.
+        patience_ms: how long the request for SHARE UPDATE EXCLUSIVE may wait, in milliseconds,
+            for the table and for each partition. Must exceed `deadlock_timeout`, or autovacuum
+            always wins.
         old_ms: a transaction older than this that holds the table is not asked against.
     """
 
@@ -59,6 +65,9 @@ class LockPolicy:
 
 
 DEFAULT_POLICY = LockPolicy()
+
+# Beyond a lock's own timeout, for what a statement does besides waiting, in milliseconds.
+GRACE_MS = 50
 
 # The table lock modes as pg_locks spells them.
 STRONGEST_FIRST = [
@@ -121,14 +130,15 @@ def reserve(
 ) -> None:
     """Stage one: keep autovacuum and other schema changes away; no read or write notices.
 
-    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end of the transaction.
+    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end of the transaction. It keeps
+    partitions from being attached, too.
 
     Raises:
         LockNotAvailable: not granted within `policy.patience_ms`, or a vacuum that prevents
             transaction-id wraparound holds it, which PostgreSQL never cancels.
     """
     refuse_wraparound_vacuum(connection, table)
-    if _ask(connection, table, "SHARE UPDATE EXCLUSIVE", policy.patience_ms):
+    if _ask(connection, [_lock(table, "SHARE UPDATE EXCLUSIVE")], policy.patience_ms):
         return
     refuse_wraparound_vacuum(connection, table)
     raise LockNotAvailable(_not_to_be_had(connection, table, "SHARE UPDATE EXCLUSIVE", 1))
@@ -152,11 +162,12 @@ def seize(
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
     """
+    statements = [*first, _lock(table, "ACCESS EXCLUSIVE")]
     waited = 0.0
     for attempt in range(1, policy.attempts + 1):
         if not old_holders(connection, table, policy.old_ms):
             asked = time.monotonic()
-            granted = _ask(connection, table, "ACCESS EXCLUSIVE", policy.timeout_ms, first)
+            granted = _ask(connection, statements, policy.timeout_ms, all_ms=policy.timeout_ms)
             now = time.monotonic()
             waited += now - asked
             if granted:
@@ -167,7 +178,7 @@ def seize(
 
 
 def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Holder]:
-    """Who holds a lock on the table now, ourselves apart; the oldest transaction first.
+    """Who holds a lock on the table or a partition of it, ourselves apart; the oldest first.
 
     Lock: none that conflicts with anything (reads pg_locks and pg_stat_activity).
     """
@@ -193,13 +204,13 @@ def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Hold
                     AND x.virtualtransaction = l.virtualtransaction
               LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
              WHERE l.locktype = 'relation'
-               AND l.relation = pg_catalog.to_regclass(%s)
+               AND l.relation IN (SELECT oid FROM {tree} AS tree)
                AND l.database = (SELECT oid FROM pg_catalog.pg_database
                                   WHERE datname = pg_catalog.current_database())
                AND l.granted
                AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
              GROUP BY l.pid, a.xact_start, p.prepared, a.state, a.application_name, a.query, p.gid
-             ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST"""),
+             ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST""").format(tree=TREE),
         [STRONGEST_FIRST, table.as_string(None)],
     )
     return [
@@ -240,8 +251,8 @@ def waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tuple[int
                    coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)) * 1000, 0)
               FROM pg_catalog.pg_locks
              WHERE locktype = 'relation'
-               AND relation = pg_catalog.to_regclass(%s)
-               AND NOT granted"""),
+               AND relation IN (SELECT oid FROM {tree} AS tree)
+               AND NOT granted""").format(tree=TREE),
         [table.as_string(None)],
     )
     assert row is not None
@@ -261,22 +272,26 @@ def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identif
     row = fetch_one(
         connection,
         sql.SQL("""
-            SELECT l.pid, pg_catalog.age(c.relfrozenxid)
-              FROM pg_catalog.pg_class c
+            SELECT l.pid, pg_catalog.age(c.relfrozenxid), c.oid::regclass::text
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
               JOIN pg_catalog.pg_locks l ON l.locktype = 'relation' AND l.relation = c.oid
               JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-             WHERE c.oid = pg_catalog.to_regclass(%s)
+             -- A partitioned table has no rows of its own that could grow old.
+             WHERE c.relkind <> 'p'
                AND l.granted
                AND l.mode = 'ShareUpdateExclusiveLock'
                AND (a.query LIKE 'autovacuum:%%(to prevent wraparound)'
                     OR a.backend_type IS NULL
                        AND pg_catalog.age(c.relfrozenxid)
-                           > current_setting('autovacuum_freeze_max_age')::bigint)"""),
+                           > current_setting('autovacuum_freeze_max_age')::bigint)""").format(
+            tree=TREE
+        ),
         [table.as_string(None)],
     )
     if row is not None:
         raise LockNotAvailable(
-            f"A vacuum that prevents transaction-id wraparound is at work on {_plain(table)} "
+            f"A vacuum that prevents transaction-id wraparound is at work on {row[2]} "
             f"(pid {row[0]}; the table is {row[1]:,} transactions old), and PostgreSQL never "
             "cancels it. Let it finish, then run the same command again."
         )
@@ -288,25 +303,44 @@ def first_words(query: str, words: int = 8) -> str:
     return " ".join(without_literals.split()[:words])
 
 
+def _lock(table: sql.Identifier, mode: str) -> sql.Composed:
+    return sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode))
+
+
 def _ask(
     connection: BaseDatabaseWrapper,
-    table: sql.Identifier,
-    mode: str,
+    statements: Sequence[sql.Composable],
     timeout_ms: int,
-    first: Sequence[sql.Composable] = (),
+    *,
+    all_ms: int | None = None,
 ) -> bool:
-    """Ask once for a lock; False when it was not granted in time (the savepoint undoes it)."""
+    """Ask once for locks; False when they were not granted in time (the savepoint undoes it).
+
+    Arguments:
+        statements: those that take the locks.
+        timeout_ms: how long each lock may wait.
+        all_ms: how long each statement may take, all its locks together. `lock_timeout` begins
+            anew with each partition, while those that are locked already keep everybody waiting.
+    """
+    began = time.monotonic()
     try:
         with transaction.atomic(using=connection.alias):
             set_local(connection, "lock_timeout", f"{timeout_ms}ms")
-            for statement in first:
-                execute(connection, statement)
-            execute(
-                connection,
-                sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode)),
+            usual = fetch_value(
+                connection, sql.SQL("SELECT pg_catalog.current_setting('statement_timeout')")
             )
+            if all_ms is not None:
+                set_local(connection, "statement_timeout", f"{all_ms + GRACE_MS}ms")
+            for statement in statements:
+                execute(connection, statement)
+            if all_ms is not None:
+                set_local(connection, "statement_timeout", usual)
     except OperationalError as error:
         if isinstance(error.__cause__, pg_errors.LockNotAvailable | pg_errors.DeadlockDetected):
+            return False
+        # By its own clock, or by somebody who wants it to stop?
+        in_vain = all_ms is not None and (time.monotonic() - began) * 1000 >= all_ms
+        if in_vain and isinstance(error.__cause__, pg_errors.QueryCanceled):
             return False
         raise
     return True

@@ -21,6 +21,7 @@ from psycopg import sql
 
 from migrations_playbook import contract, locks
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
+from migrations_playbook.shadow import declared
 from migrations_playbook.tables import identifier_of, unsound
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
@@ -121,7 +122,7 @@ class WithTableLock(Operation):
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
     ) -> None:
-        """Refuse to expand what could not be swapped later, a partitioned table say."""
+        """Refuse to expand what could not be swapped later, an inherited table say."""
         expands = any(
             isinstance(operation, AddTrigger)
             and isinstance(getattr(operation.trigger, "sql", None), PinnedTriggerSql)
@@ -130,7 +131,11 @@ class WithTableLock(Operation):
         if not expands or schema_editor.collect_sql or schema_editor.connection.vendor != POSTGRES:
             return
         model = state.apps.get_model(app_label, self.model_name)
-        why = unsound(schema_editor.connection, identifier_of(model))
+        # What the models declare today; of a model that is gone nothing is known any more.
+        label, table = model._meta.label, identifier_of(model)
+        live: list[str | None] = [each.live for each in declared() if each.label == label]
+        reasons = (unsound(schema_editor.connection, table, each) for each in live or [None])
+        why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
             raise Refused(
                 f"{model._meta.db_table} is {why}, so its columns could not be exchanged; nothing "

@@ -13,11 +13,11 @@ from psycopg import sql
 from migrations_playbook import dependents, locks
 from migrations_playbook.backfill import backfill
 from migrations_playbook.database import execute, fetch_value, set_local
-from migrations_playbook.dependents import Dependent, Pair
+from migrations_playbook.dependents import Dependent, Key, Pair
 from migrations_playbook.errors import PlaybookError, Refused
 from migrations_playbook.exchange import refuse
 from migrations_playbook.locks import LockPolicy
-from migrations_playbook.steps import Lock
+from migrations_playbook.steps import Lock, Step
 
 # How often to look for duplicates again before the value expression is called too narrow.
 DUPLICATE_ROUNDS = 20
@@ -41,7 +41,9 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
     by IF NOT EXISTS; it is found, dropped and built anew.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table for the builds and the proofs; ACCESS EXCLUSIVE,
-    boundedly, for the moment in which an unproven constraint is added.
+    boundedly, for the moment in which an unproven constraint is added; on a partitioned table also
+    for those in which an index without rows is made for it, and on a partition for that in which
+    its part is attached to it.
 
     Raises:
         LockNotAvailable: see `locks`.
@@ -52,7 +54,7 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
         found = dependents.inventory(connection, pair)
         refuse(pair, found)
         # Before an index stands in the way of the refill.
-        if not pair.revert and null_collisions(connection, pair, found.unique_columns):
+        if not pair.revert and null_collisions(connection, pair, found.unique_keys):
             yield Preparing("Refill values that another row's live value equals")
             refill(connection, pair)
             continue
@@ -61,7 +63,10 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
             try:
                 for step in each.build:
                     yield Preparing(step.what)
-                    execute(connection, step.statement)
+                    if step.lock is Lock.ACCESS_EXCLUSIVE:
+                        _run_locked(connection, pair, step, policy)
+                    else:
+                        execute(connection, step.statement)
             except IntegrityError as error:
                 if not isinstance(error.__cause__, pg_errors.UniqueViolation):
                     raise
@@ -70,6 +75,7 @@ def prepare(connection: BaseDatabaseWrapper, pair: Pair, policy: LockPolicy) -> 
         if clash is None:
             break
         yield Preparing("Refill duplicates")
+        assert clash.unique_on is not None, f"{clash} is not unique"
         null_duplicates(connection, pair, clash.unique_on)
         refill(connection, pair)
     else:
@@ -105,14 +111,11 @@ def _prove(
     for step in each.prove:
         yield Preparing(step.what)
         try:
-            with transaction.atomic(using=connection.alias):
-                locks.reserve(connection, pair.table, policy)
-                if step.lock is Lock.ACCESS_EXCLUSIVE:
-                    locks.seize(connection, pair.table, policy)
-                dependents.pin(connection)
-                execute(connection, step.statement)
+            _run_locked(connection, pair, step, policy)
         except IntegrityError:
-            _drop_check(connection, pair, pair.twin_name(each.name), policy)
+            # The application's inserts would fail.
+            for back in each.undo:
+                _run_locked(connection, pair, back, policy)
             raise Refused(
                 f"Fresh values of {pair.bound.label}.{pair.bound.declaration.shadow} do not pass "
                 f"the {each} that the live ones pass. Correct the value expression in "
@@ -120,47 +123,47 @@ def _prove(
             ) from None
 
 
-def _drop_check(connection: BaseDatabaseWrapper, pair: Pair, name: str, policy: LockPolicy) -> None:
-    """Take back a CHECK that fresh values do not pass: the application's inserts would fail.
+def _run_locked(
+    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
+) -> None:
+    """A step in a transaction of its own, under the lock that it says, boundedly.
 
-    Lock: ACCESS EXCLUSIVE on the table, boundedly.
+    The whole table is reserved, so that no other schema change stands in the way; only what the
+    step is on is seized.
     """
     with transaction.atomic(using=connection.alias):
         locks.reserve(connection, pair.table, policy)
-        locks.seize(connection, pair.table, policy)
-        execute(
-            connection,
-            sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(
-                pair.table, sql.Identifier(name)
-            ),
-        )
+        if step.lock is Lock.ACCESS_EXCLUSIVE:
+            locks.seize(connection, step.on or pair.table, policy)
+        dependents.pin(connection)
+        execute(connection, step.statement)
 
 
-def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, columns: tuple[str, ...]) -> int:
+def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
     """Set all rows but one of each duplicate back to null; return how many.
 
     Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
 
     Arguments:
-        columns: what must differ together, the shadow column among them.
+        key: what must differ, the shadow column with it.
     """
     return _null(
         connection,
         pair,
         sql.SQL("""
-            SELECT ctid FROM (
-                SELECT ctid, row_number() OVER (PARTITION BY {columns}) AS nth
+            SELECT tableoid, ctid FROM (
+                SELECT tableoid, ctid, row_number() OVER (PARTITION BY {columns}) AS nth
                   FROM {table} WHERE {shadow} IS NOT NULL) AS numbered
              WHERE nth > 1""").format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
-            table=pair.table,
+            columns=sql.SQL(", ").join(map(sql.Identifier, key.columns)),
+            table=key.table,
             shadow=sql.Identifier(pair.bound.shadow),
         ),
     )
 
 
 def null_collisions(
-    connection: BaseDatabaseWrapper, pair: Pair, unique_columns: tuple[tuple[str, ...], ...]
+    connection: BaseDatabaseWrapper, pair: Pair, unique_keys: tuple[Key, ...]
 ) -> int:
     """Set fresh values that are another row's live value back to null; return how many.
 
@@ -170,16 +173,17 @@ def null_collisions(
     Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
     """
     nulled = 0
-    for others in unique_columns:
+    for key in unique_keys:
         same = sql.SQL("").join(
             sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
-            for column in others
+            for column in key.columns
         )
         query = sql.SQL("""
-            SELECT a.ctid FROM {table} AS a
+            SELECT a.tableoid, a.ctid FROM {table} AS a
               JOIN {table} AS b ON b.{live} = a.{shadow}{same}
-             WHERE a.ctid <> b.ctid AND b.{live} IS DISTINCT FROM b.{shadow}""").format(
-            table=pair.table,
+             WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)
+               AND b.{live} IS DISTINCT FROM b.{shadow}""").format(
+            table=key.table,
             live=sql.Identifier(pair.bound.live),
             shadow=sql.Identifier(pair.bound.shadow),
             same=same,
@@ -193,6 +197,7 @@ def null_collisions(
 
 
 def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
+    """Null the shadow of rows. `ctid` is unique within one partition: `tableoid` says which."""
     with transaction.atomic(using=connection.alias):
         dependents.pin(connection, pair.live.type_schema)
         # Otherwise the fill trigger would put the value back.
@@ -200,7 +205,7 @@ def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
         set_local(connection, "pgtrigger.ignore", names)
         return execute(
             connection,
-            sql.SQL("UPDATE {table} SET {shadow} = NULL WHERE ctid = ANY (ARRAY({rows}))").format(
+            sql.SQL("UPDATE {table} SET {shadow} = NULL WHERE (tableoid, ctid) IN ({rows})").format(
                 table=pair.table, shadow=sql.Identifier(pair.bound.shadow), rows=rows
             ),
         )

@@ -21,8 +21,8 @@ from migrations_playbook.dependents import Pair
 from migrations_playbook.dependents.readers import Reader, readers
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
-# What each role may do with the live column: role and privilege.
-Rights = frozenset[tuple[str, str]]
+# What each role may do with the live column: role, privilege, and the partition if it is one.
+Rights = frozenset[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,11 @@ def verify(
         assert row is not None
         rows, nulls, unchanged = row
         duplicates = leaked = 0
-        for others in found.unique_columns:
-            duplicates += _duplicates(connection, names, others)
+        for key in found.unique_keys:
+            of_key = {**names, "table": key.table}
+            duplicates += _duplicates(connection, of_key, key.columns)
             if swapped:
-                leaked += _leaked(connection, names, others)
+                leaked += _leaked(connection, of_key, key.columns)
         views, exposed, unread = _read_through(connection, pair, names) if swapped else (0, 0, ())
         return Verified(
             rows,
@@ -161,16 +162,21 @@ def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
 
 
 def rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
-    """What each role may do with the live column, by whatever way it came to it."""
+    """What each role may do with the live column, by whatever way it came to it.
+
+    A partition is asked for by itself: who goes through the table needs no right on it.
+    """
     return frozenset(
         fetch_all(
             connection,
             sql.SQL("""
-                SELECT r.rolname, p.privilege
+                SELECT r.rolname, p.privilege,
+                       CASE WHEN t.oid <> %s THEN ' on ' || t.oid::regclass::text ELSE '' END
                   FROM pg_catalog.pg_roles r
                  CROSS JOIN unnest(%s::text[]) AS p (privilege)
-                 WHERE pg_catalog.has_column_privilege(r.oid, %s::oid, %s::text, p.privilege)"""),
-            [list(PRIVILEGES), pair.found.oid, pair.bound.live],
+                 CROSS JOIN unnest(%s::oid[]) AS t (oid)
+                 WHERE pg_catalog.has_column_privilege(r.oid, t.oid, %s::text, p.privilege)"""),
+            [pair.found.oid, list(PRIVILEGES), pair.oids, pair.bound.live],
         )
     )
 
@@ -207,7 +213,7 @@ def _leaked(
             connection,
             sql.SQL("""
                 SELECT count(*) FROM {table} AS a JOIN {table} AS b ON b.{retired} = a.{live}{same}
-                 WHERE a.ctid <> b.ctid""").format(
+                 WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)""").format(
                 **names,
                 same=sql.SQL("").join(
                     sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
@@ -270,4 +276,4 @@ def _still_bound(pair: Pair, found: dependents.Inventory) -> Iterator[str]:
 
 def changed(before: Rights, after: Rights) -> tuple[str, ...]:
     """Who may do more or less with the live column than before: `role (privilege)`."""
-    return tuple(sorted({f"{role} ({privilege})" for role, privilege in before ^ after}))
+    return tuple(sorted({f"{role} ({what}{on})" for role, what, on in before ^ after}))

@@ -3,7 +3,8 @@
 Two triggers, created in the swap's transaction and dropped in the revert's:
 
 - INSERT copies the row's live value into the retired column. That column still has its old unique
-  index, so inserting any leaked value is a unique violation.
+  index, so inserting any leaked value is a unique violation. (On a partitioned table one that
+  brings a retired value keeps it: a row that moves to another partition is inserted there.)
 - UPDATE that sets the live column to the row's own retired value is a stale save: the live value
   stays, the rest of the save goes through, and the hit is counted. UPDATE that sets a really new
   live value copies it. Any other leaves the retired column as it was.
@@ -156,9 +157,9 @@ $function$""",
         ),
         step(
             "Quarantine inserts",
-            """CREATE TRIGGER {insert_trigger} BEFORE INSERT ON {table} FOR EACH ROW
-    WHEN (NEW.{retired} IS DISTINCT FROM NEW.{live})
-    EXECUTE FUNCTION {on_insert}()""",
+            f"""CREATE TRIGGER {{insert_trigger}} BEFORE INSERT ON {{table}} FOR EACH ROW
+    WHEN ({_is_new_row(found)})
+    EXECUTE FUNCTION {{on_insert}}()""",
         ),
         step(
             "Quarantine updates",
@@ -167,6 +168,15 @@ $function$""",
     EXECUTE FUNCTION {on_update}()""",
         ),
     ]
+
+
+def _is_new_row(found: Table) -> str:
+    """The condition under which an insert is of a row that never had another value."""
+    if found.kind == "p":
+        # A row that an UPDATE moves to another partition is inserted there, and brings its leaked
+        # value: a stale save is known by it.
+        return "NEW.{retired} IS NULL"
+    return "NEW.{retired} IS DISTINCT FROM NEW.{live}"
 
 
 def drop(found: Table, retired: str) -> list[Step]:

@@ -6,8 +6,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.catalog import Table
-from migrations_playbook.database import fetch_one, fetch_value
+from migrations_playbook.database import fetch_all, fetch_value
 from migrations_playbook.errors import Refused
+from migrations_playbook.tables import TREE
 
 
 def may_select(connection: BaseDatabaseWrapper, found: Table) -> bool:
@@ -29,32 +30,43 @@ def may_select(connection: BaseDatabaseWrapper, found: Table) -> bool:
 def refuse_without_fill_rights(connection: BaseDatabaseWrapper, found: Table) -> None:
     """The backfill reads the table and updates it, and needs nothing else.
 
+    It goes into each partition by itself, so it needs the same there.
+
     Lock: none that conflicts with anything.
 
     Raises:
         Refused: a right is missing; says the GRANT to run.
     """
-    row = fetch_one(
+    rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'),
+            SELECT n.nspname, c.relname, pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+                   pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                       OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT'),
                    pg_catalog.has_table_privilege(c.oid, 'UPDATE')
                        OR pg_catalog.has_any_column_privilege(c.oid, 'UPDATE'),
                    current_user::text
-              FROM pg_catalog.pg_class c WHERE c.oid = %s"""),
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY tree.level, c.oid""").format(tree=TREE),
         [found.oid],
     )
-    assert row is not None
-    uses, updates, role = row
-    me = sql.Identifier(role).as_string(None)
-    table = found.identifier.as_string(None)
-    missing = [
-        f"GRANT {right} ON {table} TO {me}"
-        for right, has in (("SELECT", may_select(connection, found)), ("UPDATE", updates))
-        if not has
+    me = sql.Identifier(rows[0][-1]).as_string(None)
+    schemas: dict[str, None] = {}
+    tables: dict[str, list[str]] = {"SELECT": [], "UPDATE": []}
+    for schema, name, uses, selects, updates, _ in rows:
+        table = sql.Identifier(schema, name).as_string(None)
+        if not uses:
+            schemas[sql.Identifier(schema).as_string(None)] = None
+        for right, has in (("SELECT", selects), ("UPDATE", updates)):
+            if not has:
+                tables[right].append(table)
+    missing = [f"GRANT USAGE ON SCHEMA {schema} TO {me}" for schema in schemas]
+    missing += [
+        f"GRANT {right} ON {', '.join(lacking)} TO {me}"
+        for right, lacking in tables.items()
+        if lacking
     ]
-    if not uses:
-        schema = sql.Identifier(found.schema).as_string(None)
-        missing.insert(0, f"GRANT USAGE ON SCHEMA {schema} TO {me}")
     if missing:
         raise Refused(f"The role {me} may not fill {found}. Run: {'; '.join(missing)}.")

@@ -32,11 +32,13 @@ class Step:
         what: what it is for, as a short imperative.
         statement: the SQL.
         lock: the lock that it takes on the table.
+        on: the table that it locks, when that is one partition alone.
     """
 
     what: str
     statement: sql.Composable
     lock: Lock
+    on: sql.Identifier | None = None
 
     @property
     def text(self) -> str:

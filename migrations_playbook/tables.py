@@ -10,10 +10,21 @@ from migrations_playbook.database import fetch_one, unquoted
 
 KINDS = {
     "f": "a foreign table: its rows are on another server",
-    "p": "partitioned: its parts' columns and indexes would have to be exchanged one by one",
     "v": "a view",
     "m": "a materialized view",
 }
+
+# A table and its partitions of all levels: what is to be looked up in FROM. Its one parameter is
+# an oid, or a name that is cast to regclass; a table without partitions is a tree of one. What is
+# being detached is out of it already for whoever goes through the table, ALTER TABLE included.
+TREE = sql.SQL("""(
+    WITH RECURSIVE tree (oid, parent, level) AS (
+        SELECT %s::regclass::oid, NULL::oid, 0
+        UNION
+        SELECT i.inhrelid, i.inhparent, tree.level + 1
+          FROM pg_catalog.pg_inherits i
+          JOIN tree ON i.inhparent = tree.oid AND NOT i.inhdetachpending)
+    SELECT oid, parent, level FROM tree)""")
 
 
 def parts_of(model: type[models.Model]) -> tuple[str, ...]:
@@ -30,10 +41,15 @@ def identifier_of(model: type[models.Model]) -> sql.Identifier:
     return sql.Identifier(*parts_of(model))
 
 
-def unsound(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
+def unsound(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None = None
+) -> str | None:
     """Why the columns of a table cannot be exchanged soundly, ending a sentence; or None.
 
     Lock: none that conflicts with anything.
+
+    Arguments:
+        live: the column whose values are to be replaced, where it is known.
     """
     row = fetch_one(
         connection,
@@ -55,7 +71,45 @@ def unsound(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | Non
         f"a partition of {parents}" if partition else None,
         f"an inheritance child of {parents}, to which its columns belong" if parents else None,
         f"inherited by {children}, whose rows it would exchange without their indexes"
-        if children
+        if children and kind != "p"
         else None,
+        _unsound_partitions(connection, table, live) if kind == "p" else None,
     )
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _unsound_partitions(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None
+) -> str | None:
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT string_agg(c.oid::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'),
+                   string_agg((SELECT string_agg(i.inhrelid::regclass::text, ', ')
+                                 FROM pg_catalog.pg_inherits i
+                                WHERE i.inhparent = c.oid AND i.inhdetachpending), ', '),
+                   -- A column of a partition key, or of an expression in one, belongs to its table.
+                   string_agg(c.oid::regclass::text, ', ') FILTER (WHERE EXISTS (
+                       SELECT FROM pg_catalog.pg_depend d
+                         JOIN pg_catalog.pg_attribute a
+                           ON a.attrelid = d.objid AND a.attnum = d.objsubid
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                          AND d.refclassid = d.classid AND d.refobjid = c.oid
+                          AND d.refobjsubid = 0 AND d.deptype = 'i' AND c.relkind = 'p'
+                          AND a.attname = %s))
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid""").format(tree=TREE),
+        [live, table.as_string(None)],
+    )
+    assert row is not None
+    foreign, detaching, keyed = row
+    if foreign:
+        return f"partitioned, and the rows of {foreign} are on another server"
+    if detaching:
+        return (
+            f"partitioned, and {detaching} is neither in it nor out of it: its DETACH PARTITION "
+            "CONCURRENTLY was not ended (ALTER TABLE ... DETACH PARTITION ... FINALIZE does)"
+        )
+    if keyed:
+        return f"partitioned by {live}, whose value says in which partition a row is ({keyed})"
+    return None

@@ -187,9 +187,9 @@ def test_a_value_that_converts_a_column_would_carry_the_leak_over() -> None:
         (
             (
                 "DROP TABLE tickets_ticket CASCADE; CREATE TABLE tickets_ticket "
-                "(id bigint, token uuid, redeemed_at timestamptz) PARTITION BY HASH (id)"
+                "(id bigint, token uuid, redeemed_at timestamptz) PARTITION BY HASH (token)"
             ),
-            "its table is partitioned",
+            "its table is partitioned by token, whose value says in which partition a row is",
         ),
         ("CREATE TABLE vip () INHERITS (tickets_ticket)", "its table is inherited by vip"),
     ],

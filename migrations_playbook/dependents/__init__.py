@@ -5,6 +5,9 @@ number: after a rename they stay with the leaked values. `inventory` reads all o
 catalogs, each as a `Dependent` with the steps that carry it over, or the reason why not. What no
 reader here has claimed of pg_depend is refused by name: an object of a kind that is not known is
 never passed over.
+
+Of a partitioned table all partitions are read too. What a partition has by inheritance goes with
+the table's; what it has of its own is carried over there.
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from migrations_playbook.dependents import (
     settings,
     tables,
     triggers,
+    twins,
     views,
 )
-from migrations_playbook.dependents.base import Dependent, Object, Pair
+from migrations_playbook.dependents.base import COLUMNS, Dependent, Key, Object, Pair
 from migrations_playbook.steps import Step
 
-__all__ = ["Dependent", "Inventory", "Pair", "fingerprint", "inventory", "of_table", "pin"]
+__all__ = ["Dependent", "Inventory", "Key", "Pair", "fingerprint", "inventory", "of_table", "pin"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,12 @@ class Inventory:
 
     Arguments:
         dependents: each with what the swap does about it.
-        unique_columns: for each unique index on the live column, the other columns of its key.
+        unique_keys: for each unique index on the live column, the other columns of its key.
         drop_twins: what a revert ends with.
     """
 
     dependents: tuple[Dependent, ...]
-    unique_columns: tuple[tuple[str, ...], ...]
+    unique_keys: tuple[Key, ...]
     drop_twins: tuple[Step, ...]
 
     @property
@@ -81,7 +85,8 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         pin(connection)
         # As a reader's: no other session's exchange comes between two of these looks.
         execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
-        found = _read(connection, pair)
+        # Neither does a partition: what was read before the lock may be out of date.
+        found = _read(connection, pair.reread(connection))
         transaction.set_rollback(True, using=connection.alias)
     return found
 
@@ -97,37 +102,32 @@ def of_table(connection: BaseDatabaseWrapper, pair: Pair) -> list[Dependent]:
 def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     since = quarantine.swapped_since(connection, pair.found, pair.bound.shadow)
     found_indexes = indexes.read(connection, pair, since)
+    families = indexes.families(pair, found_indexes)
     found_constraints = constraints.read(connection, pair, since)
     table = of_table(connection, pair)
+    parts = [part for family in families for part in family]
     wanted = {
-        index.oid: (index.unique, index.definition)
-        for name in indexes.originals(pair, found_indexes)
-        for index in found_indexes
-        if index.name == name and not (index.primary or index.exclusion)
+        part.index.oid: (part.index.unique, part.index.definition)
+        for part in parts
+        if not (part.index.primary or part.index.exclusion)
     }
-    checks = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
+    demands = {each.oid: each.definition for each in constraints.checks(pair, found_constraints)}
+    for part in parts:
+        if part.pair.partitioned and part.index.constraint and part.index.oid in wanted:
+            # A partitioned table's constraint cannot be made of an index.
+            demands[part.index.constraint] = str(part.index.constraint_definition)
     if any(each.kind == "right" for each in table) or _read_only(connection):
         # The scratch table cannot be made, and there will be no exchange from here.
         plain = {oid: definition for oid, (_, definition) in wanted.items()}
-        restated = restate.Definitions(plain, {}, checks, {})
+        restated = restate.Definitions(plain, {}, demands, {})
     else:
-        restated = restate.exchanged(connection, pair, wanted, checks)
-    identity = next(
-        (
-            name
-            for name in indexes.originals(pair, found_indexes)
-            for index in found_indexes
-            if index.name == name and index.replica_identity
-        ),
-        None,
-    )
+        restated = restate.exchanged(connection, pair, wanted, demands)
     found = [
         *table,
-        *indexes.dependents(
-            pair, found_indexes, restated.indexes, restated.predicates, restated.failures
-        ),
-        *constraints.dependents(pair, found_constraints, restated.checks, restated.failures),
-        *constraints.not_null(pair, found_constraints, identity),
+        *twins.dependents(pair, found_indexes, families, restated),
+        *constraints.dependents(pair, found_constraints, restated.constraints, restated.failures),
+        *constraints.not_null(pair, found_constraints),
+        *twins.replica_identities(families),
         *settings.dependents(connection, pair),
         *triggers.dependents(connection, pair),
         *views.dependents(connection, pair),
@@ -141,8 +141,8 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     found += _unclaimed(connection, pair, claimed)
     return Inventory(
         tuple(found),
-        tuple(indexes.unique_columns(pair, found_indexes)),
-        tuple(indexes.drop_twins(pair, found_indexes)) if pair.revert else (),
+        tuple(indexes.unique_keys(pair, families)),
+        tuple(twins.drop_twins(families)) if pair.revert else (),
     )
 
 
@@ -163,26 +163,25 @@ def _unclaimed(
     rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT c.relname, d.objid, d.refobjsubid,
+            SELECT c.relname, d.objid, col.name,
                    pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
               FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
               JOIN pg_catalog.pg_class c ON c.oid = d.classid
              WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
-             ORDER BY 4"""),
-        [pair.found.oid, pair.numbers],
+             ORDER BY 4""").format(columns=COLUMNS),
+        pair.columns,
     )
     sequences = {
         sql.Identifier(pair.found.schema, name).as_string(None).replace('"', "")
         for name in (pair.own.hits, pair.own.last)
     }
     seen: set[Object] = set()
-    for catalog, oid, number, described in rows:
+    for catalog, oid, column, described in rows:
         key = (catalog, oid)
         if key in claimed or key in seen:
             continue
         seen.add(key)
-        column = pair.bound.live if number == pair.live.number else pair.bound.shadow
         if described.replace('"', "").removeprefix("sequence ") in sequences:
             continue
         generated = catalog == "pg_attrdef"
@@ -200,7 +199,7 @@ def _unclaimed(
 
 
 def fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
-    """A digest of who wrote what is bound to the table, to be compared under the lock.
+    """A digest of who wrote what is bound to the table or a partition, compared under the lock.
 
     SHARE UPDATE EXCLUSIVE keeps ALTER TABLE away, but neither GRANT nor CREATE VIEW. Reads a few
     catalog rows, in about a millisecond.
@@ -214,28 +213,30 @@ def fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
                 WITH bound AS (
                     SELECT d.classid, d.objid, d.objsubid, d.refobjsubid, d.deptype, d.xmin::text
                       FROM pg_catalog.pg_depend d
-                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = %s),
+                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+                       AND d.refobjid = ANY (%s)),
                 written AS (
                     SELECT concat_ws(' ', 'depend', classid, objid, objsubid, refobjsubid,
                                      deptype, xmin) AS line FROM bound
                     UNION ALL
-                    SELECT concat_ws(' ', 'column', attnum, xmin) FROM pg_catalog.pg_attribute
-                     WHERE attrelid = %s AND attnum > 0
+                    SELECT concat_ws(' ', 'column', attrelid, attnum, xmin)
+                      FROM pg_catalog.pg_attribute
+                     WHERE attrelid = ANY (%s) AND attnum > 0
                     UNION ALL
                     SELECT concat_ws(' ', 'index', indexrelid, xmin) FROM pg_catalog.pg_index
-                     WHERE indrelid = %s
+                     WHERE indrelid = ANY (%s)
                     UNION ALL
                     SELECT concat_ws(' ', 'constraint', oid, xmin) FROM pg_catalog.pg_constraint
-                     WHERE conrelid = %s OR confrelid = %s
+                     WHERE conrelid = ANY (%s) OR confrelid = ANY (%s)
                     UNION ALL
                     SELECT concat_ws(' ', 'trigger', oid, xmin) FROM pg_catalog.pg_trigger
-                     WHERE tgrelid = %s
+                     WHERE tgrelid = ANY (%s)
                     UNION ALL
                     SELECT concat_ws(' ', 'policy', oid, xmin) FROM pg_catalog.pg_policy
                      WHERE oid IN (SELECT objid FROM bound)
                     UNION ALL
                     SELECT concat_ws(' ', 'publication', oid, xmin)
-                      FROM pg_catalog.pg_publication_rel WHERE prrelid = %s
+                      FROM pg_catalog.pg_publication_rel WHERE prrelid = ANY (%s)
                     UNION ALL
                     SELECT concat_ws(' ', 'function', oid, xmin) FROM pg_catalog.pg_proc
                      WHERE oid IN (SELECT objid FROM bound)
@@ -245,9 +246,10 @@ def fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
                       JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
                      WHERE r.oid IN (SELECT objid FROM bound)
                     UNION ALL
-                    SELECT concat_ws(' ', 'comment', objsubid, xmin) FROM pg_catalog.pg_description
-                     WHERE classoid = 'pg_catalog.pg_class'::regclass AND objoid = %s)
+                    SELECT concat_ws(' ', 'comment', objoid, objsubid, xmin)
+                      FROM pg_catalog.pg_description
+                     WHERE classoid = 'pg_catalog.pg_class'::regclass AND objoid = ANY (%s))
                 SELECT md5(string_agg(line, ',' ORDER BY line)) FROM written"""),
-            [pair.found.oid] * 8,
+            [pair.oids] * 8,
         )
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook import quarantine
+from migrations_playbook import catalog, quarantine
 from migrations_playbook.catalog import Column, Table
 from migrations_playbook.database import fetch_value, name_of
 from migrations_playbook.shadow import BoundShadow
@@ -17,14 +18,21 @@ from migrations_playbook.steps import Lock, Step
 # A catalog and an oid in it: how pg_depend names an object.
 Object = tuple[str, int]
 
+# The two columns of a table and of each of its partitions, to be joined to what is bound to them;
+# its parameters are `Pair.columns`.
+COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, number, name)")
+
 
 @dataclass(frozen=True)
 class Pair:
     """The two columns that are to be exchanged, as they stand before it.
 
+    A partitioned table has such a pair itself and in each of its partitions, with the numbers that
+    the columns have there: see `relations`.
+
     Arguments:
         bound: the declaration.
-        found: the table.
+        found: the table, or a partition of it.
         revert: whether the exchange is one back.
         refresh: whether materialized views are to be built anew afterwards.
     """
@@ -43,12 +51,46 @@ class Pair:
         return self.found.columns[self.bound.shadow]
 
     @property
-    def numbers(self) -> list[int]:
-        return [self.live.number, self.shadow.number]
+    def relations(self) -> tuple[Pair, ...]:
+        """The pair of the table, and of each of its partitions; the upper levels first."""
+        return (self, *(replace(self, found=each) for each in self.found.partitions))
+
+    @property
+    def columns(self) -> list[list[Any]]:
+        """The columns of all these: relations, attribute numbers and names, as `COLUMNS` asks."""
+        return [
+            [each.found.oid for each in self.relations for _ in range(2)],
+            [
+                number
+                for each in self.relations
+                for number in (each.live.number, each.shadow.number)
+            ],
+            [self.bound.live, self.bound.shadow] * len(self.relations),
+        ]
+
+    @property
+    def oids(self) -> list[int]:
+        """The table and its partitions."""
+        return [self.found.oid, *(each.oid for each in self.found.partitions)]
 
     @property
     def table(self) -> sql.Identifier:
         return self.found.identifier
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the rows are in partitions rather than here."""
+        return self.found.kind == "p"
+
+    def labelled(self, name: str) -> str:
+        """A name that is only one within its table, as a person would look it up."""
+        return name if self.found.parent is None else f"{name} on {self.found}"
+
+    def reread(self, connection: BaseDatabaseWrapper) -> Pair:
+        """The same as the catalog has it now, with the partitions that there are now."""
+        found = catalog.named(connection, self.table)
+        assert found is not None, f"{self.found} is gone"
+        return replace(self, found=found)
 
     @property
     def not_null_check(self) -> str:
@@ -67,14 +109,35 @@ class Pair:
     def alter_table(
         self, what: str, action: sql.Composable, lock: Lock = Lock.ACCESS_EXCLUSIVE
     ) -> Step:
-        """An ALTER TABLE of the table."""
-        return Step(what, sql.SQL("ALTER TABLE {} {}").format(self.table, action), lock)
+        """An ALTER TABLE of the table and, as far as the action is inherited, its partitions."""
+        statement = sql.SQL("ALTER TABLE {} {}").format(self.table, action)
+        return Step(what, statement, lock, self.table)
+
+    def alter_only(self, what: str, action: sql.Composable) -> Step:
+        """An ALTER TABLE of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        if not self.partitioned:
+            return self.alter_table(what, action)
+        statement = sql.SQL("ALTER TABLE ONLY {} {}").format(self.table, action)
+        return Step(what, statement, Lock.ACCESS_EXCLUSIVE, self.table)
 
     def alter_column(self, what: str, column: str, action: sql.Composable) -> Step:
-        """An ALTER COLUMN of the table. Lock: ACCESS EXCLUSIVE."""
-        return self.alter_table(
+        """An ALTER COLUMN of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        return self.alter_only(
             what, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(column), action)
         )
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is unique.
+
+    Arguments:
+        table: the table, or the partition that has such an index of its own.
+        columns: the columns whose values together must differ.
+    """
+
+    table: sql.Identifier
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -87,14 +150,16 @@ class Dependent:
         how: how it is bound, in a few words.
         covers: the objects of the catalog that this one stands for.
         refused: why the swap cannot carry it over, and what to do; None when it can.
-        build: steps before the exchange, outside a transaction; they block no read and no write.
+        build: steps before the exchange, outside a transaction, that block no read and no write;
+            and those with a strong lock, each in a transaction of its own and boundedly.
         prove: steps before the exchange, each in a transaction of its own.
+        undo: what takes the proof back when the rows do not pass it.
         lock_first: steps that lock another relation; taken before the table's own lock, in the
             order in which a reader takes them.
         take: steps in the exchange, before the names change.
         give: steps in the exchange, after the names have changed.
         after: steps after the exchange is committed; they block no read and no write.
-        unique_on: for a unique index, the columns whose values together must differ.
+        unique_on: for a unique index, what must differ.
         moves: whether the swap does anything about it; False for what may stay where it is.
     """
 
@@ -105,11 +170,12 @@ class Dependent:
     refused: str | None = None
     build: tuple[Step, ...] = ()
     prove: tuple[Step, ...] = ()
+    undo: tuple[Step, ...] = ()
     lock_first: tuple[Step, ...] = ()
     take: tuple[Step, ...] = ()
     give: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
-    unique_on: tuple[str, ...] = field(default=())
+    unique_on: Key | None = None
     moves: bool = True
 
     @property
@@ -132,10 +198,10 @@ class Dependent:
         }
 
 
-def how_bound(pair: Pair, numbers: list[int]) -> str:
-    """`on token`: which of the two columns an object is bound to."""
-    names = {pair.live.number: pair.bound.live, pair.shadow.number: pair.bound.shadow}
-    return "on " + " and ".join(names[each] for each in sorted(set(numbers)) if each in names)
+def how_bound(pair: Pair, names: Iterable[str]) -> str:
+    """`on token`: which of the two columns an object is bound to; the older column first."""
+    older_first = sorted(set(names), key=lambda name: pair.found.columns[name].number)
+    return "on " + " and ".join(older_first)
 
 
 def can_be(connection: BaseDatabaseWrapper, role: str) -> bool:

@@ -2,6 +2,9 @@
 
 A CHECK gets a twin on the shadow column, added NOT VALID and then validated, and the two change
 names in the exchange. NOT NULL needs no scan under the lock: a validated CHECK proves it.
+
+On a partitioned table all of that is inherited: what is done to the table's own constraint is done
+to the partitions' copies. What a partition demands beyond that is carried over there alone.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.database import fetch_all, name_of
-from migrations_playbook.dependents.base import Dependent, Object, Pair, comment, how_bound
+from migrations_playbook.dependents.base import (
+    COLUMNS,
+    Dependent,
+    Object,
+    Pair,
+    comment,
+    how_bound,
+)
 from migrations_playbook.steps import Lock, Step
 
 
@@ -23,9 +33,14 @@ class Constraint:
 
     Arguments:
         type: `contype`: "c" a CHECK, "n" a NOT NULL (PostgreSQL 18), "f" a foreign key.
-        numbers: the attribute numbers of the two columns that it is bound to.
+        on: which of the two columns it is bound to.
         definition: as pg_get_constraintdef writes it.
-        where: the table that it belongs to: another one, for a foreign key to the column.
+        relation: the table or partition that it belongs to: another table, for a foreign key to the
+            column.
+        where: the name of that.
+        parent: the foreign key that it is a partition's copy of.
+        inherited: whether it is a partition's copy of a CHECK or NOT NULL.
+        local: whether it was declared where it is.
         incoming: whether it is a foreign key that refers to one of the columns.
         older: whether it is older than the swap that is to be reverted.
     """
@@ -33,11 +48,15 @@ class Constraint:
     oid: int
     name: str
     type: str
-    numbers: list[int]
+    on: list[str]
     definition: str
     validated: bool
     comment: str | None
+    relation: int
     where: str
+    parent: int
+    inherited: bool
+    local: bool
     incoming: bool
     older: bool
 
@@ -55,25 +74,24 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
     rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT k.oid, k.conname, k.contype::text,
-                   ARRAY(SELECT a.number FROM unnest(%s::int2[]) AS a (number)
-                          WHERE k.conrelid = %s AND a.number = ANY (k.conkey)
-                             OR k.confrelid = %s AND a.number = ANY (k.confkey)),
+            WITH bound AS (
+                SELECT k.oid, array_agg(DISTINCT col.name) AS names,
+                       bool_or(k.contype = 'f' AND col.relation = k.confrelid
+                               AND col.number = ANY (k.confkey)) AS incoming
+                  FROM pg_catalog.pg_constraint k
+                  JOIN {columns} ON col.relation = k.conrelid AND col.number = ANY (k.conkey)
+                                 OR col.relation = k.confrelid AND col.number = ANY (k.confkey)
+                 WHERE k.contype IN ('c', 'n', 'f')
+                 GROUP BY k.oid)
+            SELECT k.oid, k.conname, k.contype::text, bound.names,
                    pg_catalog.pg_get_constraintdef(k.oid), k.convalidated,
-                   pg_catalog.obj_description(k.oid, 'pg_constraint'), k.conrelid::regclass::text,
-                   k.confrelid = %s AND k.confkey && %s::int2[],
+                   pg_catalog.obj_description(k.oid, 'pg_constraint'), k.conrelid,
+                   k.conrelid::regclass::text, k.conparentid, k.coninhcount > 0, k.conislocal,
+                   bound.incoming,
                    coalesce(age(k.xmin) > age(%s::xid), false)
-              FROM pg_catalog.pg_constraint k
-             WHERE k.contype IN ('c', 'n', 'f')
-               AND (k.conrelid = %s AND k.conkey && %s::int2[]
-                    OR k.confrelid = %s AND k.confkey && %s::int2[])
-             ORDER BY k.conname"""),
-        [
-            pair.numbers,
-            pair.found.oid,
-            *[pair.found.oid, pair.found.oid, pair.numbers, since, pair.found.oid, pair.numbers],
-            *[pair.found.oid, pair.numbers],
-        ],
+              FROM pg_catalog.pg_constraint k JOIN bound ON bound.oid = k.oid
+             ORDER BY k.conname, k.conrelid""").format(columns=COLUMNS),
+        [*pair.columns, since],
     )
     # One without a definition was dropped by another process while the query ran.
     return [Constraint(*row) for row in rows if row[4] is not None]
@@ -81,15 +99,23 @@ def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list
 
 def checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:
     """The CHECKs on the live column that are to be restated: no twin, and none of the engine's."""
-    on_live = [
+    return [check for each in pair.relations for check in _checks_of(each, _own(each, found))]
+
+
+def _own(pair: Pair, found: list[Constraint]) -> list[Constraint]:
+    """The CHECKs of one relation, without those that it has inherited."""
+    return [
         each
         for each in found
-        if each.type == "c"
-        and pair.live.number in each.numbers
-        and each.name != pair.not_null_check
+        if each.relation == pair.found.oid and each.type == "c" and not each.inherited
     ]
+
+
+def _checks_of(pair: Pair, own: list[Constraint]) -> list[Constraint]:
+    on_live = [each for each in own if pair.bound.live in each.on]
+    on_live = [each for each in on_live if each.name != pair.not_null_check]
     twins = {pair.twin_name(each.name) for each in on_live}
-    names = {each.name for each in found}
+    names = {each.name for each in own}
     # As with indexes: what is older than the swap and has no twin was the shadow column's.
     return [
         each
@@ -102,34 +128,67 @@ def dependents(
     pair: Pair, found: list[Constraint], definitions: dict[int, str], failures: dict[int, str]
 ) -> Iterator[Dependent]:
     """What the swap does about each constraint; NOT NULL apart."""
-    restated = checks(pair, found)
-    by_name = {each.name: each for each in found if each.type == "c"}
+    for each in pair.relations:
+        yield from _of_relation(each, found, definitions, failures)
+    foreign = {each.oid: each for each in found if each.type == "f"}
+    covers: dict[int, frozenset[Object]] = {}
+    for key in foreign.values():
+        whole = key
+        while whole.parent in foreign:
+            whole = foreign[whole.parent]
+        covers[whole.oid] = covers.get(whole.oid, frozenset()) | key.covers
+    for oid, covered in covers.items():
+        key = foreign[oid]
+        yield Dependent(
+            "foreign key", f"{key.name} on {key.where}", how_bound(pair, key.on), covered,
+            refused=_foreign_key(key),
+        )  # fmt: skip
+
+
+def _of_relation(
+    pair: Pair, found: list[Constraint], definitions: dict[int, str], failures: dict[int, str]
+) -> Iterator[Dependent]:
+    own = _own(pair, found)
+    by_name = {each.name: each for each in own}
     done = {pair.not_null_check}
-    for each in restated:
+    for each in _checks_of(pair, own):
         twin = by_name.get(pair.twin_name(each.name))
         done |= {each.name, pair.twin_name(each.name)}
-        covers = each.covers | (twin.covers if twin else frozenset())
-        how = how_bound(pair, each.numbers)
+        copies = _copies(each, found)
+        covers = each.covers
+        for one in (*copies, *([twin, *_copies(twin, found)] if twin else [])):
+            covers |= one.covers
+        label, how = pair.labelled(each.name), how_bound(pair, each.on)
         if each.oid in failures:
-            yield Dependent("check", each.name, how, covers, refused=failures[each.oid])
+            yield Dependent("check", label, how, covers, refused=failures[each.oid])
             continue
+        name = sql.Identifier(pair.twin_name(each.name))
         yield Dependent(
             "check",
-            each.name,
+            label,
             how,
             covers,
             prove=tuple(_prove(pair, each, twin, definitions[each.oid])),
-            give=tuple(_exchange(pair, each)),
+            undo=(
+                pair.alter_table(
+                    f"Drop {pair.twin_name(each.name)}, which fresh values do not pass",
+                    sql.SQL("DROP CONSTRAINT IF EXISTS {}").format(name),
+                ),
+            ),
+            give=tuple(_exchange(pair, each, copies)),
         )
-    for each in found:
-        how = how_bound(pair, each.numbers)
-        if each.type == "f":
-            yield Dependent(
-                "foreign key", f"{each.name} on {each.where}", how, each.covers,
-                refused=_foreign_key(each),
-            )  # fmt: skip
-        elif each.type == "c" and each.name not in done:
-            yield Dependent("check", each.name, how, each.covers, moves=False)
+    for each in own:
+        if each.name not in done:
+            covers = each.covers
+            for one in _copies(each, found):
+                covers |= one.covers
+            label, how = pair.labelled(each.name), how_bound(pair, each.on)
+            yield Dependent("check", label, how, covers, moves=False)
+
+
+def _copies(check: Constraint, found: list[Constraint]) -> list[Constraint]:
+    """What partitions have inherited of a CHECK: always under the same name."""
+    return [each for each in found if each.inherited and each.name == check.name]
 
 
 def _foreign_key(each: Constraint) -> str:
@@ -172,16 +231,17 @@ def _rename(pair: Pair, old: str, new: str) -> Step:
     )
 
 
-def _exchange(pair: Pair, each: Constraint) -> Iterator[Step]:
+def _exchange(pair: Pair, each: Constraint, copies: list[Constraint]) -> Iterator[Step]:
     twin, between = pair.twin_name(each.name), name_of(each.name, "between")
     yield _rename(pair, each.name, between)
     yield _rename(pair, twin, each.name)
     yield _rename(pair, between, twin)
-    yield from comment(
-        each.name,
-        sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(each.name), pair.table),
-        each.comment,
-    )
+    for one, on in _where(pair, [each, *copies]):
+        yield from comment(
+            each.name,
+            sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(each.name), on.table),
+            one.comment,
+        )
     if pair.revert:
         yield pair.alter_table(
             f"Drop {twin}, which the swap had added",
@@ -189,93 +249,114 @@ def _exchange(pair: Pair, each: Constraint) -> Iterator[Step]:
         )
 
 
-def not_null(
-    pair: Pair, found: list[Constraint], replica_identity: str | None
-) -> Iterator[Dependent]:
-    """NOT NULL, and the replica identity, whose columns must not be null.
+def _where(pair: Pair, found: list[Constraint]) -> Iterator[tuple[Constraint, Pair]]:
+    """Constraints, each with the pair of the relation that it belongs to."""
+    relations = {each.found.oid: each for each in pair.relations}
+    return ((each, relations[each.relation]) for each in found if each.relation in relations)
 
-    Arguments:
-        replica_identity: the name of the index that is the replica identity, if it is on the live
-            column.
-    """
-    named = {
-        number: each for each in found if each.type == "n" for number in each.numbers
-    }  # PostgreSQL 18 has NOT NULL in pg_constraint, and a name for each
-    covers = frozenset(object_ for each in named.values() for object_ in each.covers)
-    check = next((each for each in found if each.name == pair.not_null_check), None)
-    if check is not None:
-        covers |= check.covers
-    if not pair.live.not_null or pair.shadow.not_null:
-        give = tuple(_replica_identity(pair, replica_identity))
-        if covers or give:
-            yield Dependent(
-                "not null", pair.bound.live, "on both columns", covers, give=give, moves=bool(give)
-            )
-        return
-    prove: list[Step] = []
+
+def not_null(pair: Pair, found: list[Constraint]) -> Iterator[Dependent]:
+    """NOT NULL: the table's, with which the partitions have theirs, or a partition's own."""
+    parents = {each.found.oid: each for each in pair.relations}
+    covered: set[Object] = set()
+    for each in pair.relations:
+        above = parents.get(each.found.parent or 0)
+        if not each.live.not_null or each.shadow.not_null or (above and above.live.not_null):
+            continue
+        tree = [each, *_below(each, pair)]
+        oids = {one.found.oid for one in tree}
+        mine = [one for one in found if one.relation in oids]
+        named = [one for one in mine if one.type == "n"]
+        checks = [one for one in mine if one.name == each.not_null_check]
+        covers = frozenset(object_ for one in (*named, *checks) for object_ in one.covers)
+        covered |= covers
+        yield Dependent(
+            "not null",
+            each.labelled(pair.bound.live),
+            f"on {pair.bound.live}",
+            covers,
+            prove=tuple(_prove_not_null(each, checks)),
+            give=tuple(_exchange_not_null(each, tree, named)),
+        )
+    left = {
+        object_
+        for each in found
+        if each.type == "n" or each.name == pair.not_null_check
+        for object_ in each.covers
+    } - covered
+    if left:
+        yield Dependent(
+            "not null", pair.bound.live, "on both columns", frozenset(left), moves=False
+        )
+
+
+def _below(each: Pair, pair: Pair) -> list[Pair]:
+    """The partitions of a partition, on all levels; the upper levels first."""
+    oids, below = {each.found.oid}, []
+    for one in pair.relations:
+        if one.found.parent in oids:
+            oids.add(one.found.oid)
+            below.append(one)
+    return below
+
+
+def _prove_not_null(pair: Pair, checks: list[Constraint]) -> Iterator[Step]:
+    check = next((each for each in checks if each.relation == pair.found.oid), None)
     if check is None:
-        prove.append(
-            pair.alter_table(
-                f"Require {pair.bound.shadow} to be not null from now on",
-                sql.SQL("ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
-                    sql.Identifier(pair.not_null_check), sql.Identifier(pair.bound.shadow)
-                ),
-            )
-        )
-    if check is None or not check.validated:
-        prove.append(
-            pair.alter_table(
-                f"Prove that no row's {pair.bound.shadow} is null",
-                sql.SQL("VALIDATE CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
-                Lock.SHARE_UPDATE_EXCLUSIVE,
-            )
-        )
-    yield Dependent(
-        "not null",
-        pair.bound.live,
-        f"on {pair.bound.live}",
-        covers,
-        prove=tuple(prove),
-        give=tuple(_exchange_not_null(pair, named.get(pair.live.number), replica_identity)),
-    )
-
-
-def _exchange_not_null(
-    pair: Pair, named: Constraint | None, replica_identity: str | None
-) -> Iterator[Step]:
-    what = f"Require {pair.bound.live} to be not null, which the CHECK has proven"
-    if named is not None:
-        # A name is taken while the retired column's constraint has it.
-        yield _rename(pair, named.name, name_of(named.name, "between"))
         yield pair.alter_table(
-            what,
-            sql.SQL("ADD CONSTRAINT {} NOT NULL {}{}").format(
-                sql.Identifier(named.name),
-                sql.Identifier(pair.bound.live),
-                sql.SQL(" NO INHERIT" if named.definition.endswith(" NO INHERIT") else ""),
+            f"Require {pair.bound.shadow} to be not null from now on",
+            sql.SQL("ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
+                sql.Identifier(pair.not_null_check), sql.Identifier(pair.bound.shadow)
             ),
         )
-        yield from comment(
-            named.name,
-            sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(named.name), pair.table),
-            named.comment,
+    if check is None or not check.validated:
+        yield pair.alter_table(
+            f"Prove that no row's {pair.bound.shadow} is null",
+            sql.SQL("VALIDATE CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
+            Lock.SHARE_UPDATE_EXCLUSIVE,
         )
-    else:
-        yield pair.alter_column(what, pair.bound.live, sql.SQL("SET NOT NULL"))
-    yield from _replica_identity(pair, replica_identity)
-    yield pair.alter_column(
-        f"Let {pair.bound.shadow} be null", pair.bound.shadow, sql.SQL("DROP NOT NULL")
+
+
+def _exchange_not_null(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator[Step]:
+    """Let the retired column be null, and the new live column not; a CHECK has proven that.
+
+    In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's,
+    or its own besides: then each loses its own, and is given it again before it would inherit one.
+    """
+    live, shadow = sql.Identifier(pair.bound.live), sql.Identifier(pair.bound.shadow)
+    own = {each.relation: each for each in named if pair.bound.live in each.on}
+    differ = len({each.name for each in own.values()}) > 1 or any(
+        each.local for each in own.values() if each.relation != pair.found.oid
     )
+    for each in tree if differ else [pair]:
+        yield each.alter_table(
+            f"Let {each.labelled(pair.bound.shadow)} be null",
+            sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(shadow),
+        )
+    for each in reversed(tree) if differ else [pair]:
+        what = (
+            f"Require {each.labelled(pair.bound.live)} to be not null, which the CHECK has proven"
+        )
+        constraint = own.get(each.found.oid)
+        if constraint is None:
+            action = sql.SQL("ALTER COLUMN {} SET NOT NULL").format(live)
+        else:
+            action = sql.SQL("ADD CONSTRAINT {} NOT NULL {}{}").format(
+                sql.Identifier(constraint.name),
+                live,
+                sql.SQL(" NO INHERIT" if constraint.definition.endswith(" NO INHERIT") else ""),
+            )
+        yield each.alter_table(what, action)
+    for each in tree:
+        constraint = own.get(each.found.oid)
+        if constraint is not None:
+            name = sql.Identifier(constraint.name)
+            yield from comment(
+                constraint.name,
+                sql.SQL("CONSTRAINT {} ON {}").format(name, each.table),
+                constraint.comment,
+            )
     yield pair.alter_table(
         "Drop the CHECK that has served",
         sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
     )
-
-
-def _replica_identity(pair: Pair, index: str | None) -> Iterator[Step]:
-    # Before the retired column loses its NOT NULL, which its index still needs until then.
-    if index is not None:
-        yield pair.alter_table(
-            f"Let {index} be the replica identity",
-            sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(index)),
-        )

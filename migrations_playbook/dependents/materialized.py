@@ -12,7 +12,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.database import Row, fetch_all, name_of
-from migrations_playbook.dependents.base import Dependent, Pair, comment, how_bound, not_owned
+from migrations_playbook.dependents.base import (
+    COLUMNS,
+    Dependent,
+    Pair,
+    comment,
+    how_bound,
+    not_owned,
+)
 from migrations_playbook.dependents.views import with_options
 from migrations_playbook.steps import Lock, Step
 
@@ -29,9 +36,9 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
     moment in which it is replaced, or for a refresh that cannot be concurrent.
     """
     for row in _rows(connection, pair):
-        _, rule, schema, name, owner, direct, numbers, dependants, granted, *_ = row
+        _, rule, schema, name, owner, direct, names, dependants, granted, *_ = row
         shown = f"{schema}.{name}"
-        how = how_bound(pair, numbers) if direct else "through a view"
+        how = how_bound(pair, names) if direct else "through a view"
         covers = frozenset({("pg_rewrite", rule)}) if direct else frozenset()
         refused = not_owned(connection, "materialized view", shown, owner)
         if refused is None and not pair.refresh:
@@ -55,10 +62,10 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
             WITH RECURSIVE reader (oid, rule, direct) AS (
                 SELECT r.ev_class, r.oid, true
                   FROM pg_catalog.pg_depend d
+                  JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
                   JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
                  WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                   AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
                 UNION
                 SELECT r.ev_class, r.oid, false
                   FROM reader
@@ -69,9 +76,12 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
                  WHERE r.ev_class <> reader.oid)
             SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
                    r.direct,
-                   ARRAY(SELECT DISTINCT d.refobjsubid FROM pg_catalog.pg_depend d
+                   ARRAY(SELECT DISTINCT col.name FROM pg_catalog.pg_depend d
+                           JOIN {columns} ON col.relation = d.refobjid
+                                         AND col.number = d.refobjsubid
                           WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                            AND d.objid = r.rule AND d.refobjid = %s AND d.refobjsubid = ANY (%s)),
+                            AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                            AND d.objid = r.rule),
                    (SELECT string_agg(DISTINCT x.ev_class::regclass::text, ', ')
                       FROM pg_catalog.pg_depend d
                       JOIN pg_catalog.pg_rewrite x ON x.oid = d.objid
@@ -85,15 +95,15 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
                               AND i.indpred IS NULL AND i.indexprs IS NULL)
                        AND c.relispopulated,
                    pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
-                   coalesce(c.reloptions, '{}'), pg_catalog.obj_description(c.oid, 'pg_class')
+                   coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class')
               FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
                      GROUP BY oid, rule) AS r
               JOIN pg_catalog.pg_class c ON c.oid = r.oid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
               LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
-             WHERE c.relkind = 'm' ORDER BY c.oid"""),
-        [pair.found.oid, pair.numbers, pair.found.oid, pair.numbers],
+             WHERE c.relkind = 'm' ORDER BY c.oid""").format(columns=COLUMNS),
+        [*pair.columns, *pair.columns],
     )
 
 

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from migrations_playbook.database import Row, fetch_all
 from migrations_playbook.dependents.base import (
+    COLUMNS,
     Dependent,
     Pair,
     comment,
@@ -21,13 +22,13 @@ from migrations_playbook.dependents.base import (
 from migrations_playbook.dependents.views import lock
 from migrations_playbook.steps import Lock, Step
 
-# The objects of one catalog that are bound to either column.
+# The objects of one catalog that are bound to either column, of the table or of a partition.
 BOUND = """
-      JOIN (SELECT d.objid, array_agg(DISTINCT d.refobjsubid) AS numbers
+      JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names
               FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
              WHERE d.classid = {catalog}::regclass
                AND d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
              GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
 
 
@@ -35,9 +36,11 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair, catalog: str, query: str)
     return fetch_all(
         connection,
         sql.SQL(query).format(
-            bound=sql.SQL(BOUND).format(catalog=sql.Literal(f"pg_catalog.{catalog}"))
+            bound=sql.SQL(BOUND).format(
+                catalog=sql.Literal(f"pg_catalog.{catalog}"), columns=COLUMNS
+            )
         ),
-        [pair.found.oid, pair.numbers],
+        pair.columns,
     )
 
 
@@ -48,7 +51,7 @@ def policies(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]
 
     Lock: ACCESS EXCLUSIVE on the policy's table.
     """
-    for oid, name, relation, schema, table, owner, using, check, numbers in _rows(
+    for oid, name, relation, schema, table, owner, using, check, names in _rows(
         connection,
         pair,
         "pg_policy",
@@ -56,7 +59,7 @@ def policies(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]
         SELECT o.oid, o.polname, c.oid, n.nspname, c.relname,
                pg_catalog.pg_get_userbyid(c.relowner),
                pg_catalog.pg_get_expr(o.polqual, o.polrelid),
-               pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid), bound.numbers
+               pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid), bound.names
           FROM pg_catalog.pg_policy o
           JOIN pg_catalog.pg_class c ON c.oid = o.polrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
@@ -73,10 +76,10 @@ def policies(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]
         yield Dependent(
             "policy",
             label,
-            how_bound(pair, numbers),
+            how_bound(pair, names),
             frozenset({("pg_policy", oid)}),
             refused=not_owned(connection, "table", shown, owner),
-            lock_first=(lock(shown, on, "r", owner),) if relation != pair.found.oid else (),
+            lock_first=(lock(shown, on, "r", owner),) if relation not in pair.oids else (),
             give=(
                 Step(
                     f"Let the policy {label} look at the new columns",
@@ -94,15 +97,18 @@ def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
-    for oid, schema, name, owner, definition, target, note, numbers in _rows(
+    for oid, on_schema, on_table, schema, name, owner, definition, target, note, names in _rows(
         connection,
         pair,
         "pg_statistic_ext",
         """
-        SELECT o.oid, n.nspname, o.stxname, pg_catalog.pg_get_userbyid(o.stxowner),
+        SELECT o.oid, m.nspname, c.relname, n.nspname, o.stxname,
+               pg_catalog.pg_get_userbyid(o.stxowner),
                pg_catalog.pg_get_statisticsobjdef(o.oid), o.stxstattarget,
-               pg_catalog.obj_description(o.oid, 'pg_statistic_ext'), bound.numbers
+               pg_catalog.obj_description(o.oid, 'pg_statistic_ext'), bound.names
           FROM pg_catalog.pg_statistic_ext o
+          JOIN pg_catalog.pg_class c ON c.oid = o.stxrelid
+          JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
           JOIN pg_catalog.pg_namespace n ON n.oid = o.stxnamespace {bound}
          ORDER BY o.stxname, n.nspname""",
     ):
@@ -133,7 +139,7 @@ def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         yield Dependent(
             "statistics",
             label,
-            how_bound(pair, numbers),
+            how_bound(pair, names),
             frozenset({("pg_statistic_ext", oid)}),
             refused=not_owned(connection, "statistics", label, owner),
             take=(
@@ -147,7 +153,7 @@ def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
             after=(
                 Step(
                     f"Collect the statistics {label}",
-                    sql.SQL("ANALYZE {}").format(pair.table),
+                    sql.SQL("ANALYZE {}").format(sql.Identifier(on_schema, on_table)),
                     weak,
                 ),
             ),
@@ -159,22 +165,24 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
-    for oid, name, owner, columns, condition, numbers in _rows(
+    for oid, on_schema, on_table, name, owner, columns, condition, names in _rows(
         connection,
         pair,
         "pg_publication_rel",
         """
-        SELECT o.oid, p.pubname, pg_catalog.pg_get_userbyid(p.pubowner),
+        SELECT o.oid, n.nspname, c.relname, p.pubname, pg_catalog.pg_get_userbyid(p.pubowner),
                ARRAY(SELECT a.attname
                        FROM unnest(o.prattrs) WITH ORDINALITY AS k (attnum, nth)
                        JOIN pg_catalog.pg_attribute a
                          ON a.attrelid = o.prrelid AND a.attnum = k.attnum ORDER BY k.nth),
-               pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.numbers
+               pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.names
           FROM pg_catalog.pg_publication_rel o
-          JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid {bound}
-         ORDER BY p.pubname""",
+          JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid
+          JOIN pg_catalog.pg_class c ON c.oid = o.prrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
+         ORDER BY p.pubname, o.prrelid""",
     ):
-        publication = sql.Identifier(name)
+        publication, table = sql.Identifier(name), sql.Identifier(on_schema, on_table)
         listed = (
             sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
             if columns
@@ -188,15 +196,13 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
         yield Dependent(
             "publication",
             name,
-            how_bound(pair, numbers),
+            how_bound(pair, names),
             frozenset({("pg_publication_rel", oid)}),
             refused=not_owned(connection, "publication", name, owner),
             take=(
                 Step(
                     f"Take the table out of the publication {name}",
-                    sql.SQL("ALTER PUBLICATION {} DROP TABLE ONLY {}").format(
-                        publication, pair.table
-                    ),
+                    sql.SQL("ALTER PUBLICATION {} DROP TABLE ONLY {}").format(publication, table),
                     Lock.SHARE_UPDATE_EXCLUSIVE,
                 ),
             ),
@@ -204,7 +210,7 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
                 Step(
                     f"Publish the new columns in {name}",
                     sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}{}{}").format(
-                        publication, pair.table, listed, where
+                        publication, table, listed, where
                     ),
                     Lock.SHARE_UPDATE_EXCLUSIVE,
                 ),
@@ -219,14 +225,14 @@ def functions(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent
 
     Lock: none on a table.
     """
-    for oid, label, owner, may_create, definition, numbers in _rows(
+    for oid, label, owner, may_create, definition, names in _rows(
         connection,
         pair,
         "pg_proc",
         """
         SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
                pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
-               pg_catalog.pg_get_functiondef(o.oid), bound.numbers
+               pg_catalog.pg_get_functiondef(o.oid), bound.names
           FROM pg_catalog.pg_proc o {bound}
          ORDER BY 2""",
     ):
@@ -239,7 +245,7 @@ def functions(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent
         yield Dependent(
             "function",
             label,
-            how_bound(pair, numbers),
+            how_bound(pair, names),
             frozenset({("pg_proc", oid)}),
             refused=refused,
             give=(

@@ -30,7 +30,7 @@ class Reader:
 
 
 def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
-    """The views on the table and the views on those, as deep as they go.
+    """The views on the table or its partitions and the views on those, as deep as they go.
 
     The retired column is recognised through any number of views by where PostgreSQL says that a
     result column comes from; a view may show it on purpose.
@@ -41,7 +41,7 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
         connection,
         sql.SQL("""
             WITH RECURSIVE reader (oid, depth) AS (
-                SELECT %s::oid, 0
+                SELECT unnest(%s::oid[]), 0
                 UNION
                 SELECT r.ev_class, reader.depth + 1
                   FROM reader
@@ -67,10 +67,10 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
                AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
                AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
              ORDER BY found.depth, c.oid"""),
-        [pair.found.oid, pair.found.oid, pair.live.number],
+        [pair.oids, pair.found.oid, pair.live.number],
     )
     # Where the retired values are known to be: relation and attribute number.
-    retired = {(pair.found.oid, pair.shadow.number)}
+    retired = {(each.found.oid, each.shadow.number) for each in pair.relations}
     result = []
     for oid, schema, name, text, same, texts in rows:
         on_purpose = set()

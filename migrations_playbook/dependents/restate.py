@@ -1,4 +1,4 @@
-"""Indexes and CHECKs restated for the other column, by PostgreSQL itself.
+"""Indexes and constraints restated for the other column, by PostgreSQL itself.
 
 To put a column's name in the place of another's in an expression is not a matter of text: the
 name may be a function's, a type's or a literal's too. So PostgreSQL does it: on an empty scratch
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db import transaction
@@ -31,13 +32,13 @@ class Definitions:
     Arguments:
         indexes: from USING on, with the columns exchanged.
         predicates: the WHERE of a partial index, with the columns exchanged.
-        checks: from CHECK on, with the columns exchanged.
+        constraints: from CHECK or UNIQUE on, with the columns exchanged.
         failures: why an object could not be restated.
     """
 
     indexes: dict[int, str]
     predicates: dict[int, str]
-    checks: dict[int, str]
+    constraints: dict[int, str]
     failures: dict[int, str]
 
 
@@ -45,26 +46,32 @@ def exchanged(
     connection: BaseDatabaseWrapper,
     pair: Pair,
     indexes: Mapping[int, tuple[bool, str]],
-    checks: Mapping[int, str],
+    constraints: Mapping[int, str],
 ) -> Definitions:
     """The definitions with the two columns exchanged.
 
-    Must run with the search_path pinned, so that every name in a definition is qualified.
+    Must run with the search_path pinned, so that every name in a definition is qualified. What
+    is on a partition is restated on the same scratch table, whose columns have the same names.
+
     Lock: ACCESS SHARE on the table (CREATE TABLE LIKE).
 
     Arguments:
         indexes: by oid, whether unique, and the definition from USING on.
-        checks: by oid, the definition from CHECK on.
+        constraints: by oid, the definition from CHECK or UNIQUE on.
     """
     result = Definitions({}, {}, {}, {})
-    if not indexes and not checks:
+    if not indexes and not constraints:
         return result
+    # The partitions' parts of an index are worded alike: each wording is restated once.
+    alike = _first(indexes) | _first(constraints)
     with transaction.atomic(using=connection.alias):
         execute(
             connection,
             sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.table),
         )
         for oid, (unique, definition) in indexes.items():
+            if alike[oid] != oid:
+                continue
             _try(
                 connection,
                 result,
@@ -76,7 +83,9 @@ def exchanged(
                     sql.SQL(definition),
                 ),
             )
-        for oid, definition in checks.items():
+        for oid, definition in constraints.items():
+            if alike[oid] != oid:
+                continue
             _try(
                 connection,
                 result,
@@ -88,15 +97,24 @@ def exchanged(
         between = name_of(pair.bound.live, pair.bound.shadow, "between")
         for step in rename_steps(SCRATCH, pair.bound.live, pair.bound.shadow, between):
             execute(connection, step.statement)
-        for oid in indexes.keys() - result.failures.keys():
+        done = set(alike.values()) - result.failures.keys()
+        for oid in indexes.keys() & done:
             result.indexes[oid] = _index(connection, oid)
             predicate = _predicate(connection, oid)
             if predicate is not None:
                 result.predicates[oid] = predicate
-        for oid in checks.keys() - result.failures.keys():
-            result.checks[oid] = _check(connection, oid)
+        for oid in constraints.keys() & done:
+            result.constraints[oid] = _constraint(connection, oid)
         transaction.set_rollback(True, using=connection.alias)
+    for found in (result.indexes, result.predicates, result.constraints, result.failures):
+        found.update({oid: found[first] for oid, first in alike.items() if first in found})
     return result
+
+
+def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
+    """For each oid, the first one with the same wording."""
+    first: dict[Any, int] = {}
+    return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
 
 
 def _try(
@@ -132,7 +150,7 @@ def _predicate(connection: BaseDatabaseWrapper, oid: int) -> str | None:
     return text
 
 
-def _check(connection: BaseDatabaseWrapper, oid: int) -> str:
+def _constraint(connection: BaseDatabaseWrapper, oid: int) -> str:
     return str(
         fetch_value(
             connection,

@@ -1,6 +1,7 @@
 """What a column carries itself: default, comment, statistics, storage, compression, privileges.
 
-All of it belongs to the attribute number, and all of it is exchanged by name.
+All of it belongs to the attribute number, and all of it is exchanged by name; in each partition by
+itself, whose settings need not be the table's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from psycopg import sql
 
 from migrations_playbook.catalog import Column
 from migrations_playbook.database import fetch_all, fetch_value
-from migrations_playbook.dependents.base import Dependent, Object, Pair, current_role
+from migrations_playbook.dependents.base import COLUMNS, Dependent, Object, Pair, current_role
 from migrations_playbook.steps import Lock, Step
 
 # The first server version that tells the right to SET ROLE from membership.
@@ -34,7 +35,6 @@ class Settings:
         default: the default's row in pg_attrdef, if there is one.
     """
 
-    number: int
     statistics: int
     storage: str
     compression: str
@@ -64,26 +64,27 @@ class Grant:
         return sql.SQL("PUBLIC") if self.grantee is None else sql.Identifier(self.grantee)
 
 
-def read(connection: BaseDatabaseWrapper, pair: Pair) -> dict[int, Settings]:
-    """The settings of both columns, by attribute number."""
+def read(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], Settings]:
+    """The settings of both columns, by relation and name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT a.attnum, coalesce(a.attstattarget, -1), a.attstorage::text,
-                   a.attcompression::text, coalesce(a.attoptions, '{}'),
+            SELECT a.attrelid, col.name, coalesce(a.attstattarget, -1), a.attstorage::text,
+                   a.attcompression::text, coalesce(a.attoptions, '{{}}'),
                    pg_catalog.col_description(a.attrelid, a.attnum),
                    a.attidentity::text, a.attgenerated::text, a.attcollation,
                    (SELECT count(*) FROM pg_catalog.pg_seclabel l
                      WHERE l.classoid = 'pg_catalog.pg_class'::regclass
                        AND l.objoid = a.attrelid AND l.objsubid = a.attnum),
                    d.oid
-              FROM pg_catalog.pg_attribute a
+              FROM {columns}
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = col.relation AND a.attnum = col.number
               LEFT JOIN pg_catalog.pg_attrdef d
-                     ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-             WHERE a.attrelid = %s AND a.attnum = ANY (%s)"""),
-        [pair.found.oid, pair.numbers],
+                     ON d.adrelid = a.attrelid AND d.adnum = a.attnum""").format(columns=COLUMNS),
+        pair.columns,
     )
-    return {row[0]: Settings(*row) for row in rows}
+    return {(relation, name): Settings(*rest) for relation, name, *rest in rows}
 
 
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
@@ -92,8 +93,22 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
     Lock: ACCESS EXCLUSIVE on the table for what changes.
     """
     found = read(connection, pair)
-    live, shadow = found[pair.live.number], found[pair.shadow.number]
-    name = pair.bound.live
+    granted = grants(connection, pair)
+    for each in pair.relations:
+        settings = [found[each.found.oid, name] for name in (pair.bound.live, pair.bound.shadow)]
+        yield from _of_relation(each, *settings)
+        yield from _privileges(
+            connection,
+            each,
+            *(
+                granted.get((each.found.oid, name), [])
+                for name in (pair.bound.live, pair.bound.shadow)
+            ),
+        )
+
+
+def _of_relation(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
+    name = pair.labelled(pair.bound.live)
     covers: frozenset[Object] = frozenset(
         ("pg_attrdef", each.default) for each in (live, shadow) if each.default is not None
     )
@@ -110,12 +125,14 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         )  # fmt: skip
     if live.labels or shadow.labels:
         yield Dependent(
-            "security label", name, f"on {name}",
+            "security label", name, f"on {pair.bound.live}",
             refused="only its provider can set it; take it off, and set it again after the swap",
         )  # fmt: skip
     give = list(_default(pair, pair.live, pair.shadow))
     if give or covers:
-        yield Dependent("default", name, f"of {name}", covers, give=tuple(give), moves=bool(give))
+        yield Dependent(
+            "default", name, f"of {pair.bound.live}", covers, give=tuple(give), moves=bool(give)
+        )
     for kind, steps in (
         ("comment", _comment(pair, live, shadow)),
         ("statistics target", _statistics(pair, live, shadow)),
@@ -125,8 +142,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
     ):
         give = list(steps)
         if give:
-            yield Dependent(kind, name, f"of {name}", give=tuple(give))
-    yield from _privileges(connection, pair)
+            yield Dependent(kind, name, f"of {pair.bound.live}", give=tuple(give))
 
 
 def _default(pair: Pair, live: Column, shadow: Column) -> Iterator[Step]:
@@ -203,37 +219,43 @@ def _options(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
             yield pair.alter_column(f"Keep the option {name} of {column}", column, action)
 
 
-def grants(connection: BaseDatabaseWrapper, pair: Pair, number: int) -> list[Grant]:
-    """The privileges on a column, in the order in which they were granted."""
+def grants(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], list[Grant]]:
+    """The columns' privileges by relation and name, in the order in which they were granted."""
     rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT pg_catalog.pg_get_userbyid(x.grantor),
+            SELECT col.relation, col.name, pg_catalog.pg_get_userbyid(x.grantor),
                    CASE WHEN x.grantee <> 0 THEN pg_catalog.pg_get_userbyid(x.grantee) END,
                    x.privilege_type, x.is_grantable
-              FROM pg_catalog.pg_attribute a
+              FROM {columns}
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = col.relation AND a.attnum = col.number
              CROSS JOIN pg_catalog.aclexplode(a.attacl)
                         WITH ORDINALITY AS x (grantor, grantee, privilege_type, is_grantable, nth)
-             WHERE a.attrelid = %s AND a.attnum = %s ORDER BY x.nth"""),
-        [pair.found.oid, number],
+             ORDER BY x.nth""").format(columns=COLUMNS),
+        pair.columns,
     )
-    return [Grant(*row) for row in rows]
+    found: dict[tuple[int, str], list[Grant]] = {}
+    for relation, name, *rest in rows:
+        found.setdefault((relation, name), []).append(Grant(*rest))
+    return found
 
 
-def _privileges(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+def _privileges(
+    connection: BaseDatabaseWrapper, pair: Pair, live: list[Grant], shadow: list[Grant]
+) -> Iterator[Dependent]:
     """Column privileges: the application's role would be told "permission denied" without them.
 
     A role with a grant option may have granted on; its grants are made in its name again, in the
     order of the first ones.
     """
-    live, shadow = (grants(connection, pair, number) for number in pair.numbers)
     if live == shadow:
         return
     owner = pair.found.owner
     grantors = dict.fromkeys(each.grantor for each in live + shadow if each.grantor != owner)
     barred = [role for role in grantors if not _may_become(connection, role)]
     me = current_role(connection)
-    what = f"column privileges on {pair.bound.live}"
+    what = f"column privileges on {pair.labelled(pair.bound.live)}"
     if barred:
         names = ", ".join(sql.Identifier(role).as_string(None) for role in barred)
         yield Dependent(

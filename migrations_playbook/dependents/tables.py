@@ -7,37 +7,42 @@ from collections.abc import Iterator
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.database import fetch_one
+from migrations_playbook.database import fetch_all
 from migrations_playbook.dependents.base import Dependent, Pair, current_role
 from migrations_playbook.tables import unsound
 
 
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """What about the table keeps it from being exchanged, and what the role lacks."""
-    why = unsound(connection, pair.table)
+    why = unsound(connection, pair.table, pair.bound.live)
     if why is not None:
         yield Dependent("table", str(pair.found), "by its kind", refused=f"it is {why}")
-    row = fetch_one(
+    rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+            SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   pg_catalog.pg_has_role(c.relowner, 'USAGE'),
                    pg_catalog.has_schema_privilege(c.relnamespace, 'CREATE'),
                    pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
                    current_database()
-              FROM pg_catalog.pg_class c WHERE c.oid = %s"""),
-        [pair.found.oid],
+              FROM unnest(%s::oid[]) WITH ORDINALITY AS relation (oid, nth)
+              JOIN pg_catalog.pg_class c ON c.oid = relation.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY relation.nth"""),
+        [pair.oids],
     )
-    assert row is not None
-    owns, creates, temporary, database = row
     me = current_role(connection)
-    missing = []
-    if not owns:
-        missing.append(f"GRANT {sql.Identifier(pair.found.owner).as_string(None)} TO {me}")
-    if not creates:
-        schema = sql.Identifier(pair.found.schema).as_string(None)
-        missing.append(f"GRANT CREATE ON SCHEMA {schema} TO {me}")
-    if not temporary:
-        name = sql.Identifier(database).as_string(None)
-        missing.append(f"GRANT TEMPORARY ON DATABASE {name} TO {me}")
-    for statement in missing:
-        yield Dependent("right", me, f"to alter {pair.found}", refused=f"run {statement}")
+    # Partitions may have other owners, and be in other schemas: a statement once, with its table.
+    missing: dict[str, str] = {}
+    for schema, name, owner, owns, creates, temporary, database in rows:
+        on, shown = sql.Identifier(schema).as_string(None), f"{schema}.{name}"
+        if not owns:
+            role = sql.Identifier(owner).as_string(None)
+            missing.setdefault(f"GRANT {role} TO {me}", shown)
+        if not creates:
+            missing.setdefault(f"GRANT CREATE ON SCHEMA {on} TO {me}", shown)
+        if not temporary:
+            quoted = sql.Identifier(database).as_string(None)
+            missing.setdefault(f"GRANT TEMPORARY ON DATABASE {quoted} TO {me}", shown)
+    for statement, shown in missing.items():
+        yield Dependent("right", me, f"to alter {shown}", refused=f"run {statement}")

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from migrations_playbook.database import fetch_all, fetch_value
 from migrations_playbook.dependents.base import (
+    COLUMNS,
     Dependent,
     Pair,
     current_role,
@@ -25,7 +26,7 @@ VIEW, MATERIALIZED_VIEW = "v", "m"
 
 
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """The views and rules that are bound to either column, the youngest first.
+    """The views and rules that are bound to either column, or to a partition's; the youngest first.
 
     A reader locks a view before the table, so each is locked before the table is: the other way
     round would be a deadlock. The youngest come first, since a view can only stand on older ones.
@@ -36,28 +37,30 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         connection,
         sql.SQL("""
             SELECT r.oid, r.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
-                   pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{}'),
+                   pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
                    n.oid = pg_catalog.pg_my_temp_schema()
                        OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
                    CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
                         ELSE pg_catalog.pg_get_ruledef(r.oid) END,
-                   array_agg(DISTINCT d.refobjsubid)
+                   array_agg(DISTINCT col.name)
               FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
               JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
               JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
                AND d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND d.refobjid = %s AND d.refobjsubid = ANY (%s)
                AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
-             GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename"""),
-        [pair.found.oid, pair.numbers],
+             GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""").format(
+            columns=COLUMNS
+        ),
+        pair.columns,
     )
-    for oid, rule, relation, schema, name, kind, owner, options, mine, text, numbers in rows:
+    for oid, rule, relation, schema, name, kind, owner, options, mine, text, names in rows:
         identifier = sql.Identifier(schema, name)
         shown = f"{schema}.{name}"
         covers = frozenset({("pg_rewrite", oid)})
-        how = how_bound(pair, numbers)
+        how = how_bound(pair, names)
         is_view = rule == "_RETURN"
         what = "view" if is_view else "rule"
         label = shown if is_view else f"{rule} on {shown}"
@@ -83,9 +86,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
             label,
             how,
             covers,
-            lock_first=(lock(shown, identifier, kind, owner),)
-            if relation != pair.found.oid
-            else (),
+            lock_first=(lock(shown, identifier, kind, owner),) if relation not in pair.oids else (),
             give=(
                 Step(
                     f"Let the {what} {label} read the new columns",

@@ -1,0 +1,169 @@
+"""Everything at once that can be bound to a partitioned table and to one of its partitions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, transaction
+
+from migrations_playbook import contract
+from migrations_playbook.locks import DEFAULT_POLICY
+from migrations_playbook.prepare import prepare
+from migrations_playbook.swap import plan, swappable
+from tests.fixtures.database import Database
+from tests.fixtures.releases import with_columns_sorted
+from tests.models_partitioned import OF_ITS_OWN, Partitioned, add_shadow, make, play, tokens
+from tests.models_zoo import fill
+
+APP = "everywhere_app"
+BOUND = """
+CREATE SCHEMA also;
+CREATE INDEX partial ON {table} (token, note) WHERE key > 3;
+CREATE INDEX worded ON {table} (lower(token::text)) WITH (fillfactor = 71);
+ALTER INDEX worded ALTER COLUMN 1 SET STATISTICS 44;
+COMMENT ON INDEX partial IS 'of the table';
+ALTER TABLE {table} ADD CONSTRAINT later UNIQUE (token, key) INCLUDE (note)
+    DEFERRABLE INITIALLY DEFERRED;
+ALTER TABLE {table} ADD CONSTRAINT real CHECK (token <> '00000000-0000-0000-0000-000000000000');
+COMMENT ON CONSTRAINT real ON {table} IS 'no zero';
+COMMENT ON CONSTRAINT real ON {leaf} IS 'no zero here';
+ALTER TABLE {table} ALTER COLUMN token SET DEFAULT gen_random_uuid();
+ALTER TABLE ONLY {table} ALTER COLUMN token SET STATISTICS 333;
+COMMENT ON COLUMN {table}.token IS 'who knows it gets in';
+GRANT SELECT (key, number, token), UPDATE (token, note) ON {table} TO {app};
+CREATE VIEW also.plain AS SELECT key, number, token FROM {table};
+CREATE STATISTICS also.together ON lower(token::text) FROM {table};
+CREATE POLICY bearer ON {table} TO {app} USING (token IS NOT NULL);
+CREATE FUNCTION also.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER noted AFTER UPDATE OF token ON {table} FOR EACH ROW EXECUTE FUNCTION also.note();
+ALTER TABLE {leaf} DISABLE TRIGGER noted;
+CREATE PUBLICATION outgoing FOR TABLE {table} (key, number, token)
+    WITH (publish_via_partition_root = true);
+
+CREATE UNIQUE INDEX own_index ON {leaf} (token);
+ALTER TABLE {leaf} REPLICA IDENTITY USING INDEX own_index;
+ALTER TABLE {leaf} CLUSTER ON own_index;
+COMMENT ON INDEX {schema}.own_index IS 'of a partition';
+ALTER TABLE {leaf} ADD CONSTRAINT own CHECK (token IS NOT NULL AND note <> 'never');
+ALTER TABLE {leaf} ALTER COLUMN token SET DEFAULT '11111111-1111-4111-8111-111111111111';
+ALTER TABLE {leaf} ALTER COLUMN token SET (n_distinct = -1);
+COMMENT ON COLUMN {leaf}.token IS 'here too';
+GRANT SELECT (key, token) ON {leaf} TO {app};
+CREATE VIEW also.of_a_partition AS SELECT p.key, p.token AS secret FROM {leaf} p;
+CREATE VIEW also.of_both AS SELECT p.token, s.secret FROM {table} p JOIN also.of_a_partition s
+    USING (key);
+CREATE RULE kept AS ON UPDATE TO also.of_a_partition DO INSTEAD
+    UPDATE {leaf} SET token = NEW.secret WHERE key = NEW.key;
+CREATE STATISTICS also.apart ON lower(token::text) FROM {leaf};
+CREATE POLICY bearer ON {leaf} TO {app} USING (token IS NOT NULL);
+CREATE TRIGGER noted_here AFTER UPDATE ON {leaf} FOR EACH ROW
+    WHEN (NEW.token IS DISTINCT FROM OLD.token) EXECUTE FUNCTION also.note();
+ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER noted_here;
+CREATE PUBLICATION of_a_partition FOR TABLE {leaf} (token);
+CREATE FUNCTION also.of_key(wanted integer) RETURNS uuid LANGUAGE sql STABLE
+    BEGIN ATOMIC SELECT token FROM {leaf} WHERE key = wanted LIMIT 1; END;
+"""
+
+
+@pytest.fixture
+def app(database: Database) -> Iterator[Database]:
+    database.run(f"CREATE ROLE {APP}")
+    yield database
+    database.run(f"DROP OWNED BY {APP} CASCADE")
+    database.run(f"DROP ROLE {APP}")
+
+
+@pytest.fixture(params=OF_ITS_OWN, ids=lambda model: model.__name__)
+def everything(app: Database, request: pytest.FixtureRequest) -> type[Partitioned]:
+    """A partitioned table with all of that, before the expand."""
+    model: type[Partitioned] = request.param
+    make(app, model)
+    table, leaf = OF_ITS_OWN[model]
+    schema = leaf.split(".")[0] if "." in leaf else "public"
+    with connection.cursor() as cursor:
+        cursor.execute(BOUND.format(table=table, leaf=leaf, schema=schema, app=APP))
+    return model
+
+
+def statements(dump: str) -> set[str]:
+    """The statements of a dump but for those of tables, whose columns change their order."""
+    return {
+        re.sub(r"\s+", " ", statement)
+        for statement in dump.split(";\n")
+        if "CREATE TABLE" not in statement
+    }
+
+
+def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(
+    everything: type[Partitioned], app: Database
+) -> None:
+    leaked = tokens(everything)
+    bound = add_shadow(everything)
+    table, leaf = OF_ITS_OWN[everything]
+    app.run(f"CREATE INDEX of_both ON {leaf} (new_token, token)")
+    app.run(f"CREATE INDEX both_of_all ON {table} (new_token, token)")
+    app.run(f"CREATE INDEX shadow_of_all ON {table} (new_token) WHERE key > 2")
+    app.run(f"CREATE INDEX on_the_shadow ON {leaf} (new_token)")
+    fill(bound)
+    before = app.dump()
+    for _ in range(2):
+        assert play(bound).passed
+        for query in (
+            "SELECT token FROM also.plain",
+            "SELECT secret FROM also.of_a_partition",
+            "SELECT token FROM also.of_both",
+            "SELECT secret FROM also.of_both",
+            "SELECT also.of_key(key) FROM also.of_a_partition",
+        ):
+            shown = {row[0] for row in app.fetch(query)}
+            assert shown, query
+            assert not shown & leaked, query
+        gone = statements(before) - statements(app.dump())
+        assert not [
+            each
+            for each in gone
+            if not re.search(r"on_the_shadow|shadow_of_all|_new_token_idx", each)
+        ]
+        assert play(bound, revert=True).passed
+        assert app.dump() == before
+
+
+def test_the_contract_leaves_a_partitioned_table_as_it_was_before_the_expand(
+    everything: type[Partitioned], app: Database
+) -> None:
+    before = app.dump()
+    bound = add_shadow(everything)
+    fill(bound)
+    assert play(bound).passed
+    with transaction.atomic():
+        contract.contract(
+            connection,
+            bound.table,
+            live=bound.live,
+            shadow=bound.shadow,
+            triggers=bound.trigger_names,
+        )
+    assert sorted(with_columns_sorted(app.dump()).splitlines()) == sorted(
+        with_columns_sorted(before).splitlines()
+    )
+
+
+def test_the_plan_is_what_is_done_and_then_nothing_is_left_to_prepare(
+    everything: type[Partitioned], app: Database
+) -> None:
+    bound = add_shadow(everything)
+    fill(bound)
+    before = app.dump()
+    pair = swappable(connection, bound, revert=False)
+    planned = plan(connection, pair)
+    assert app.dump() == before
+    assert not [each for each in planned.dependents if each.refused]
+    done = [event.what for event in prepare(connection, pair, DEFAULT_POLICY)]
+    assert done == [step.what for step in planned.index + planned.prove]
+    after = plan(connection, pair)
+    assert not after.index + after.prove
+    assert {(each.kind, each.name) for each in after.dependents} == {
+        (each.kind, each.name) for each in planned.dependents
+    }
