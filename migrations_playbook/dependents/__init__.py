@@ -30,9 +30,20 @@ from migrations_playbook.dependents import (
     views,
 )
 from migrations_playbook.dependents.base import Dependent, Object, Pair
+from migrations_playbook.dependents.materialized import Left
 from migrations_playbook.steps import Step
 
-__all__ = ["Dependent", "Inventory", "Pair", "fingerprint", "inventory", "of_table", "pin"]
+__all__ = [
+    "Dependent",
+    "Inventory",
+    "Left",
+    "Pair",
+    "fingerprint",
+    "inventory",
+    "left",
+    "of_table",
+    "pin",
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,21 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         # As a reader's: no other session's exchange comes between two of these looks.
         execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
         found = _read(connection, pair)
+        transaction.set_rollback(True, using=connection.alias)
+    return found
+
+
+def left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
+    """The materialized views that an interrupted exchange has left to be renewed.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        pair: the columns as they stand.
+    """
+    with transaction.atomic(using=connection.alias):
+        pin(connection)
+        found = materialized.left(connection, pair)
         transaction.set_rollback(True, using=connection.alias)
     return found
 
