@@ -7,6 +7,7 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -294,8 +295,10 @@ def _exposed(
 
 def _still_bound(pair: Pair, found: dependents.Inventory) -> Iterator[str]:
     """What would be refused or is of no known kind: it came to the column since the swap."""
+    # As `how_bound` writes it, whatever follows.
+    on_retired = re.compile(rf"(?:^on | and ){re.escape(pair.bound.shadow)}(?:$| and |[;,])")
     for each in found.refused:
-        if each.kind != "right" and pair.bound.shadow in each.how.split():
+        if each.kind != "right" and on_retired.search(each.how):
             yield str(each)
 
 

@@ -11,9 +11,10 @@ from django.db import IntegrityError, connection, connections, models
 
 from migrations_playbook import catalog
 from migrations_playbook.catalog import Phase
+from migrations_playbook.errors import VerificationFailed
 from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.swap import swap
+from migrations_playbook.swap import swap, verify
 from tests.fixtures.database import Database
 from tests.models_zoo import (
     CODES,
@@ -21,6 +22,7 @@ from tests.models_zoo import (
     TEXTS,
     UUIDS,
     Characters,
+    MixedCase,
     Together,
     Twice,
     UuidKey,
@@ -57,6 +59,17 @@ def test_a_model_of_any_shape_is_swapped_and_reverted(
     assert play(bound, revert=True).passed
     assert leaked < tokens(model)
     assert database.dump() == before
+
+
+def test_what_comes_to_a_retired_column_of_any_name_fails_the_proof(database: Database) -> None:
+    bound = expand(MixedCase, UUIDS)
+    fill(bound)
+    play(bound)
+    database.run(
+        'CREATE MATERIALIZED VIEW copies AS SELECT "New Secret Token" AS token FROM "Mixed Case"'
+    )
+    with pytest.raises(VerificationFailed, match=r"still bound to it: .* public\.copies"):
+        list(verify(bound, using="default"))
 
 
 def test_two_shadows_of_one_table_are_swapped_one_without_the_other(database: Database) -> None:

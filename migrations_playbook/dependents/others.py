@@ -21,6 +21,9 @@ from migrations_playbook.dependents.base import (
 from migrations_playbook.dependents.views import lock
 from migrations_playbook.steps import Lock, Step
 
+# A rename does not replicate: see docs/dependents.md.
+SUBSCRIBERS = "its subscribers keep what they have"
+
 # The objects of one catalog that are bound to either column.
 BOUND = """
       JOIN (SELECT d.objid, array_agg(DISTINCT d.refobjsubid) AS numbers
@@ -155,10 +158,11 @@ def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
 
 
 def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """Publications that list the columns, or filter rows by them; by name.
+    """Publications that list the columns, or filter rows by them; then those of the whole table.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
+    bound = set()
     for oid, name, owner, columns, condition, numbers in _rows(
         connection,
         pair,
@@ -174,6 +178,7 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
           JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid {bound}
          ORDER BY p.pubname""",
     ):
+        bound.add(name)
         publication = sql.Identifier(name)
         listed = (
             sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
@@ -188,7 +193,7 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
         yield Dependent(
             "publication",
             name,
-            how_bound(pair, numbers),
+            f"{how_bound(pair, numbers)}; {SUBSCRIBERS}",
             frozenset({("pg_publication_rel", oid)}),
             refused=not_owned(connection, "publication", name, owner),
             take=(
@@ -210,6 +215,18 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
                 ),
             ),
         )
+
+    for (name,) in fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT pubname FROM pg_catalog.pg_publication_tables
+             WHERE schemaname = %s AND tablename = %s ORDER BY pubname"""),
+        [pair.found.schema, pair.found.name],
+    ):
+        if name not in bound:
+            yield Dependent(
+                "publication", name, f"with the whole table; {SUBSCRIBERS}", moves=False
+            )
 
 
 def functions(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
