@@ -164,6 +164,14 @@ def swappable(
         # Without it not even the phase can be told.
         lacking = dependents.of_table(connection, Pair(bound, readable, revert))
         refuse(Pair(bound, readable, revert), Inventory(tuple(lacking), (), ()))
+    if (
+        readable is not None
+        and readable.kind == dependents.FOREIGN
+        and {bound.live, bound.shadow} <= readable.columns.keys()
+    ):
+        # Its rows are elsewhere, and may not be to be had at all.
+        pair = Pair(bound, readable, revert, refresh)
+        refuse(pair, dependents.inventory(connection, pair))
     state = catalog.state(connection, bound)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(

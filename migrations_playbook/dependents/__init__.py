@@ -46,6 +46,10 @@ __all__ = [
 ]
 
 
+# `relkind` of a foreign table, which LOCK TABLE does not lock.
+FOREIGN = "f"
+
+
 @dataclass(frozen=True)
 class Inventory:
     """Everything that is bound to the two columns.
@@ -90,8 +94,9 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     """
     with transaction.atomic(using=connection.alias):
         pin(connection)
-        # As a reader's: no other session's exchange comes between two of these looks.
-        execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
+        if pair.found.kind != FOREIGN:
+            # As a reader's: no other session's exchange comes between two of these looks.
+            execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
         found = _read(connection, pair)
         transaction.set_rollback(True, using=connection.alias)
     return found
