@@ -202,7 +202,8 @@ def test_no_migration_and_no_seeding_shows_a_token(
     assert listener.manage("migrate", settings=n3) == 0
     assert heard(listener, "DROP COLUMN")
     assert len(tokens) == 10
-    assert not tokens & listener.tokens_heard()
+    # Nor that of the row that was refused, which nobody knows by now.
+    assert listener.tokens_heard() == set()
 
 
 def test_the_log_would_have_shown_one(database: Database, tmp_path: Path) -> None:
