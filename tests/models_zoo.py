@@ -155,6 +155,16 @@ class Numbers(Zoo):
         db_table = "zoo_numbers"
 
 
+class Percent(Zoo):
+    """Names with a percent sign, which Django's own queries cannot bear."""
+
+    token = models.UUIDField(unique=True, default=uuid.uuid4, db_column="to%ken")
+    new_token = models.UUIDField(null=True, db_column="new%stoken")
+
+    class Meta(Zoo.Meta):
+        db_table = "per%cent"
+
+
 class LongNames(Zoo):
     """Names of 63 bytes, to which nothing can be added."""
 

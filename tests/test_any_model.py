@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection, connections, models
+from django.db import IntegrityError, ProgrammingError, connection, connections, models
 
 from migrations_playbook import catalog
 from migrations_playbook.catalog import Phase
@@ -23,6 +23,7 @@ from tests.models_zoo import (
     UUIDS,
     Characters,
     MixedCase,
+    Percent,
     Together,
     Twice,
     UuidKey,
@@ -58,6 +59,28 @@ def test_a_model_of_any_shape_is_swapped_and_reverted(
     model._default_manager.create()
     assert play(bound, revert=True).passed
     assert leaked < tokens(model)
+    assert database.dump() == before
+
+
+def test_a_percent_sign_is_djangos_problem_and_not_the_engines(database: Database) -> None:
+    """Which check playbook.E012 says: Django cannot read such a table at all."""
+    database.run(
+        'CREATE TABLE "per%cent" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, '
+        "\"to%ken\" uuid NOT NULL UNIQUE, note text DEFAULT '')"
+    )
+    database.run(
+        'INSERT INTO "per%cent" ("to%ken") SELECT gen_random_uuid() FROM generate_series(1, 3)'
+    )
+    database.run('ALTER TABLE "per%cent" ADD COLUMN "new%stoken" uuid')
+    for trigger in UUIDS.triggers:
+        trigger.install(Percent)  # type: ignore[arg-type]
+    with pytest.raises(ProgrammingError, match="are allowed as placeholders"):
+        Percent._default_manager.count()
+    bound = BoundShadow(Percent, UUIDS)
+    fill(bound)
+    before = database.dump()
+    assert play(bound).passed
+    assert play(bound, revert=True).passed
     assert database.dump() == before
 
 

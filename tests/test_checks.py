@@ -156,6 +156,10 @@ def test_a_missing_live_field_is_a_name_to_correct() -> None:
             {"new_token": models.UUIDField(null=True, db_column="n" * 64)},
             ("playbook.E009", 'Write db_column="..." with a shorter name.'),
         ),
+        (
+            {"new_token": models.UUIDField(null=True, db_column="100%")},
+            ("playbook.E012", 'ALTER TABLE ... RENAME it, and write db_column="..." without one.'),
+        ),
     ],
 )
 def test_a_wrong_field_is_a_line_to_write(fields: dict[str, Any], expected: Any) -> None:
