@@ -302,11 +302,9 @@ class _Run:
             self._vacuum = None
         if not self.slices.due:
             return []
-        # A batch of our own, here or on another host, is over in milliseconds.
-        batch = f'"{walk.application_name(self.bound)}"'
-        held = [
-            who for who in vacuum.held_by(self.connection, self._slice_began) if batch not in who
-        ]
+        held = vacuum.held_by(
+            self.connection, self._slice_began, besides=walk.application_name(self.bound)
+        )
         if held:
             self._snapshot_held = True
             text = f"vacuum would be useless: {'; '.join(held[:3])}"

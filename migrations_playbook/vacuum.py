@@ -88,13 +88,15 @@ def next_transaction(connection: BaseDatabaseWrapper) -> int:
     )
 
 
-def held_by(connection: BaseDatabaseWrapper, since: int) -> list[str]:
+def held_by(connection: BaseDatabaseWrapper, since: int, *, besides: str) -> list[str]:
     """Who makes a VACUUM useless: whose snapshot is older than the rows' deaths.
 
     Lock: none.
 
     Arguments:
         since: `next_transaction` when the slice began.
+        besides: the name of sessions that are left out. A batch of ours, here or on another host,
+            is over in milliseconds.
 
     Returns:
         Sessions, slots and prepared transactions, the oldest first, each for a person.
@@ -114,6 +116,7 @@ def held_by(connection: BaseDatabaseWrapper, since: int) -> list[str]:
                   FROM pg_catalog.pg_stat_activity
                  WHERE backend_xmin IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
                    AND (datname = pg_catalog.current_database() OR datname IS NULL)
+                   AND application_name IS DISTINCT FROM %s
                 UNION ALL
                 SELECT greatest(pg_catalog.age(xmin), pg_catalog.age(catalog_xmin)),
                        pg_catalog.format('replication slot "%%s"', slot_name)
@@ -125,6 +128,6 @@ def held_by(connection: BaseDatabaseWrapper, since: int) -> list[str]:
                  WHERE database = pg_catalog.current_database())
             SELECT who FROM held, horizon WHERE held.age >= horizon.age AND horizon.age > 0
              ORDER BY held.age DESC"""),
-        [since],
+        [since, besides],
     )
     return [row[0] for row in rows]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import psycopg
@@ -39,7 +39,9 @@ sys.stdin.read()
 
 
 class Process:
-    """Another process that uses the server until it is told to leave."""
+    """Another process that uses the server until it is told to leave, or its test ends."""
+
+    started: ClassVar[list[subprocess.Popen[str]]] = []
 
     def __init__(self, data_dir: Path, *user: int) -> None:
         self.popen = subprocess.Popen(
@@ -49,6 +51,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.started.append(self.popen)
 
     def server(self) -> int:
         """Wait until it uses the server, and return the server's process id."""
@@ -68,6 +71,10 @@ class Process:
 def data_dir(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "pg"
     yield folder
+    for popen in Process.started:
+        popen.kill()
+        popen.communicate()
+    Process.started.clear()
     for process in postgres_processes(folder):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -222,15 +229,16 @@ def test_a_process_id_given_to_another_program_is_not_taken_for_the_server(data_
     with Cluster(data_dir) as cluster:
         lines = (data_dir / "postmaster.pid").read_text().splitlines()
     sleep = [shutil.which("sleep") or "sleep", "60"]
-    stranger = subprocess.Popen(sleep, **as_server_user(data_dir))
-    leftover = data_dir / "postmaster.pid"
-    leftover.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
-    shutil.chown(leftover, data_dir.stat().st_uid)
-    with cluster:
-        assert cluster.pid not in (None, stranger.pid)
-    assert stranger.poll() is None
-    stranger.kill()
-    stranger.wait()
+    with subprocess.Popen(sleep, **as_server_user(data_dir)) as stranger:
+        leftover = data_dir / "postmaster.pid"
+        leftover.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
+        shutil.chown(leftover, data_dir.stat().st_uid)
+        try:
+            with cluster:
+                assert cluster.pid not in (None, stranger.pid)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
 
 
 def test_a_broken_pid_file_does_not_stick(data_dir: Path) -> None:

@@ -33,7 +33,8 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
         finally:
             connection.close()
 
-    thread = threading.Thread(target=run)
+    # A test that fails leaves it to end with its database.
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, outcome
 
@@ -164,10 +165,7 @@ def test_whoever_waits_behind_the_lock_is_counted(database: Database) -> None:
         locks.seize(connection, TABLE, HASTY)
         assert locks.waiters(connection, TABLE) == (0, 0.0)
         with database.connect() as reader:
-            thread = threading.Thread(
-                target=reader.execute, args=("SELECT count(*) FROM tickets_ticket",)
-            )
-            thread.start()
+            thread, _ = in_thread(lambda: reader.execute("SELECT count(*) FROM tickets_ticket"))
             wait_until_blocked(database, backend_of(reader), by=locks.backend_pid(connection))
             wait_until(lambda: locks.waiters(connection, TABLE)[1] > 0, "pg_locks says since when")
             assert locks.waiters(connection, TABLE)[0] == 1

@@ -37,14 +37,18 @@ def scratch_databases(database: Database) -> int:
     return int(found)
 
 
-def rehearse(monkeypatch: pytest.MonkeyPatch, broken: str, until: str) -> Result:
-    """Rehearse with the product broken, up to the phase where it must have been seen."""
+def rehearse(
+    monkeypatch: pytest.MonkeyPatch, broken: str, until: str, max_stall_ms: float = 30_000
+) -> Result:
+    """Rehearse with the product broken, up to the phase where it must have been seen.
+
+    A shared machine stalls now and then, so only the test of a stall says what is too long.
+    """
     monkeypatch.setenv("BROKEN", broken)
     releases = replace(Command.script.releases, n1="tests.releases.broken.settings")
     play = Play(
         replace(Command.script, releases=releases),
-        # A shared machine stalls now and then; a lock without a timeout stalls for two seconds.
-        Options(rows=3000, rate=150, seconds=1.0, max_stall_ms=1500, until=until),
+        Options(rows=3000, rate=150, seconds=1.0, max_stall_ms=max_stall_ms, until=until),
         find("tickets.Ticket", "new_token"),
         connection,
     )
@@ -62,7 +66,7 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     verdict, report = tmp_path / "verdict.json", tmp_path / "report"
     started = database.start(
         "rehearse",
-        *("--rows", "3000", "--rate", "100", "--seconds", "0.3", "--max-stall-ms", "5000"),
+        *("--rows", "3000", "--rate", "100", "--seconds", "0.3", "--max-stall-ms", "30000"),
         *("--json", str(verdict), "--report", str(report)),
     )
     output, complaint = started.communicate()
@@ -110,7 +114,8 @@ def test_without_the_quarantine_a_revert_takes_tokens_back(
 def test_a_lock_without_a_timeout_stalls_the_site(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = rehearse(monkeypatch, "PlainLock", until="prepare")
+    # The idle transaction in front of that lock ends after two seconds.
+    result = rehearse(monkeypatch, "PlainLock", until="prepare", max_stall_ms=1500)
     assert violations(result) == {"slow_requests"}
 
 

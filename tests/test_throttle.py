@@ -91,12 +91,14 @@ def test_a_session_that_waits_behind_us_is_seen(database: Database) -> None:
             target=theirs.execute, args=["UPDATE tickets_ticket SET redeemed_at = NULL"]
         )
         behind.start()
-        wait_until_blocked(database, theirs.info.backend_pid, by=ours.info.backend_pid)
-        readings = Signals("us").read(postgresql("default"))
-        # Behind somebody else, it is none of our business.
-        not_ours = Signals("not us").read(postgresql("default"))
-        ours.rollback()
-        behind.join()
+        try:
+            wait_until_blocked(database, theirs.info.backend_pid, by=ours.info.backend_pid)
+            readings = Signals("us").read(postgresql("default"))
+            # Behind somebody else, it is none of our business.
+            not_ours = Signals("not us").read(postgresql("default"))
+        finally:
+            ours.rollback()
+            behind.join()
     assert (readings.waiting, not_ours.waiting) == (1, 0)
     assert readings.waiting_ms > 0
 
@@ -142,7 +144,10 @@ def test_without_the_privilege_to_read_a_signal_it_is_said_once_and_works(
 def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Database) -> None:
     add_old_tickets(database, 100)
     database.run("CREATE TABLE sale AS SELECT true AS running")
-    process = database.start("backfill_new_token", "--throttle-query", "SELECT running FROM sale")
+    process = database.start(
+        *("backfill_new_token", "--duty", "100%"),
+        *("--throttle-query", "SELECT running FROM sale"),
+    )
     assert process.stdout is not None
     assert "the throttle query says stop" in process.stdout.readline()
     assert nulls(database) == 100
@@ -163,17 +168,19 @@ def test_beside_others_at_work_it_works_half_of_the_time_and_says_so(database: D
 
         site = threading.Thread(target=work)
         site.start()
-        wait_until(
-            lambda: database.value(
-                "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s",
-                busy.info.backend_pid,
-            ),
-            "the site is at work",
-        )
-        beside = database.manage("backfill_new_token")
-        told = database.manage("backfill_new_token", "--duty", "100%")
-        busy.cancel()
-        site.join()
+        try:
+            wait_until(
+                lambda: database.value(
+                    "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s",
+                    busy.info.backend_pid,
+                ),
+                "the site is at work",
+            )
+            beside = database.manage("backfill_new_token")
+            told = database.manage("backfill_new_token", "--duty", "100%")
+        finally:
+            busy.cancel()
+            site.join()
     assert "Others are at work on the server, so a worker works 50% of the time" in beside.stdout
     assert "Others are at work" not in told.stdout
     assert nulls(database) == 0
