@@ -53,6 +53,14 @@ def test_an_unmanaged_model_is_never_expanded() -> None:
     ]
 
 
+def test_an_abstract_model_has_no_table_to_expand() -> None:
+    (first, *_) = errors_of(meta={"abstract": True})
+    assert first == (
+        "playbook.E001",
+        "Set managed = True, or move the Shadow(...).triggers to a model with a table.",
+    )
+
+
 def test_a_proxy_has_no_columns_of_its_own() -> None:
     with isolate_apps("tickets"):
 
