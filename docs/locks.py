@@ -61,7 +61,7 @@ def measure(rows: int) -> Iterator[Section]:
     from django.db import connection, transaction
     from psycopg import sql
 
-    from migrations_playbook import contract, dependents, locks, swap
+    from migrations_playbook import conclude, contract, dependents, locks, swap
     from migrations_playbook.shadow import find
     from migrations_playbook.steps import Step
 
@@ -103,7 +103,7 @@ def measure(rows: int) -> Iterator[Section]:
         pair = swap.swappable(connection, bound, revert=revert)
         planned = swap.plan(connection, pair)
         rows = [Row(step.what, str(step.lock), timed(step)) for step in planned.index]
-        while prove := swap.plan(connection, swap.reread(connection, pair)).prove:
+        while prove := swap.plan(connection, conclude.reread(connection, pair)).prove:
             rows.append(alone(prove[0]))
         return rows
 

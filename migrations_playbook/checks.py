@@ -157,6 +157,18 @@ def _field_errors(
                 obj=model,
                 id="playbook.E009",
             )
+    for kind, name in (
+        ("table", model._meta.db_table),
+        *(("column", str(field.column)) for field in (live, shadow)),
+    ):
+        if "%" in name:
+            yield Error(
+                f"Shadow: the {kind} name {name} has a percent sign, on which Django's own queries "
+                "fail: the driver takes it for a placeholder.",
+                hint=f'ALTER TABLE ... RENAME it, and write db_{kind}="..." without one.',
+                obj=model,
+                id="playbook.E012",
+            )
 
 
 def _value_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:

@@ -41,12 +41,27 @@ def postgresql(alias: str) -> BaseDatabaseWrapper:
     return connection
 
 
+def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
+    """A query whose names and literals may have a percent sign beside parameters.
+
+    With parameters the driver takes every percent sign for a placeholder, psycopg.sql's own
+    quoting of names included.
+    """
+    if params is None:
+        return query
+    if isinstance(query, sql.Composed):
+        return sql.Composed([_escaped(part, params) for part in query])
+    if isinstance(query, sql.Identifier | sql.Literal):
+        return sql.SQL(query.as_string(None).replace("%", "%%"))
+    return query
+
+
 def execute(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> int:
     """Run one statement; return the number of rows that it touched."""
     with connection.cursor() as cursor:
-        cursor.execute(cast("Any", query), params)
+        cursor.execute(cast("Any", _escaped(query, params)), params)
         return int(cursor.rowcount)
 
 
@@ -55,7 +70,7 @@ def fetch_all(
 ) -> list[Row]:
     """Run one query; return its rows."""
     with connection.cursor() as cursor:
-        cursor.execute(cast("Any", query), params)
+        cursor.execute(cast("Any", _escaped(query, params)), params)
         return cast("list[Row]", cursor.fetchall())
 
 
@@ -64,7 +79,7 @@ def fetch_one(
 ) -> Row | None:
     """Run one query; return its first row, or None."""
     with connection.cursor() as cursor:
-        cursor.execute(cast("Any", query), params)
+        cursor.execute(cast("Any", _escaped(query, params)), params)
         return cast("Row | None", cursor.fetchone())
 
 

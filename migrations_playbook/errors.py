@@ -7,6 +7,8 @@ error, so only `primary_message` of a database error may be quoted.
 
 from __future__ import annotations
 
+import re
+
 from django.db import Error as DatabaseError
 
 DONE = 0
@@ -14,6 +16,11 @@ REFUSED = 1
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
+
+
+# SQLSTATE classes whose primary message may quote a value: data exceptions, and PL/pgSQL's RAISE.
+QUOTING = {"22", "P0"}
+VALUE = re.compile(r"""["'][^"']*["']|[\w-]*\d[\w-]*""")
 
 
 class PlaybookError(Exception):
@@ -66,11 +73,16 @@ class Stopped(PlaybookError):
 
 
 def primary_message(error: DatabaseError) -> str:
-    """The first line of a database error, without the DETAIL that may quote a row's values."""
+    """The first line of a database error, without the DETAIL that may quote a row's values.
+
+    Of a value that cannot be converted, or an error that somebody's own function raises, the
+    first line itself may quote one: what is quoted there, and each word with a digit, is left out.
+    """
     diagnostic = getattr(error.__cause__, "diag", None)
     primary = getattr(diagnostic, "message_primary", None)
     if primary:
-        return str(primary)
+        quotes_values = str(diagnostic.sqlstate)[:2] in QUOTING  # type: ignore[union-attr]
+        return VALUE.sub("...", str(primary)) if quotes_values else str(primary)
     # No diagnostic: the error was made by the client library (a lost connection, say),
     # and has never seen a row.
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,9 +12,10 @@ from django.utils.timesince import timesince
 
 from migrations_playbook import catalog, control, dependents, quarantine
 from migrations_playbook.catalog import Phase
+from migrations_playbook.conclude import finishing
 from migrations_playbook.control import Control
 from migrations_playbook.database import postgresql
-from migrations_playbook.dependents import Dependent, Pair
+from migrations_playbook.dependents import Dependent, Left, Pair
 from migrations_playbook.quarantine import StaleWrites
 from migrations_playbook.shadow import declared
 
@@ -38,6 +39,7 @@ class ShadowStatus:
         control: what was set for every backfill everywhere.
         next: the next command, or what to do.
         dependents: what is bound to the columns, and what the swap (or its revert) does about it.
+        left: materialized views that an interrupted exchange has not renewed.
     """
 
     model: str
@@ -51,6 +53,7 @@ class ShadowStatus:
     control: Control
     next: str
     dependents: tuple[Dependent, ...] = ()
+    left: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +71,7 @@ class ShadowStatus:
             "control": self.control.as_json(),
             "next": self.next,
             "dependents": [each.as_json() for each in self.dependents],
+            "left": list(self.left),
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
@@ -87,6 +91,8 @@ class ShadowStatus:
         for each in self.dependents:
             if each.refused is not None:
                 yield each.action, f"{each}, {each.how}: {each.refused}"
+        for name in self.left:
+            yield "not renewed", f"materialized view {name}: it holds values of before"
         if self.control != Control():
             yield "control", str(self.control)
         yield "next", self.next
@@ -105,6 +111,7 @@ def read(using: str) -> list[ShadowStatus]:
         remaining, heap, index = 0, 0, 0
         stale = None
         bound_to: tuple[Dependent, ...] = ()
+        unfinished: list[Left] = []
         settings = Control()
         if table is not None:
             heap, index = catalog.sizes(connection, table)
@@ -117,6 +124,7 @@ def read(using: str) -> list[ShadowStatus]:
         if table is not None and state.phase is not Phase.NONE:
             pair = Pair(bound, table, revert=state.swapped)
             bound_to = dependents.inventory(connection, pair).dependents
+            unfinished = dependents.left(connection, pair)
         found.append(
             ShadowStatus(
                 model=bound.label,
@@ -128,8 +136,11 @@ def read(using: str) -> list[ShadowStatus]:
                 index_bytes=index,
                 stale_writes=stale,
                 control=settings,
-                next=state.problem or next_command(state.phase, bound.declaration.shadow),
+                next=state.problem
+                or (finishing(revert=not state.swapped) if unfinished else None)
+                or next_command(state.phase, bound.declaration.shadow),
                 dependents=bound_to,
+                left=tuple(each.name for each in unfinished),
             )
         )
     return found

@@ -7,34 +7,26 @@ bound to the columns and what becomes of it is told by `dependents`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from django.db import Error as DatabaseError
-from django.db import OperationalError, transaction
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook import catalog, dependents, locks, proof
 from migrations_playbook.catalog import Phase
-from migrations_playbook.database import execute, fetch_value, postgresql, set_local
+from migrations_playbook.conclude import Resuming, conclude, finishing, insist, unfinished
+from migrations_playbook.database import fetch_value, postgresql
 from migrations_playbook.dependents import Dependent, Inventory, Pair
-from migrations_playbook.errors import (
-    LockNotAvailable,
-    Refused,
-    VerificationFailed,
-    WrongPhase,
-    primary_message,
-)
+from migrations_playbook.errors import LockNotAvailable, Refused, WrongPhase
 from migrations_playbook.exchange import Exchanged, Unprepared, exchange, refuse, steps
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.prepare import Preparing, prepare
 from migrations_playbook.proof import Verified
 from migrations_playbook.rights import may_select
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.steps import Lock, Step
+from migrations_playbook.steps import Step
 
 # How often to prepare again when something new is bound to the column meanwhile.
 PREPARE_ROUNDS = 3
@@ -60,7 +52,7 @@ class Plan:
     after: tuple[Step, ...]
 
 
-Event = Preparing | Exchanged | Verified
+Event = Preparing | Exchanged | Resuming | Verified
 
 
 def swap(
@@ -74,6 +66,9 @@ def swap(
     refresh: bool = False,
 ) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
+
+    When they are exchanged already, and `refresh` is given, finish what an interrupted run has
+    left: the materialized views.
 
     Lock: see each step of `plan`. Reads and writes go on but for the milliseconds of ACCESS
     EXCLUSIVE that the exchange holds, and for the moments in which constraints are added.
@@ -95,6 +90,12 @@ def swap(
         VerificationFailed: the numbers afterwards are not what they must be.
     """
     connection = postgresql(using)
+    if refresh and (rest := unfinished(connection, bound, revert=revert)) is not None:
+        pair, left = rest
+        yield Resuming(tuple(each.name for each in left))
+        steps_ = tuple(step for each in left for step in each.steps)
+        yield from conclude(connection, pair, steps_, policy)
+        return
     pair = swappable(connection, bound, revert=revert, refresh=refresh)
     refuse(pair, dependents.inventory(connection, pair))
     for _ in range(PREPARE_ROUNDS):
@@ -111,20 +112,14 @@ def swap(
             "exchanged. Run the same command again when that is done."
         )
     yield exchanged
-    try:
-        for step in exchanged.after:
-            yield Preparing(step.what)
-            follow(connection, pair, step, policy)
-        now = reread(connection, pair)
-        verified = proof.verify(connection, now, kept=kept, rights_changed=exchanged.rights_changed)
-    except DatabaseError as error:
-        again = "" if revert else ' Run "manage.py swap_token_columns --verify".'
-        raise VerificationFailed(
-            f"The exchange of {bound.label} was committed, but could not be verified: "
-            f"{primary_message(error)}.{again}"
-        ) from None
-    yield verified
-    insist(bound, verified, revert=revert)
+    yield from conclude(
+        connection,
+        pair,
+        exchanged.after,
+        policy,
+        kept=kept,
+        rights_changed=exchanged.rights_changed,
+    )
 
 
 def verify(
@@ -155,25 +150,6 @@ def verify(
     insist(bound, verified, revert=False)
 
 
-def insist(bound: BoundShadow, verified: Verified, *, revert: bool) -> None:
-    """Raise unless the proof was passed.
-
-    Raises:
-        VerificationFailed: says what is wrong.
-    """
-    if verified.passed:
-        return
-    back = "" if revert else ' Run "manage.py swap_token_columns --revert" to go back.'
-    bound_to = "".join(f"; still bound to it: {each}" for each in verified.still_bound)
-    rights = "".join(f"; privileges changed: {each}" for each in verified.rights_changed)
-    raise VerificationFailed(
-        f"{bound.label} was exchanged, but the numbers are not what they must be: "
-        f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.unchanged} "
-        f"unchanged, {verified.leaked} with another row's retired value, {verified.exposed} "
-        f"shown by views{bound_to}{rights}.{back}"
-    )
-
-
 def swappable(
     connection: BaseDatabaseWrapper, bound: BoundShadow, *, revert: bool, refresh: bool = False
 ) -> Pair:
@@ -188,11 +164,25 @@ def swappable(
         # Without it not even the phase can be told.
         lacking = dependents.of_table(connection, Pair(bound, readable, revert))
         refuse(Pair(bound, readable, revert), Inventory(tuple(lacking), (), ()))
+    if (
+        readable is not None
+        and readable.kind == dependents.FOREIGN
+        and {bound.live, bound.shadow} <= readable.columns.keys()
+    ):
+        # Its rows are elsewhere, and may not be to be had at all.
+        pair = Pair(bound, readable, revert, refresh)
+        refuse(pair, dependents.inventory(connection, pair))
     state = catalog.state(connection, bound)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(
             f'{bound.label} has no column "{bound.shadow}" in the database "{connection.alias}". '
             'Run "manage.py migrate" first.'
+        )
+    if state.swapped is not revert and (rest := unfinished(connection, bound, revert=revert)):
+        raise WrongPhase(
+            f"{bound.label} is {'reverted' if revert else 'swapped'} already, but for what an "
+            f"interrupted run has left: {', '.join(each.name for each in rest[1])}. "
+            f'Run "{finishing(revert=revert)}" to finish.'
         )
     if revert and not state.swapped:
         raise WrongPhase(
@@ -213,43 +203,6 @@ def swappable(
             f'Run "manage.py backfill_{bound.declaration.shadow}" first.'
         )
     return Pair(bound, state.table, revert, refresh)
-
-
-def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy) -> None:
-    """Do what follows a committed exchange: renew materialized views, collect statistics.
-
-    Lock: what the step says on the table; on a materialized view ACCESS EXCLUSIVE, asked for in
-    short attempts.
-
-    Raises:
-        LockNotAvailable: the exchange is committed, but this is not done.
-    """
-    weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
-    for attempt in range(1, policy.attempts + 1):
-        try:
-            with transaction.atomic(using=connection.alias):
-                timeout = policy.patience_ms if weak else policy.timeout_ms
-                set_local(connection, "lock_timeout", f"{timeout}ms")
-                dependents.pin(connection)
-                execute(connection, step.statement)
-        except OperationalError as error:
-            if not isinstance(error.__cause__, pg_errors.LockNotAvailable):
-                raise
-            time.sleep(policy.pause(attempt))
-        else:
-            return
-    raise LockNotAvailable(
-        f"The exchange of {pair.bound.label} was committed, but this was not done, because others "
-        f"hold what it needs: {step.what}. Until then leaked values may be shown there. Do it by "
-        f"hand:\n{step.text}"
-    )
-
-
-def reread(connection: BaseDatabaseWrapper, pair: Pair) -> Pair:
-    """The same columns as they stand now."""
-    found = catalog.table(connection, pair.bound)
-    assert found is not None
-    return replace(pair, found=found, revert=not pair.revert)
 
 
 def plan(connection: BaseDatabaseWrapper, pair: Pair) -> Plan:

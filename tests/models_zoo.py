@@ -12,7 +12,7 @@ from typing import Any
 from django.apps.registry import Apps
 from django.contrib.postgres.functions import RandomUUID
 from django.db import connections, models
-from django.db.models.functions import Cast, Left
+from django.db.models.functions import Cast, Left, Random
 
 from migrations_playbook import Shadow
 from migrations_playbook.backfill import backfill
@@ -20,6 +20,11 @@ from migrations_playbook.shadow import BoundShadow
 
 registry = Apps()
 UUIDS = Shadow(live="token", shadow="new_token", value=RandomUUID())
+NUMBERS = Shadow(
+    live="token",
+    shadow="new_token",
+    value=Cast(models.Value(2**62) * Random(), models.BigIntegerField()),
+)
 TEXTS = Shadow(
     live="token",
     shadow="new_token",
@@ -140,6 +145,26 @@ class Together(Zoo):
         indexes = (models.Index(fields=("-token", "tenant"), name="zoo_descending"),)
 
 
+class Numbers(Zoo):
+    """A token that is a number."""
+
+    token = models.BigIntegerField(unique=True, default=lambda: uuid.uuid4().int >> 66)  # type: ignore[assignment]
+    new_token = models.BigIntegerField(null=True)  # type: ignore[assignment]
+
+    class Meta(Zoo.Meta):
+        db_table = "zoo_numbers"
+
+
+class Percent(Zoo):
+    """Names with a percent sign, which Django's own queries cannot bear."""
+
+    token = models.UUIDField(unique=True, default=uuid.uuid4, db_column="to%ken")
+    new_token = models.UUIDField(null=True, db_column="new%stoken")
+
+    class Meta(Zoo.Meta):
+        db_table = "per%cent"
+
+
 class LongNames(Zoo):
     """Names of 63 bytes, to which nothing can be added."""
 
@@ -160,6 +185,7 @@ MODELS: dict[type[models.Model], Shadow] = {
     Child: UUIDS,
     Characters: TEXTS,
     Together: UUIDS,
+    Numbers: NUMBERS,
     LongNames: UUIDS,
 }
 

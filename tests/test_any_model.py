@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection, connections, models
+from django.db import IntegrityError, ProgrammingError, connection, connections, models
 
 from migrations_playbook import catalog
 from migrations_playbook.catalog import Phase
+from migrations_playbook.errors import VerificationFailed
 from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.swap import swap
+from migrations_playbook.swap import swap, verify
 from tests.fixtures.database import Database
 from tests.models_zoo import (
     CODES,
@@ -21,6 +22,8 @@ from tests.models_zoo import (
     TEXTS,
     UUIDS,
     Characters,
+    MixedCase,
+    Percent,
     Together,
     Twice,
     UuidKey,
@@ -57,6 +60,39 @@ def test_a_model_of_any_shape_is_swapped_and_reverted(
     assert play(bound, revert=True).passed
     assert leaked < tokens(model)
     assert database.dump() == before
+
+
+def test_a_percent_sign_is_djangos_problem_and_not_the_engines(database: Database) -> None:
+    """Which check playbook.E012 says: Django cannot read such a table at all."""
+    database.run(
+        'CREATE TABLE "per%cent" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, '
+        "\"to%ken\" uuid NOT NULL UNIQUE, note text DEFAULT '')"
+    )
+    database.run(
+        'INSERT INTO "per%cent" ("to%ken") SELECT gen_random_uuid() FROM generate_series(1, 3)'
+    )
+    database.run('ALTER TABLE "per%cent" ADD COLUMN "new%stoken" uuid')
+    for trigger in UUIDS.triggers:
+        trigger.install(Percent)  # type: ignore[arg-type]
+    with pytest.raises(ProgrammingError, match="are allowed as placeholders"):
+        Percent._default_manager.count()
+    bound = BoundShadow(Percent, UUIDS)
+    fill(bound)
+    before = database.dump()
+    assert play(bound).passed
+    assert play(bound, revert=True).passed
+    assert database.dump() == before
+
+
+def test_what_comes_to_a_retired_column_of_any_name_fails_the_proof(database: Database) -> None:
+    bound = expand(MixedCase, UUIDS)
+    fill(bound)
+    play(bound)
+    database.run(
+        'CREATE MATERIALIZED VIEW copies AS SELECT "New Secret Token" AS token FROM "Mixed Case"'
+    )
+    with pytest.raises(VerificationFailed, match=r"still bound to it: .* public\.copies"):
+        list(verify(bound, using="default"))
 
 
 def test_two_shadows_of_one_table_are_swapped_one_without_the_other(database: Database) -> None:

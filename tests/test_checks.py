@@ -53,6 +53,14 @@ def test_an_unmanaged_model_is_never_expanded() -> None:
     ]
 
 
+def test_an_abstract_model_has_no_table_to_expand() -> None:
+    (first, *_) = errors_of(meta={"abstract": True})
+    assert first == (
+        "playbook.E001",
+        "Set managed = True, or move the Shadow(...).triggers to a model with a table.",
+    )
+
+
 def test_a_proxy_has_no_columns_of_its_own() -> None:
     with isolate_apps("tickets"):
 
@@ -155,6 +163,10 @@ def test_a_missing_live_field_is_a_name_to_correct() -> None:
         (
             {"new_token": models.UUIDField(null=True, db_column="n" * 64)},
             ("playbook.E009", 'Write db_column="..." with a shorter name.'),
+        ),
+        (
+            {"new_token": models.UUIDField(null=True, db_column="100%")},
+            ("playbook.E012", 'ALTER TABLE ... RENAME it, and write db_column="..." without one.'),
         ),
     ],
 )

@@ -14,6 +14,7 @@ from migrations_playbook.rehearsal.play import Play
 from migrations_playbook.rehearsal.script import Options
 from migrations_playbook.shadow import find
 from tests.fixtures.database import Database, wait_until
+from tests.fixtures.listener import tokens_in
 from tests.fixtures.tickets import add_old_tickets
 from tickets.management.commands.rehearse import Command
 
@@ -51,8 +52,8 @@ def rehearse(
         find("tickets.Ticket", "new_token"),
         connection,
     )
-    for _ in play.run():
-        pass
+    said = [str(event) for event in play.run()]
+    assert tokens_in(*said, *play.result.reasons, json.dumps(play.result.as_json())) == set()
     return play.result
 
 
@@ -87,6 +88,7 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     page = (report / "report.html").read_text()
     assert all(name in page for name in PHASES)
     assert "<svg" in page
+    assert tokens_in(output, complaint, verdict.read_text(), page) == set()
     assert scratch_databases(database) == 0
 
 

@@ -96,6 +96,23 @@ def test_the_owner_swaps_verifies_and_reverts(roles: Database) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_to_verify_takes_select_and_a_view_that_may_not_be_read_is_named(roles: Database) -> None:
+    Ticket.objects.create()
+    roles.run("CREATE VIEW plain AS SELECT id, token FROM tickets_ticket")
+    roles.run("CREATE VIEW kept_from_you AS SELECT id, token FROM tickets_ticket")
+    roles.run(f"GRANT SELECT ON plain TO {APP}")
+    call_command("swap_token_columns")
+    done = as_role(roles, APP, "swap_token_columns", "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "1 views read through. public.kept_from_you may not be read." in done.stdout
+    # Who may not even read the table is told so in a sentence.
+    done = as_role(roles, OTHER, "swap_token_columns", "--verify")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "CommandError: PostgreSQL says: permission denied for table tickets_ticket.\n"
+    )
+
+
 @pytest.mark.parametrize("role", [APP, OTHER])
 def test_who_is_not_the_owner_is_told_what_to_grant(role: str, roles: Database) -> None:
     before = roles.dump()
@@ -198,3 +215,13 @@ def test_a_hostile_schema_earlier_in_the_path_changes_nothing(roles: Database) -
             session.execute(
                 "INSERT INTO tickets_ticket (token) SELECT new_token FROM tickets_ticket LIMIT 1"
             )
+        # With the hostile operator no two values would be equal, and nothing would be found.
+        session.execute("SET session_replication_role = replica")
+        session.execute(
+            "UPDATE tickets_ticket t SET token = o.new_token FROM tickets_ticket o "
+            "WHERE t.id <> o.id AND t.id = (SELECT max(id) FROM tickets_ticket)"
+        )
+    done = roles.manage("swap_token_columns", "--verify")
+    assert "1 with another row's retired value, 1 shown by views (public.plain)" in done.stderr
+    done = roles.manage("swap_token_columns", "--revert")
+    assert done.returncode == 0, done.stderr

@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-import subprocess
-import sys
-import textwrap
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fixtures.database import PROJECT, Database
+import pytest
+
+from tests.fixtures.database import Database
+from tests.fixtures.listener import Listener
 from tickets.models import Ticket
-
-# Everything that any logger says, with Django's and psycopg's own at their most talkative.
-DEBUG_SETTINGS = """
-from app.settings import *
-DEBUG = True
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {"all": {"class": "logging.StreamHandler"}},
-    "root": {"handlers": ["all"], "level": "DEBUG"},
-    "loggers": {"django.db.backends": {"level": "DEBUG"}, "psycopg": {"level": "DEBUG"}},
-}
-"""
-TOKEN = re.compile(
-    r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE
-)
-
-
-class Listener:
-    """Runs `manage.py` with everything logged, and keeps all that is said."""
-
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.database = database
-        self.folder = folder
-        self.heard: list[str] = []
-        (folder / "loud_settings.py").write_text(textwrap.dedent(DEBUG_SETTINGS))
-
-    def manage(self, *arguments: str, traceback: bool = True) -> int:
-        """One command to its end; its exit code."""
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments, *(["--traceback"] if traceback else [])],
-            cwd=PROJECT,
-            env={
-                **self.database.environment,
-                "DJANGO_SETTINGS_MODULE": "loud_settings",
-                "PYTHONPATH": os.pathsep.join([str(self.folder), str(PROJECT)]),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        self.heard += [done.stdout, done.stderr]
-        return done.returncode
-
-    def tokens_heard(self) -> set[str]:
-        """Everything that looks like a token; the table's own are among them if any leaked."""
-        return {uuid.UUID(found).hex for text in self.heard for found in TOKEN.findall(text)} - {
-            uuid.UUID(int=0).hex
-        }
 
 
 def all_tokens(database: Database) -> set[str]:
@@ -74,6 +24,12 @@ def all_tokens(database: Database) -> set[str]:
     }
 
 
+def token_of(database: Database) -> uuid.UUID:
+    value = database.value("SELECT token FROM tickets_ticket ORDER BY id LIMIT 1")
+    assert isinstance(value, uuid.UUID)
+    return value
+
+
 def unfill(
     database: Database, statement: str = "UPDATE tickets_ticket SET new_token = NULL"
 ) -> None:
@@ -82,32 +38,68 @@ def unfill(
         session.execute(statement)
 
 
-def test_no_command_and_no_failure_shows_a_token(database: Database, tmp_path: Path) -> None:
+@pytest.fixture
+def listener(database: Database, tmp_path: Path) -> Listener:
+    """Over a table of five filled tickets. (With --traceback every failure's exit code is 1.)"""
     for _ in range(5):
         Ticket.objects.create()
-    listener = Listener(database, tmp_path)
+    return Listener(database, tmp_path)
+
+
+def heard(listener: Listener, part: str) -> bool:
+    """Whether it was said at all: otherwise a test would pass because of silence."""
+    return any(part in each for each in listener.heard)
+
+
+def test_no_backfill_shows_a_token(database: Database, listener: Listener) -> None:
     tokens = all_tokens(database)
     unfill(database)
-    assert listener.manage("swap_token_columns") == 1  # not filled yet
+    assert listener.manage("swap_token_columns") == 1
+    assert heard(listener, "still has 5 null rows")
+    # "invalid input syntax for type integer", and then the value.
+    asks = "SELECT token::text::int FROM tickets_ticket LIMIT 1"
+    assert listener.manage("backfill_new_token", "--dry-run", "--throttle-query", asks) == 0
+    assert heard(listener, "cannot be read: invalid input syntax for type integer: ...")
+    with a_unique_violation_in_the_backfill(database):
+        assert listener.manage("backfill_new_token") == 1
+    assert heard(listener, 'violates unique constraint "once"')
     assert listener.manage("backfill_new_token") == 0
-    tokens |= all_tokens(database)
     assert listener.manage("playbook_status") == 0
     assert listener.manage("playbook_status", "--json") == 0
-    assert listener.manage("swap_token_columns", "--dry-run") == 0
+    tokens |= all_tokens(database)
+    assert len(tokens) == 15
+    assert not tokens & listener.tokens_heard()
 
+
+def test_no_swap_and_no_proof_shows_a_token(
+    database: Database, listener: Listener, tmp_path: Path
+) -> None:
     # A unique violation inside the preparation: PostgreSQL quotes the value in its DETAIL.
-    unfill(database, "UPDATE tickets_ticket SET new_token = gen_random_uuid() WHERE id < 3")
     unfill(
         database,
         "UPDATE tickets_ticket SET new_token = (SELECT new_token FROM tickets_ticket WHERE id = 1)"
         " WHERE id = 2",
     )
-    tokens |= all_tokens(database)
-    assert listener.manage("swap_token_columns", "--evidence", str(tmp_path / "swap.json")) == 0
+    tokens = all_tokens(database)
+    assert listener.manage("swap_token_columns", "--dry-run") == 0
+    path = tmp_path / "swap.json"
+    assert listener.manage("swap_token_columns", "--evidence", str(path)) == 0
+    assert heard(listener, "Refill duplicates")
+    listener.heard.append(path.read_text())
     tokens |= all_tokens(database)
     assert listener.manage("swap_token_columns", "--verify") == 0
-    assert listener.manage("swap_token_columns") == 1  # swapped already
+    assert listener.manage("swap_token_columns") == 1
     assert listener.manage("backfill_new_token") == 1
+
+    # A view that cannot be read through, because its function quotes what it is given.
+    database.run(
+        "CREATE FUNCTION talks(uuid) RETURNS uuid LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE 'what is %?', $1; END$$"
+    )
+    database.run("CREATE VIEW says AS SELECT talks(token) AS token FROM tickets_ticket")
+    assert listener.manage("swap_token_columns", "--verify") == 1
+    assert heard(listener, "what is ...?")
+    database.run("DROP VIEW says")
 
     # A proof that fails.
     unfill(
@@ -115,12 +107,26 @@ def test_no_command_and_no_failure_shows_a_token(database: Database, tmp_path: P
         "UPDATE tickets_ticket t SET token = o.new_token FROM tickets_ticket o "
         "WHERE t.id = 3 AND o.id = 4",
     )
-    tokens |= all_tokens(database)
     assert listener.manage("swap_token_columns", "--verify") == 1
+    assert heard(listener, "1 with another row's retired value")
     unfill(database, "UPDATE tickets_ticket SET token = gen_random_uuid() WHERE id = 3")
+    # Behind somebody whose query has a token in it.
+    with database.connect() as blocker:
+        blocker.execute(f"SELECT FROM tickets_ticket WHERE token = '{token_of(database)}'")
+        bounds = ("--attempts", "1", "--lock-timeout", "20")
+        assert listener.manage("swap_token_columns", "--revert", *bounds) == 1
+    assert heard(listener, "idle in transaction")
     assert listener.manage("swap_token_columns", "--revert") == 0
     tokens |= all_tokens(database)
+    assert heard(listener, "ALTER TABLE")  # so the log was heard
+    assert len(tokens) >= 11
+    assert not tokens & listener.tokens_heard()
 
+
+def test_no_swap_that_ends_half_way_shows_a_token(
+    database: Database, listener: Listener, tmp_path: Path
+) -> None:
+    tokens = all_tokens(database)
     # A CHECK that fresh values do not pass: "Failing row contains (...)".
     database.run("CREATE TABLE known AS SELECT md5(token::text) AS hash FROM tickets_ticket")
     database.run(
@@ -128,13 +134,76 @@ def test_no_command_and_no_failure_shows_a_token(database: Database, tmp_path: P
         "'BEGIN RETURN EXISTS (SELECT FROM public.known WHERE hash = md5($1::text)); END'"
     )
     database.run("ALTER TABLE tickets_ticket ADD CONSTRAINT fussy CHECK (is_known(token))")
-    assert listener.manage("swap_token_columns") == 1
-    evidence = (tmp_path / "swap.json").read_text()
-    listener.heard.append(evidence)
+    path = tmp_path / "fussy.json"
+    assert listener.manage("swap_token_columns", "--evidence", str(path)) == 1
+    assert heard(listener, "do not pass the check fussy")
+    listener.heard.append(path.read_text())
+    database.run("ALTER TABLE tickets_ticket DROP CONSTRAINT fussy")
 
-    assert listener.heard
-    assert any("ALTER TABLE" in each for each in listener.heard)  # so the log was heard
+    # A materialized view that cannot be renewed.
+    same = "CREATE OR REPLACE FUNCTION same(uuid) RETURNS uuid LANGUAGE plpgsql AS "
+    database.run(same + "'BEGIN RETURN $1; END'")
+    database.run("CREATE MATERIALIZED VIEW copies AS SELECT same(token) AS t FROM tickets_ticket")
+    database.run(same + "$$BEGIN RAISE 'who is %?', $1; END$$")
+    path = tmp_path / "interrupted.json"
+    refresh = ("--refresh-materialized-views", "--evidence", str(path))
+    assert listener.manage("swap_token_columns", *refresh) == 1
+    assert heard(listener, "was committed, but this was not done")
+    assert heard(listener, "who is ...?")
+    listener.heard.append(path.read_text())
+    tokens |= all_tokens(database)
+    assert len(tokens) == 10
     assert not tokens & listener.tokens_heard()
+
+
+@contextmanager
+def a_unique_violation_in_the_backfill(database: Database) -> Iterator[None]:
+    """Fill every row with the same token: "Key (new_token)=(...) already exists"."""
+    database.run("CREATE UNIQUE INDEX once ON tickets_ticket (new_token)")
+    database.run(
+        "CREATE FUNCTION repeat_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "NEW.new_token := (SELECT max(token::text) FROM tickets_ticket); RETURN NEW; END'"
+    )
+    database.run(
+        "CREATE TRIGGER zzz BEFORE UPDATE ON tickets_ticket FOR EACH ROW "
+        "EXECUTE FUNCTION repeat_it()"
+    )
+    yield
+    database.run("DROP FUNCTION repeat_it CASCADE")
+    database.run("DROP INDEX once")
+
+
+def test_no_migration_and_no_seeding_shows_a_token(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    database, listener = empty_database, Listener(empty_database, tmp_path)
+    assert listener.manage("migrate", "tickets", "0001") == 0
+    assert listener.manage("seed_tickets", "5") == 0
+    database.run("ALTER TABLE tickets_ticket ADD CONSTRAINT no CHECK (id < 6) NOT VALID")
+    assert listener.manage("seed_tickets", "9") == 1  # "Failing row contains (...)"
+    assert heard(listener, 'violates check constraint "no"')
+    tokens = {
+        uuid.UUID(str(row[0])).hex for row in database.fetch("SELECT token FROM tickets_ticket")
+    }
+
+    # Refused by the check, and by the migration itself; then done.
+    database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
+    assert listener.manage("migrate") == 1
+    assert listener.manage("migrate", "--skip-checks") == 1
+    database.run("DROP TABLE vip")
+    assert listener.manage("migrate") == 0
+
+    # The contract: refused before the swap, done after it.
+    n3 = "tests.releases.n3.settings"
+    assert listener.manage("migrate", settings=n3) == 1
+    assert listener.manage("backfill_new_token") == 0
+    assert listener.manage("swap_token_columns") == 0
+    tokens |= all_tokens(database)
+    assert listener.manage("migrate", settings=n3) == 0
+    assert heard(listener, "DROP COLUMN")
+    assert len(tokens) == 10
+    # Nor that of the row that was refused, which nobody knows by now.
+    assert listener.tokens_heard() == set()
 
 
 def test_the_log_would_have_shown_one(database: Database, tmp_path: Path) -> None:

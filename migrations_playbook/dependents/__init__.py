@@ -34,9 +34,25 @@ from migrations_playbook.dependents import (
     views,
 )
 from migrations_playbook.dependents.base import COLUMNS, Dependent, Key, Object, Pair
+from migrations_playbook.dependents.materialized import Left
 from migrations_playbook.steps import Step
 
-__all__ = ["Dependent", "Inventory", "Key", "Pair", "fingerprint", "inventory", "of_table", "pin"]
+__all__ = [
+    "Dependent",
+    "Inventory",
+    "Key",
+    "Left",
+    "Pair",
+    "fingerprint",
+    "inventory",
+    "left",
+    "of_table",
+    "pin",
+]
+
+
+# `relkind` of a foreign table, which LOCK TABLE does not lock.
+FOREIGN = "f"
 
 
 @dataclass(frozen=True)
@@ -83,10 +99,26 @@ def inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     """
     with transaction.atomic(using=connection.alias):
         pin(connection)
-        # As a reader's: no other session's exchange comes between two of these looks.
-        execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
+        if pair.found.kind != FOREIGN:
+            # As a reader's: no other session's exchange comes between two of these looks.
+            execute(connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.table))
         # Neither does a partition: what was read before the lock may be out of date.
         found = _read(connection, pair.reread(connection))
+        transaction.set_rollback(True, using=connection.alias)
+    return found
+
+
+def left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
+    """The materialized views that an interrupted exchange has left to be renewed.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        pair: the columns as they stand.
+    """
+    with transaction.atomic(using=connection.alias):
+        pin(connection)
+        found = materialized.left(connection, pair)
         transaction.set_rollback(True, using=connection.alias)
     return found
 

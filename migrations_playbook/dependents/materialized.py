@@ -1,32 +1,42 @@
 """Materialized views: they hold copies of the leaked values, and are bound by attribute number.
 
-One that reads the column itself is built anew beside the old one after the exchange, from its own
-text, and then takes its place; one that reads it through a view is refreshed.
+The exchange leaves a twin without data beside each, from the same text: its names mean the new
+columns. After it, one that reads the column itself is replaced by its twin, which is filled and
+indexed first; one that reads it through a view is refreshed, and its twin dropped. So the twin says
+what is left to be done, whatever has interrupted the swap: `left` reads it from the catalog.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.database import Row, fetch_all, name_of
-from migrations_playbook.dependents.base import (
-    COLUMNS,
-    Dependent,
-    Pair,
-    comment,
-    how_bound,
-    not_owned,
-)
-from migrations_playbook.dependents.views import with_options
-from migrations_playbook.steps import Lock, Step
+from migrations_playbook.database import fetch_all
+from migrations_playbook.dependents.base import COLUMNS, Dependent, Pair, how_bound, not_owned
+from migrations_playbook.dependents.renewal import Copy, drop_twin, leave_twin, renew, twin_name
+from migrations_playbook.dependents.views import may_not_create
+from migrations_playbook.steps import Step
 
 COPIES = (
     "it holds copies of the leaked values; run the swap with --refresh-materialized-views, which "
     "builds it anew afterwards"
 )
+
+
+@dataclass(frozen=True)
+class Left:
+    """A materialized view that is still to be renewed after an exchange.
+
+    Arguments:
+        name: with its schema.
+        steps: what renews it, each in a transaction of its own.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
 
 
 def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
@@ -35,37 +45,85 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
     Lock: none on the table but ACCESS SHARE; ACCESS EXCLUSIVE on the materialized view for the
     moment in which it is replaced, or for a refresh that cannot be concurrent.
     """
-    for row in _rows(connection, pair):
-        _, rule, schema, name, owner, direct, names, dependants, granted, *_ = row
-        shown = f"{schema}.{name}"
-        how = how_bound(pair, names) if direct else "through a view"
-        covers = frozenset({("pg_rewrite", rule)}) if direct else frozenset()
-        refused = not_owned(connection, "materialized view", shown, owner)
-        if refused is None and not pair.refresh:
-            refused = COPIES
-        if refused is None and direct and dependants:
-            refused = f"{dependants} would have to be created again with it; drop it first"
-        if refused is None and direct and granted:
-            refused = "its columns have privileges of their own; drop it first"
-        after: Iterator[Step] = iter(())
-        if refused is None:
-            after = _replace(connection, row) if direct else _refresh(row)
+    for each, twin in _with_twins(pair, _read(connection, pair)):
+        how = how_bound(pair, each.names) if each.direct else "through a view"
+        rules = [copy.rule for copy in (each, twin) if copy is not None and copy.direct]
+        covers = frozenset(("pg_rewrite", rule) for rule in rules)
+        take = (drop_twin(pair, each),) if twin is not None else ()
+        if each.direct and twin is not None:
+            # An interrupted exchange the other way: it was never replaced, and is right again.
+            refused = not_owned(connection, "materialized view", str(each), each.owner)
+            yield Dependent(
+                "materialized view", str(each), f"{how}, not renewed yet", covers,
+                refused=refused, take=take,
+            )  # fmt: skip
+            continue
+        refused = _refusal(connection, pair, each)
         yield Dependent(
-            "materialized view", shown, how, covers, refused=refused, after=tuple(after)
+            "materialized view",
+            str(each),
+            how if twin is None else f"{how}, not renewed yet",
+            covers,
+            refused=refused,
+            take=take,
+            give=() if refused else tuple(leave_twin(pair, each)),
+            after=() if refused else renew(connection, pair, each),
         )
 
 
-def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
-    return fetch_all(
+def left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
+    """What an interrupted exchange has left to be renewed: those beside which a twin stands.
+
+    Must run with the search_path pinned. Lock: none that conflicts with anything.
+    """
+    return [
+        Left(str(each), renew(connection, pair, each))
+        for each, twin in _with_twins(pair, _read(connection, pair))
+        if twin is not None
+    ]
+
+
+def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:
+    """Each materialized view that is nobody's twin, with its own if it has one."""
+    by_name = {(each.schema, each.name): each for each in found}
+    twins = {(each.schema, twin_name(pair, each.name)) for each in found}
+    for each in found:
+        if (each.schema, each.name) not in twins:
+            yield each, by_name.get((each.schema, twin_name(pair, each.name)))
+
+
+def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | None:
+    refused = not_owned(connection, "materialized view", str(each), each.owner)
+    if refused is None:
+        refused = may_not_create(connection, each.schema)
+    if refused is not None:
+        return refused
+    if each.direct and pair.bound.shadow in each.names and not pair.revert:
+        return f"it reads {pair.bound.shadow}, which will hold the leaked values; drop it first"
+    if not pair.refresh:
+        return COPIES
+    if each.direct and each.dependants:
+        return f"{each.dependants} would have to be created again with it; drop it first"
+    if each.direct and each.settings:
+        return "its columns have privileges, comments or statistics of their own; drop it first"
+    return None
+
+
+def _read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
+    rows = fetch_all(
         connection,
         sql.SQL("""
             WITH RECURSIVE reader (oid, rule, direct) AS (
-                SELECT r.ev_class, r.oid, true
-                  FROM pg_catalog.pg_depend d
-                  JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-                  JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
-                 WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                   AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                (SELECT r.ev_class, r.oid, col.name IS NOT NULL
+                   FROM pg_catalog.pg_depend d
+                   JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+                   JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+                   LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+                  WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
+                    -- A whole row, as in to_json(t), is in the query's tree but not in pg_depend.
+                    AND (col.name IS NOT NULL
+                         OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
                 UNION
                 SELECT r.ev_class, r.oid, false
                   FROM reader
@@ -82,19 +140,27 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
                           WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
                             AND d.refclassid = 'pg_catalog.pg_class'::regclass
                             AND d.objid = r.rule),
-                   (SELECT string_agg(DISTINCT x.ev_class::regclass::text, ', ')
+                   (SELECT string_agg(DISTINCT coalesce(
+                               x.ev_class::regclass::text,
+                               pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)), ', ')
                       FROM pg_catalog.pg_depend d
-                      JOIN pg_catalog.pg_rewrite x ON x.oid = d.objid
-                     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                       AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                       AND d.refobjid = c.oid AND x.ev_class <> c.oid),
+                      LEFT JOIN pg_catalog.pg_rewrite x
+                             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND x.oid = d.objid
+                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+                       AND d.refobjid = c.oid AND d.deptype = 'n'
+                       AND x.ev_class IS DISTINCT FROM c.oid),
                    EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                            WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL),
+                            WHERE a.attrelid = c.oid AND a.attnum > 0
+                              AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL
+                                   OR a.attstattarget >= 0
+                                   OR pg_catalog.col_description(c.oid, a.attnum) IS NOT NULL))
+                       OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext s
+                                   WHERE s.stxrelid = c.oid),
                    EXISTS (SELECT FROM pg_catalog.pg_index i
                             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
                               AND i.indpred IS NULL AND i.indexprs IS NULL)
                        AND c.relispopulated,
-                   pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
+                   c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
                    coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class')
               FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
                      GROUP BY oid, rule) AS r
@@ -103,130 +169,7 @@ def _rows(connection: BaseDatabaseWrapper, pair: Pair) -> list[Row]:
               LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
               LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
              WHERE c.relkind = 'm' ORDER BY c.oid""").format(columns=COLUMNS),
-        [*pair.columns, *pair.columns],
+        [*pair.columns, pair.oids, *pair.columns],
     )
-
-
-def _refresh(row: Row) -> Iterator[Step]:
-    schema, name, concurrently = row[2], row[3], row[9]
-    yield Step(
-        f"Refresh {schema}.{name}",
-        sql.SQL("REFRESH MATERIALIZED VIEW {}{}").format(
-            sql.SQL("CONCURRENTLY " if concurrently else ""), sql.Identifier(schema, name)
-        ),
-        Lock.NONE,
-    )
-
-
-def _replace(connection: BaseDatabaseWrapper, row: Row) -> Iterator[Step]:
-    oid, _, schema, name, owner, *_ = row
-    text, method, tablespace, options, note = row[10:]
-    shown, old, twin = f"{schema}.{name}", sql.Identifier(schema, name), name_of(name, "renewed")
-    new = sql.Identifier(schema, twin)
-    yield Step(
-        f"Clear away what an interrupted run has left of {shown}",
-        sql.SQL("DROP MATERIALIZED VIEW IF EXISTS {}").format(new),
-        Lock.NONE,
-    )
-    yield Step(
-        f"Build {shown} anew, beside the old one",
-        sql.SQL("CREATE MATERIALIZED VIEW {} USING {}{}{} AS\n{}").format(
-            new,
-            sql.Identifier(method),
-            with_options(options),
-            sql.SQL(" TABLESPACE {}").format(sql.Identifier(tablespace))
-            if tablespace
-            else sql.SQL(""),
-            sql.SQL(text.rstrip().removesuffix(";")),
-        ),
-        Lock.NONE,
-    )
-    last: list[sql.Composable] = [
-        sql.SQL("DROP MATERIALIZED VIEW {}").format(old),
-        sql.SQL("ALTER MATERIALIZED VIEW {} RENAME TO {}").format(new, sql.Identifier(name)),
-    ]
-    for index, definition, clustered, index_note in _indexes(connection, oid):
-        renewed = name_of(index, "renewed")
-        yield Step(
-            f"Build the index {index} of {shown} anew",
-            sql.SQL(definition[0]) + sql.Identifier(renewed) + sql.SQL(" ON ") + new
-            + sql.SQL(definition[1]),
-            Lock.NONE,
-        )  # fmt: skip
-        last.append(
-            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-                sql.Identifier(schema, renewed), sql.Identifier(index)
-            )
-        )
-        if clustered:
-            last.append(
-                sql.SQL("ALTER MATERIALIZED VIEW {} CLUSTER ON {}").format(
-                    old, sql.Identifier(index)
-                )
-            )
-        last += [
-            step.statement
-            for step in comment(
-                index, sql.SQL("INDEX {}").format(sql.Identifier(schema, index)), index_note
-            )
-        ]
-    last.append(
-        sql.SQL("ALTER MATERIALIZED VIEW {} OWNER TO {}").format(old, sql.Identifier(owner))
-    )
-    last += _grants(connection, oid, owner, old)
-    last += [
-        step.statement for step in comment(shown, sql.SQL("MATERIALIZED VIEW {}").format(old), note)
-    ]
-    yield Step(
-        f"Let it take the place of {shown}",
-        # One string is one transaction.
-        sql.SQL(";\n").join(last),
-        Lock.NONE,
-    )
-
-
-def _indexes(
-    connection: BaseDatabaseWrapper, oid: int
-) -> Iterator[tuple[str, tuple[str, str], bool, str | None]]:
-    """The indexes of a materialized view: the name, and the definition before and after it."""
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT c.relname, i.indisunique, pg_catalog.pg_get_indexdef(c.oid),
-                   pg_catalog.quote_ident(c.relname), pg_catalog.quote_ident(n.nspname),
-                   pg_catalog.quote_ident(r.relname), i.indisclustered,
-                   pg_catalog.obj_description(c.oid, 'pg_class')
-              FROM pg_catalog.pg_index i
-              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-              JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
-              JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-             WHERE i.indrelid = %s ORDER BY c.relname"""),
-        [oid],
-    )
-    for name, unique, text, quoted, schema, table, clustered, note in rows:
-        start = f"CREATE {'UNIQUE ' if unique else ''}INDEX "
-        prefix = f"{start}{quoted} ON {schema}.{table}"
-        assert text.startswith(prefix), "pg_get_indexdef has changed its form"
-        yield name, (start, text[len(prefix) :]), clustered, note
-
-
-def _grants(
-    connection: BaseDatabaseWrapper, oid: int, owner: str, view: sql.Identifier
-) -> Iterator[sql.Composable]:
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT CASE WHEN x.grantee <> 0 THEN pg_catalog.pg_get_userbyid(x.grantee) END,
-                   x.privilege_type, x.is_grantable
-              FROM pg_catalog.pg_class c
-             CROSS JOIN pg_catalog.aclexplode(c.relacl) AS x
-             WHERE c.oid = %s AND x.grantee <> c.relowner"""),
-        [oid],
-    )
-    for grantee, privilege, grantable in rows:
-        yield sql.SQL("GRANT {} ON {} TO {}{}").format(
-            sql.SQL(privilege),
-            view,
-            sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
-            sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-        )
+    # One without a text was dropped by another process while the query ran.
+    return [Copy(*row) for row in rows if row[11] is not None]

@@ -22,6 +22,9 @@ from migrations_playbook.dependents.base import (
 from migrations_playbook.dependents.views import lock
 from migrations_playbook.steps import Lock, Step
 
+# A rename does not replicate: see docs/dependents.md.
+SUBSCRIBERS = "its subscribers keep what they have"
+
 # The objects of one catalog that are bound to either column, of the table or of a partition.
 BOUND = """
       JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names
@@ -161,10 +164,11 @@ def statistics(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
 
 
 def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """Publications that list the columns, or filter rows by them; by name.
+    """Publications that list the columns, or filter rows by them; then those of the whole table.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
+    bound = set()
     for oid, on_schema, on_table, name, owner, columns, condition, names in _rows(
         connection,
         pair,
@@ -182,6 +186,7 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
          ORDER BY p.pubname, o.prrelid""",
     ):
+        bound.add(name)
         publication, table = sql.Identifier(name), sql.Identifier(on_schema, on_table)
         listed = (
             sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
@@ -196,7 +201,7 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
         yield Dependent(
             "publication",
             name,
-            how_bound(pair, names),
+            f"{how_bound(pair, names)}; {SUBSCRIBERS}",
             frozenset({("pg_publication_rel", oid)}),
             refused=not_owned(connection, "publication", name, owner),
             take=(
@@ -216,6 +221,21 @@ def publications(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depend
                 ),
             ),
         )
+
+    for (name,) in fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT p.pubname
+              FROM pg_catalog.pg_publication_tables p
+              JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+             WHERE c.oid = ANY (%s) ORDER BY p.pubname"""),
+        [pair.oids],
+    ):
+        if name not in bound:
+            yield Dependent(
+                "publication", name, f"with the whole table; {SUBSCRIBERS}", moves=False
+            )
 
 
 def functions(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:

@@ -68,7 +68,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         if not mine:
             refused = "it is a temporary view of another session; end that session first"
         if is_view and refused is None:
-            refused = _may_not_create(connection, schema)
+            refused = may_not_create(connection, schema)
         if refused is not None:
             yield Dependent(what, label, how, covers, refused=refused)
             continue
@@ -122,7 +122,8 @@ def with_options(options: list[str]) -> sql.Composable:
     )
 
 
-def _may_not_create(connection: BaseDatabaseWrapper, schema: str) -> str | None:
+def may_not_create(connection: BaseDatabaseWrapper, schema: str) -> str | None:
+    """The refusal for a view in whose schema nothing may be created; None when it may."""
     if fetch_value(
         connection, sql.SQL("SELECT pg_catalog.has_schema_privilege(%s, 'CREATE')"), [schema]
     ):

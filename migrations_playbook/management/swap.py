@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from migrations_playbook import catalog, locks, swap
+from migrations_playbook.conclude import Resuming
 from migrations_playbook.database import postgresql
 from migrations_playbook.dependents import Pair
 from migrations_playbook.errors import PlaybookError, Refused, Stopped
@@ -68,7 +69,8 @@ class SwapCommand(ShadowCommand):
         parser.add_argument(
             "--refresh-materialized-views",
             action="store_true",
-            help="Build materialized views that hold copies anew, rather than refuse.",
+            help="Build materialized views that hold copies anew, rather than refuse; after an "
+            "interrupted run, finish it.",
         )
         parser.add_argument(
             "--evidence",
@@ -125,7 +127,7 @@ class SwapCommand(ShadowCommand):
                     "Stopped before the end; "
                     + (
                         "the exchange was committed."
-                        if "phase" in result
+                        if {"phase", "resumed"} & result.keys()
                         else "nothing was exchanged."
                     )
                     + ' "manage.py playbook_status" shows what comes next.',
@@ -208,6 +210,8 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
                 "waiters": event.waiters,
                 "longest_wait_ms": round(event.longest_wait_ms, 2),
             }
+        case Resuming(left=left):
+            return {"resumed": list(left)}
         case Verified():
             return {
                 "rows": event.rows,
@@ -220,6 +224,8 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
                 "still_bound": list(event.still_bound),
                 "rights_changed": list(event.rights_changed),
                 "unread": list(event.unread),
+                "exposing": list(event.exposing),
+                "left": list(event.left),
                 "passed": event.passed,
             }
     return {}
@@ -244,5 +250,7 @@ def swap_line(event: swap.Event, *, revert: bool) -> str:
                 f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
                 f"retired value.{views}{unread}"
             )
+        case Resuming(left=left):
+            return f"Finishing what an interrupted run has left: {', '.join(left)}."
         case Preparing(what=what):
             return f"Preparing: {what}."

@@ -8,12 +8,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from migrations_playbook.errors import primary_message
 from tickets.models import Ticket
 
 CHUNK = 10_000
@@ -70,8 +72,14 @@ class Command(BaseCommand):
             transient=True,
         ) as progress:
             bar = progress.add_task("", total=missing)
-            for done in copy_tickets(connection, missing):
-                progress.update(bar, completed=done)
+            try:
+                for done in copy_tickets(connection, missing):
+                    progress.update(bar, completed=done)
+            except DatabaseError as error:
+                # `from None`: the driver's error quotes the offending row.
+                raise CommandError(
+                    f"No ticket was added; PostgreSQL says: {primary_message(error)}."
+                ) from None
         seconds = time.monotonic() - started
         self.stdout.write(
             f"{missing:,} tickets added in {seconds:.1f} s, {present + missing:,} in all."
