@@ -21,8 +21,8 @@ class GracefulStop:
     Outside the main thread, where Python allows no handlers, it is never true.
 
     Arguments:
-        patient: False to raise at the first signal: for work that is rolled back rather than
-            finished.
+        patient: False to raise at the first signal, and to ignore any other while what was begun
+            is being undone: for work that is rolled back rather than finished.
     """
 
     def __init__(self, *, patient: bool = True) -> None:
@@ -55,5 +55,5 @@ class GracefulStop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         self.received = signal.Signals(number)
-        if again or not self.patient:
+        if again is self.patient:
             raise KeyboardInterrupt

@@ -111,6 +111,9 @@ class RehearseCommand(PlaybookCommand):
             bound,
             postgresql(database),
         )
+        for path in (json, report and report / "report.json", report and report / "report.html"):
+            if path is not None:
+                refuse_unwritable(path)
         # The raw stream: Django's wrapper would add a newline to every write.
         console = Console(file=getattr(self.stdout, "_out", None), highlight=False)
         events = rehearsal.run()
@@ -131,13 +134,13 @@ class RehearseCommand(PlaybookCommand):
         for reason in result.reasons:
             console.print(reason, style="red", markup=False)
         if json is not None:
-            write(json, jsonlib.dumps(result.as_json(), indent=2) + "\n")
+            json.write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
         if report is not None:
             # Imported late: the plotting library takes a while.
             from migrations_playbook.rehearsal.report import page  # noqa: PLC0415
 
-            write(report / "report.json", jsonlib.dumps(result.as_json(), indent=2) + "\n")
-            write(report / "report.html", page(result, bound.label, max_stall_ms))
+            (report / "report.json").write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
+            (report / "report.html").write_text(page(result, bound.label, max_stall_ms))
             console.print(f"The report is {report / 'report.html'}.", markup=False)
         if not result.passed:
             failed = ", ".join(name for name, number in result.checks.items() if number)
@@ -145,15 +148,15 @@ class RehearseCommand(PlaybookCommand):
         console.print("The rehearsal passed.", style="bold green")
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file, making its folder.
+def refuse_unwritable(path: Path) -> None:
+    """Make a file's folder, and see that the file can be written, before minutes are spent on it.
 
     Raises:
-        PlaybookError: it cannot be written.
+        PlaybookError: it cannot.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.open("a").close()
     except OSError as error:
         raise PlaybookError(
             f"{path} cannot be written: {error.strerror}. Name another place with --report or "
