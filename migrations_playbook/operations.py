@@ -75,11 +75,9 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        states = self._states(app_label, from_state)
         with _one_sentence(self.model_name):
             self._refuse_unsound(app_label, schema_editor, from_state)
-            self._lock(app_label, schema_editor, from_state)
-            for operation, before, after in zip(self.operations, states, states[1:], strict=False):
+            for operation, before, after in self._locked(app_label, schema_editor, from_state):
                 operation.database_forwards(app_label, schema_editor, before, after)
 
     def database_backwards(
@@ -89,12 +87,9 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        states = self._states(app_label, to_state)
         with _one_sentence(self.model_name):
-            self._lock(app_label, schema_editor, to_state)
-            for operation, before, after in reversed(
-                list(zip(self.operations, states, states[1:], strict=False))
-            ):
+            done = self._locked(app_label, schema_editor, to_state)
+            for operation, before, after in reversed(done):
                 operation.database_backwards(app_label, schema_editor, after, before)
 
     def describe(self) -> str:
@@ -109,14 +104,21 @@ class WithTableLock(Operation):
             if operation.migration_name_fragment
         )
 
-    def _states(self, app_label: str, state: ProjectState) -> list[ProjectState]:
+    def _locked(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> list[tuple[Operation, ProjectState, ProjectState]]:
+        """Take the lock; return each operation with the states that it leads from and to.
+
+        Lock: ACCESS EXCLUSIVE on the table, until the end of the migration.
+        """
         states = [state]
         for operation in self.operations:
             following = states[-1].clone()
             operation.state_forwards(app_label, following)
             _ = following.apps  # render the models now, before the lock
             states.append(following)
-        return states
+        self._lock(app_label, schema_editor, state)
+        return list(zip(self.operations, states, states[1:], strict=False))
 
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
