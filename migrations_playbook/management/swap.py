@@ -225,11 +225,12 @@ def swap_line(event: swap.Event, *, revert: bool) -> str:
     match event:
         case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
+            behind = {0: "nobody", 1: "1 session"}.get(event.waiters, f"{event.waiters} sessions")
+            longest = f", for {event.longest_wait_ms:.1f} ms at most" if event.waiters else ""
             return (
                 f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
                 f"{event.attempts} attempt{'s' if event.attempts > 1 else ''} that waited "
-                f"{event.lock_wait_ms:.1f} ms; {event.waiters} sessions stood behind it, the "
-                f"longest for {event.longest_wait_ms:.1f} ms."
+                f"{event.lock_wait_ms:.1f} ms; {behind} stood behind it{longest}."
             )
         case Verified():
             views = f" {event.views} views read through." if event.views else ""
