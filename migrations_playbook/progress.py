@@ -194,12 +194,12 @@ def _advance(progress: Progress, task: Task, event: Event) -> None:
             progress.update(task.id, total=total, exact=exact)
         case Batch(rows=rows):
             done: float = task.completed + rows
-            total = task.total or 0
+            counted = task.total or 0
             # An estimate may have been too low. A count is not, for null rows never become more:
             # a batch that goes beyond it was in the last count already.
             if task.fields["exact"]:
-                done = min(done, total)
-            progress.update(task.id, completed=done, total=max(done, total), note="")
+                done = min(done, counted)
+            progress.update(task.id, completed=done, total=max(done, counted), note="")
         case Recounted(remaining=remaining):
             # What others have filled since counts too.
             known = max(task.total or 0, task.completed + remaining)
