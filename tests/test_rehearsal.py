@@ -233,6 +233,17 @@ def test_a_template_that_is_not_there_is_named(database: Database) -> None:
     )
 
 
+def test_a_template_that_is_in_use_is_refused(database: Database) -> None:
+    with database.connect():
+        done = database.manage("rehearse", "--template", database.name)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'CommandError: The database "{database.name}" is in use, and PostgreSQL copies none that '
+        "is. Disconnect its sessions, then run the same command again.\n"
+    )
+    assert scratch_databases(database) == 0
+
+
 @pytest.mark.parametrize("option", ["--report", "--json"])
 def test_a_place_that_cannot_be_written_is_refused_before_it_begins(
     database: Database, tmp_path: Path, option: str
