@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import ProgrammingError, models
+from django.db import InternalError, ProgrammingError, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
@@ -173,6 +173,16 @@ def _one_sentence(model_name: str) -> Iterator[None]:
             f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
             'Run "manage.py migrate" again.',
             returncode=TRY_AGAIN,
+        ) from None
+    except InternalError as error:
+        if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
+            raise
+        # Since Django 6.1 no column is dropped with what is bound to it. The DETAIL names objects.
+        others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
+        raise CommandError(
+            f"A column of {model_name} was not dropped, because something is bound to it: "
+            f'{others}; nothing was changed. While it is swapped, "manage.py swap_token_columns '
+            '--revert" takes the quarantine away; anything else is yours to drop.'
         ) from None
 
 
