@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 
 from migrations_playbook.rehearsal.events import Note, Result
@@ -231,6 +232,19 @@ def test_a_template_that_is_not_there_is_named(database: Database) -> None:
         'CommandError: There is no database "nowhere" to copy on this server. Name another one '
         "with --template, or leave it out to have rows made.\n"
     )
+
+
+def test_a_release_that_cannot_set_the_stage_is_named(database: Database) -> None:
+    class Lost(Command):
+        script = replace(
+            Command.script, releases=replace(Command.script.releases, n="tests.releases.nowhere")
+        )
+
+    with pytest.raises(CommandError) as refused:
+        call_command(Lost(), rows=10)
+    assert str(refused.value).startswith("The stage could not be set: migrate: ")
+    assert "tests.releases.nowhere" in str(refused.value)
+    assert scratch_databases(database) == 0
 
 
 def test_a_template_that_is_in_use_is_refused(database: Database) -> None:
