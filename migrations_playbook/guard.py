@@ -2,8 +2,10 @@
 
 Removing the field from the model and running `makemigrations` gives a bare RemoveField. Before
 the swap it would keep the leaked values and lose the fresh ones; so it is stopped before the
-first operation of the plan runs. Which column is a shadow, and whether it is swapped, is read
-from the catalog: the models no longer say it.
+first operation of the plan runs. After the swap it may run where Django drops a column with what
+is bound to it. Since Django 6.1 it does not, and PostgreSQL would refuse because of the quarantine:
+so it is stopped there too. Which column is a shadow, and whether it is swapped, is read from the
+catalog: the models no longer say it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
-from migrations_playbook import catalog, contract
+from migrations_playbook import catalog, contract, quarantine
 from migrations_playbook.catalog import Table
 from migrations_playbook.database import fetch_all
 from migrations_playbook.operations import WithTableLock
@@ -31,7 +33,7 @@ Plan = Iterable[tuple[migrations.Migration, bool]]
 def refuse_bare_removals(
     sender: AppConfig, *, using: str, plan: Plan, apps: Apps, **kwargs: Any
 ) -> None:
-    """Stop a plan that removes a shadow column before its values are live.
+    """Stop a plan that removes a shadow column before its values are live, or in vain.
 
     A receiver of `pre_migrate`, which is sent for every app: each time, its own migrations are
     looked at.
@@ -48,14 +50,9 @@ def refuse_bare_removals(
         if backwards or migration.app_label != sender.label:
             continue
         for operation in removals(migration.operations):
-            shadow = _shadow_in_use(connection, apps, migration.app_label, operation)
-            if shadow is not None:
-                raise CommandError(
-                    f'Migration {migration} drops "{shadow}", which holds the fresh values: the '
-                    "columns are not swapped, so the leaked ones would stay. Use "
-                    "migrations_playbook.operations.ContractShadow instead of RemoveField, after "
-                    "the swap; nothing was changed."
-                )
+            refused = _why_not(connection, apps, migration.app_label, operation)
+            if refused is not None:
+                raise CommandError(f"Migration {migration} drops {refused}; nothing was changed.")
 
 
 def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField]:
@@ -72,10 +69,10 @@ def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField
             yield from removals(operation.database_operations)
 
 
-def _shadow_in_use(
+def _why_not(
     connection: BaseDatabaseWrapper, apps: Apps, app_label: str, operation: migrations.RemoveField
 ) -> str | None:
-    """The table and column that the operation must not drop now, or None when it may."""
+    """The column, why the operation must not drop it now, and what to do; None when it may."""
     try:
         model = apps.get_model(app_label, operation.model_name)
         field = model._meta.get_field(operation.name)
@@ -87,9 +84,28 @@ def _shadow_in_use(
         return None
     live = _live_columns(connection, found, column, operation.name)
     swapped = any(found.columns[each].number > found.columns[column].number for each in live)
+    use = "Use migrations_playbook.operations.ContractShadow instead of RemoveField"
+    if (
+        swapped
+        and quarantine.swapped_since(connection, found, column)
+        and not _cascades(connection)
+    ):
+        return (
+            f'"{found}.{column}", to which the quarantine is bound, and this Django drops no '
+            f"column with what is bound to it. {use}"
+        )
     if not live or swapped or contract.is_empty(connection, found):
         return None
-    return f"{found}.{column}"
+    return (
+        f'"{found}.{column}", which holds the fresh values: the columns are not swapped, so the '
+        f"leaked ones would stay. {use}, after the swap"
+    )
+
+
+def _cascades(connection: BaseDatabaseWrapper) -> bool:
+    """Whether RemoveField drops what is bound to the column too."""
+    editor = connection.SchemaEditorClass
+    return editor is not None and "CASCADE" in editor.sql_delete_column
 
 
 def _live_columns(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import ProgrammingError, models
+from django.db import InternalError, ProgrammingError, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
@@ -76,11 +76,9 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        states = self._states(app_label, from_state)
         with _one_sentence(self.model_name):
             self._refuse_unsound(app_label, schema_editor, from_state)
-            self._lock(app_label, schema_editor, from_state)
-            for operation, before, after in zip(self.operations, states, states[1:], strict=False):
+            for operation, before, after in self._locked(app_label, schema_editor, from_state):
                 operation.database_forwards(app_label, schema_editor, before, after)
 
     def database_backwards(
@@ -90,12 +88,9 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        states = self._states(app_label, to_state)
         with _one_sentence(self.model_name):
-            self._lock(app_label, schema_editor, to_state)
-            for operation, before, after in reversed(
-                list(zip(self.operations, states, states[1:], strict=False))
-            ):
+            done = self._locked(app_label, schema_editor, to_state)
+            for operation, before, after in reversed(done):
                 operation.database_backwards(app_label, schema_editor, after, before)
 
     def describe(self) -> str:
@@ -110,14 +105,21 @@ class WithTableLock(Operation):
             if operation.migration_name_fragment
         )
 
-    def _states(self, app_label: str, state: ProjectState) -> list[ProjectState]:
+    def _locked(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> list[tuple[Operation, ProjectState, ProjectState]]:
+        """Take the lock; return each operation with the states that it leads from and to.
+
+        Lock: ACCESS EXCLUSIVE on the table, until the end of the migration.
+        """
         states = [state]
         for operation in self.operations:
             following = states[-1].clone()
             operation.state_forwards(app_label, following)
             _ = following.apps  # render the models now, before the lock
             states.append(following)
-        return states
+        self._lock(app_label, schema_editor, state)
+        return list(zip(self.operations, states, states[1:], strict=False))
 
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
@@ -176,6 +178,16 @@ def _one_sentence(model_name: str) -> Iterator[None]:
             f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
             'Run "manage.py migrate" again.',
             returncode=TRY_AGAIN,
+        ) from None
+    except InternalError as error:
+        if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
+            raise
+        # Since Django 6.1 no column is dropped with what is bound to it. The DETAIL names objects.
+        others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
+        raise CommandError(
+            f"A column of {model_name} was not dropped, because something is bound to it: "
+            f'{others}; nothing was changed. While it is swapped, "manage.py swap_token_columns '
+            '--revert" takes the quarantine away; anything else is yours to drop.'
         ) from None
 
 

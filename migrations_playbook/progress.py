@@ -6,11 +6,11 @@ Knows what happened only from events, and knows no database.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from migrations_playbook.events import (
@@ -96,8 +97,21 @@ class Tally:
         return self.rows / self.seconds if self.rows else 0.0
 
 
+class Live(Progress):
+    """The progress line, and below it what is being waited for: beside it, it would be cut off."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"], style="yellow", overflow="ellipsis", no_wrap=True)
+
+
 class RateColumn(ProgressColumn):
     """Rows a second, as a moving average."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -106,6 +120,9 @@ class RateColumn(ProgressColumn):
 
 class RowsColumn(ProgressColumn):
     """Done / total."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
 
     def render(self, task: Task) -> Text:
         total = "?" if task.total is None else f"{task.total:,.0f}"
@@ -128,21 +145,20 @@ def follow(events: Iterable[Event], tally: Tally, *, what: str, stream: TextIO |
         return
     console = Console(file=stream)
     live = console.is_terminal
-    progress = Progress(
+    progress = Live(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=None),
         RowsColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=console,
         expand=True,
         speed_estimate_period=AVERAGE_OVER,
         disable=not live,
     )
-    task_id = progress.add_task(what, total=None, note="")
+    task_id = progress.add_task(what, total=None, note="", exact=False)
     task = progress.tasks[0]
     said = time.monotonic()
     with progress:
@@ -174,16 +190,20 @@ def plain_line(task: Task) -> str:
 
 def _advance(progress: Progress, task: Task, event: Event) -> None:
     match event:
-        case Started(total=total):
-            progress.update(task.id, total=total)
+        case Started(total=total, exact=exact):
+            progress.update(task.id, total=total, exact=exact)
         case Batch(rows=rows):
-            done = task.completed + rows
-            # An estimate may have been too low, and rows come in while we work.
-            progress.update(task.id, advance=rows, total=max(task.total or 0, done), note="")
+            done: float = task.completed + rows
+            counted = task.total or 0
+            # An estimate may have been too low. A count is not, for null rows never become more:
+            # a batch that goes beyond it was in the last count already.
+            if task.fields["exact"]:
+                done = min(done, counted)
+            progress.update(task.id, completed=done, total=max(done, counted), note="")
         case Recounted(remaining=remaining):
             # What others have filled since counts too.
             known = max(task.total or 0, task.completed + remaining)
-            progress.update(task.id, completed=known - remaining, total=known)
+            progress.update(task.id, completed=known - remaining, total=known, exact=True)
         case Waiting(reason=reason):
             progress.update(task.id, note=reason)
         case Finished(complete=complete):

@@ -6,12 +6,15 @@ locks held; here both signals unwind, and psycopg cancels the running statement.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Warns of a statement that a signal has cut short, which is no news to whoever sent the signal.
+DRIVER = logging.getLogger("psycopg")
 
 
 class GracefulStop:
@@ -21,8 +24,8 @@ class GracefulStop:
     Outside the main thread, where Python allows no handlers, it is never true.
 
     Arguments:
-        patient: False to raise at the first signal: for work that is rolled back rather than
-            finished.
+        patient: False to raise at the first signal, and to ignore any other while what was begun
+            is being undone: for work that is rolled back rather than finished.
     """
 
     def __init__(self, *, patient: bool = True) -> None:
@@ -39,6 +42,7 @@ class GracefulStop:
         return 128 + (self.received or signal.SIGINT)
 
     def __enter__(self) -> GracefulStop:
+        DRIVER.addFilter(self._is_news)
         if threading.current_thread() is threading.main_thread():
             self._previous = {each: signal.signal(each, self._handle) for each in SIGNALS}
         return self
@@ -51,9 +55,13 @@ class GracefulStop:
     ) -> None:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
+        DRIVER.removeFilter(self._is_news)
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        return self.received is None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         self.received = signal.Signals(number)
-        if again or not self.patient:
+        if again is self.patient:
             raise KeyboardInterrupt

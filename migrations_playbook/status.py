@@ -163,4 +163,5 @@ def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:
     ago = now - stale.last
     if ago >= QUIET:
         return f"none for 24 hours ({stale.hits} before): the old processes are gone"
-    return f"last stale write: {timesince(stale.last, now)} ago, {stale.hits} in all"
+    when = "less than a minute" if ago < timedelta(minutes=1) else timesince(stale.last, now)
+    return f"last stale write: {when} ago, {stale.hits} in all"

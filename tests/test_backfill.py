@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -21,9 +22,11 @@ from django.db import connection, models
 from django.db.models import Value
 from django.db.models.functions import Cast
 
-from migrations_playbook import Shadow
+from migrations_playbook import Shadow, progress
 from migrations_playbook.backfill import backfill
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.events import Batch, Event, Finished, Recounted, Started, Waiting
+from migrations_playbook.progress import Tally, follow
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.walk import SHARES
 from tests.fixtures.database import PROJECT, Database, wait_until
@@ -338,6 +341,51 @@ def test_on_a_terminal_it_draws_one_live_line(database: Database) -> None:
     assert "rows/s" in text
     # The bar and the result: a bar that prints a line a frame would leave many.
     assert text.count("\r\n") < 12
+
+
+def test_on_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    ours, theirs = pty.openpty()
+    drawn = b""
+
+    def events() -> Iterator[Event]:
+        nonlocal drawn
+        yield Started(1_000_000, exact=True)
+        yield Batch(500_000, 1.0)
+        yield Waiting("paused; --resume goes on")
+        while b"goes on" not in drawn:
+            drawn += os.read(ours, 65536)
+
+    with os.fdopen(theirs, "w") as terminal:
+        follow(events(), Tally(), what="new_token", stream=terminal)
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    shown = next(line for line in text.splitlines() if "500,000 / 1,000,000" in line)
+    assert "50 %" in shown
+    assert len(shown.rstrip()) <= 80
+    assert "…" not in text
+    assert "paused; --resume goes on" in text.splitlines()
+
+
+def test_a_batch_that_was_counted_already_is_not_shown_twice() -> None:
+    shown = io.StringIO()
+
+    def events() -> Iterator[Event]:
+        yield Started(100, exact=True)
+        yield Batch(30, 0.1)
+        # Of the 40 that are left none is in the batch that is told of only now.
+        yield Recounted(40)
+        yield Batch(30, 0.1)
+        yield Batch(40, 0.1)
+        yield Finished(0, complete=True, batch_size=40)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "PLAIN_EVERY", 0)
+        follow(events(), Tally(), what="new_token", stream=shown)
+    counts = re.findall(r"(\d+) / (\d+) rows", shown.getvalue())
+    assert {total for _, total in counts} == {"100"}
+    assert [done for done, _ in counts] == ["0", "30", "60", "90", "100", "100"]
 
 
 def test_no_command_shows_a_token(database: Database) -> None:

@@ -9,6 +9,7 @@ import pgtrigger.migrations
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, migrations
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
 from django.db.models.signals import pre_migrate
@@ -24,6 +25,9 @@ HABIT: list[Operation] = [
     pgtrigger.migrations.RemoveTrigger("ticket", "keep_new_token"),
     REMOVAL,
 ]
+
+
+DROP = "ALTER TABLE %(table)s DROP COLUMN %(column)s"
 
 
 def migrate_with(monkeypatch: pytest.MonkeyPatch, operations: Sequence[Operation]) -> None:
@@ -89,11 +93,32 @@ def test_the_habit_is_stopped_before_the_swap(
     assert database.dump() == before
 
 
-def test_after_the_swap_it_may_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_swap_it_may_run_where_django_drops_what_is_bound_to_a_column(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DatabaseSchemaEditor, "sql_delete_column", DROP + " CASCADE")
     add_old_tickets(database, 3)
     bring_to("swapped")
     migrate_with(monkeypatch, HABIT)
     assert not has_column(database)
+
+
+def test_after_the_swap_it_is_stopped_where_django_does_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As since Django 6.1: PostgreSQL would refuse, because of the quarantine."""
+    monkeypatch.setattr(DatabaseSchemaEditor, "sql_delete_column", DROP)
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    before = database.dump()
+    with pytest.raises(CommandError) as caught:
+        migrate_with(monkeypatch, HABIT)
+    assert str(caught.value) == (
+        'Migration tickets.0003_remove drops "public.tickets_ticket.new_token", to which the '
+        "quarantine is bound, and this Django drops no column with what is bound to it. Use "
+        "migrations_playbook.operations.ContractShadow instead of RemoveField; nothing was changed."
+    )
+    assert database.dump() == before
 
 
 def test_an_empty_table_has_nothing_to_lose(

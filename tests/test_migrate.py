@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from psycopg import errors
 
 from migrations_playbook.locks import LockPolicy
@@ -105,6 +106,25 @@ def test_backwards_behind_an_idle_transaction_it_fails_cleanly_too(
             call_command("migrate", "tickets", "0001", verbosity=0)
     assert refused.value.returncode == 75
     assert database.dump() == before
+
+
+def test_backwards_while_swapped_is_one_sentence_where_django_drops_nothing_but_the_column(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As since Django 6.1."""
+    monkeypatch.setattr(
+        DatabaseSchemaEditor, "sql_delete_column", "ALTER TABLE %(table)s DROP COLUMN %(column)s"
+    )
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    before = database.dump()
+    with pytest.raises(CommandError) as refused:
+        call_command("migrate", "tickets", "0001", verbosity=0)
+    for part in ("migrations_playbook_insert", "nothing was changed", "--revert"):
+        assert part in str(refused.value)
+    assert database.dump() == before
+    call_command("swap_token_columns", revert=True)
+    call_command("migrate", "tickets", "0001", verbosity=0)
 
 
 @contextmanager

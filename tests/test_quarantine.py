@@ -195,6 +195,7 @@ def test_an_ordinary_write_calls_no_function_of_the_quarantine(database: Databas
     ("ago", "said"),
     [
         (None, "none yet"),
+        (timedelta(seconds=3), "last stale write: less than a minute ago, 17 in all"),
         (timedelta(minutes=3), "last stale write: 3\xa0minutes ago, 17 in all"),
         (timedelta(hours=25), "none for 24 hours (17 before): the old processes are gone"),
     ],

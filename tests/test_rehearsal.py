@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 
-from migrations_playbook.rehearsal.events import Result
+from migrations_playbook.rehearsal.events import Note, Result
 from migrations_playbook.rehearsal.play import Play
+from migrations_playbook.rehearsal.scratch import MARK, drop_orphans
 from migrations_playbook.rehearsal.script import Options
 from migrations_playbook.shadow import find
-from tests.fixtures.database import Database, wait_until
+from tests.fixtures.database import Database, create_database, drop_database, wait_until
 from tests.fixtures.listener import tokens_in
 from tests.fixtures.tickets import add_old_tickets
 from tickets.management.commands.rehearse import Command
@@ -147,6 +151,82 @@ def test_an_interrupt_ends_it_and_drops_the_scratch_database(database: Database)
     assert scratch_databases(database) == 0
 
 
+def test_a_second_signal_does_not_keep_it_from_dropping_the_database(database: Database) -> None:
+    started = database.start("rehearse", "--rows", "2000")
+    (scratch,) = marked_databases(database)
+    with database.connect() as gate:
+        # Whoever changes a database's comment keeps it from being dropped until the commit.
+        gate.execute(f"COMMENT ON DATABASE {scratch} IS 'not yet'")
+        started.terminate()
+        wait_until(
+            lambda: database.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DROP DATABASE%%' "
+                "AND %s = ANY (pg_blocking_pids(pid))",
+                gate.info.backend_pid,
+            ),
+            "the scratch database is being dropped",
+        )
+        started.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.wait(timeout=1)
+        gate.rollback()
+    _, complaint = started.communicate(timeout=30)
+    assert started.returncode in (130, 143)
+    assert complaint == (
+        "CommandError: Stopped: the scratch database is dropped, and nothing else was touched.\n"
+    )
+    assert scratch_databases(database) == 0
+
+
+def test_the_next_one_drops_what_a_killed_one_left(database: Database) -> None:
+    started = database.start("rehearse", "--rows", "2000", "--seconds", "30")
+    (left,) = marked_databases(database)
+    assert drop_orphans(connection) == [], "its rehearsal lives"
+    started.kill()
+    started.communicate()
+    wait_until(lambda: not advisory_locks(database), "the server knows that it is gone")
+    play = Play(
+        Command.script,
+        Options(rows=10, rate=10, seconds=0.1, until="baseline"),
+        find("tickets.Ticket", "new_token"),
+        connection,
+    )
+    notes = [event.text for event in play.run() if isinstance(event, Note)]
+    assert notes[0] == f"Dropped {left}: the rehearsal that made it was killed."
+    assert scratch_databases(database) == 0
+
+
+def test_a_database_of_such_a_name_without_the_comment_is_left_alone(database: Database) -> None:
+    name = "rehearsal_1_abcdef"
+    create_database(name)
+    try:
+        assert drop_orphans(connection) == []
+        assert scratch_databases(database) == 1
+    finally:
+        drop_database(name)
+
+
+def marked_databases(database: Database) -> list[str]:
+    wait_until(
+        lambda: database.value(
+            "SELECT count(*) FROM pg_database WHERE shobj_description(oid, 'pg_database') = %s",
+            MARK,
+        ),
+        "the scratch database bears its comment",
+    )
+    return [
+        name
+        for (name,) in database.fetch(
+            "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') = %s",
+            MARK,
+        )
+    ]
+
+
+def advisory_locks(database: Database) -> int:
+    return int(database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+
+
 def test_a_template_that_is_not_there_is_named(database: Database) -> None:
     done = database.manage("rehearse", "--template", "nowhere")
     assert done.returncode == 1
@@ -154,6 +234,42 @@ def test_a_template_that_is_not_there_is_named(database: Database) -> None:
         'CommandError: There is no database "nowhere" to copy on this server. Name another one '
         "with --template, or leave it out to have rows made.\n"
     )
+
+
+def test_a_release_that_cannot_set_the_stage_is_named(database: Database) -> None:
+    class Lost(Command):
+        script = replace(
+            Command.script, releases=replace(Command.script.releases, n="tests.releases.nowhere")
+        )
+
+    with pytest.raises(CommandError) as refused:
+        call_command(Lost(), rows=10)
+    assert str(refused.value).startswith("The stage could not be set: migrate: ")
+    assert "tests.releases.nowhere" in str(refused.value)
+    assert scratch_databases(database) == 0
+
+
+def test_a_template_that_is_in_use_is_refused(database: Database) -> None:
+    with database.connect():
+        done = database.manage("rehearse", "--template", database.name)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'CommandError: The database "{database.name}" is in use, and PostgreSQL copies none that '
+        "is. Disconnect its sessions, then run the same command again.\n"
+    )
+    assert scratch_databases(database) == 0
+
+
+@pytest.mark.parametrize("option", ["--report", "--json"])
+def test_a_place_that_cannot_be_written_is_refused_before_it_begins(
+    database: Database, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = database.manage("rehearse", option, str(tmp_path / "file" / "below"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "below" in done.stderr
+    assert done.stderr.endswith("Name another place with --report or --json.\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_copy_of_a_database_is_rehearsed_and_the_original_left_alone(

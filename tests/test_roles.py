@@ -61,6 +61,15 @@ def as_role(database: Database, role: str, *arguments: str) -> subprocess.Comple
     )
 
 
+def test_a_rehearsal_needs_the_right_to_create_databases(roles: Database) -> None:
+    refused = as_role(roles, APP, "rehearse")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "CommandError: This role may not create databases. Give it CREATEDB, or name a server "
+        "where it may in DATABASE_URL.\n"
+    )
+
+
 def test_the_backfill_needs_select_and_update_and_nothing_else(roles: Database) -> None:
     for _ in range(3):
         Ticket.objects.create()

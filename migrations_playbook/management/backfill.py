@@ -103,7 +103,7 @@ class BackfillCommand(ShadowCommand):
                 progress.follow(
                     events,
                     tally,
-                    what=f"{bound.label}.{bound.declaration.shadow}",
+                    what=bound.declaration.shadow,
                     stream=sys.stdout if draw else None,
                 )
             except KeyboardInterrupt:

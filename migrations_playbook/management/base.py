@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -30,6 +31,39 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return number
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def add_number(
+    parser: CommandParser,
+    flag: str,
+    default: float,
+    what: str,
+    *,
+    kind: Callable[[str], float] = positive_int,
+    metavar: str | None = None,
+) -> None:
+    """Add an option that is a number above 0 and has a default, which its help ends with.
+
+    Arguments:
+        flag: `--rows`, say.
+        what: its help, without a full stop.
+        kind: the argparse type.
+        metavar: the unit, where it has one.
+    """
+    parser.add_argument(
+        flag, type=kind, default=default, metavar=metavar, help=f"{what} (default: %(default)s)."
+    )
 
 
 class PlaybookCommand(BaseCommand):

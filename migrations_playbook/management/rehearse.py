@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json as jsonlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +14,13 @@ from rich.table import Table
 
 from migrations_playbook.database import postgresql
 from migrations_playbook.errors import PlaybookError, Stopped
-from migrations_playbook.management.base import PlaybookCommand, positive_int
+from migrations_playbook.management.base import PlaybookCommand, add_number, positive_float
 from migrations_playbook.rehearsal import events as happened
 from migrations_playbook.rehearsal.events import Result
 from migrations_playbook.rehearsal.play import Play, StepFailed
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.shadow import find
 from migrations_playbook.signals import GracefulStop
-
-
-def positive_float(text: str) -> float:
-    """An argparse type: a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 class RehearseCommand(PlaybookCommand):
@@ -46,31 +35,12 @@ class RehearseCommand(PlaybookCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         usual = Options()
-        parser.add_argument(
-            "--rows",
-            type=positive_int,
-            default=usual.rows,
-            help="Rows in the table (default: %(default)s).",
-        )
-        parser.add_argument(
-            "--rate",
-            type=positive_float,
-            default=usual.rate,
-            help="Requests a second, of all clients together (default: %(default)s).",
-        )
-        parser.add_argument(
-            "--seconds",
-            type=positive_float,
-            default=usual.seconds,
-            help="How long the traffic goes on in each phase at least (default: %(default)s).",
-        )
-        parser.add_argument(
-            "--max-stall-ms",
-            type=positive_float,
-            default=usual.max_stall_ms,
-            metavar="MS",
-            help="A request that takes longer fails the rehearsal (default: %(default)s).",
-        )
+        add_number(parser, "--rows", usual.rows, "Rows in the table")
+        number = partial(add_number, parser, kind=positive_float)
+        number("--rate", usual.rate, "Requests a second, of all clients together")
+        number("--seconds", usual.seconds, "How long the traffic goes on in each phase at least")
+        stalled = "A request that takes longer fails the rehearsal"
+        number("--max-stall-ms", usual.max_stall_ms, stalled, metavar="MS")
         parser.add_argument(
             "--template",
             metavar="DB",
@@ -111,6 +81,9 @@ class RehearseCommand(PlaybookCommand):
             bound,
             postgresql(database),
         )
+        for path in (json, report and report / "report.json", report and report / "report.html"):
+            if path is not None:
+                refuse_unwritable(path)
         # The raw stream: Django's wrapper would add a newline to every write.
         console = Console(file=getattr(self.stdout, "_out", None), highlight=False)
         events = rehearsal.run()
@@ -131,13 +104,13 @@ class RehearseCommand(PlaybookCommand):
         for reason in result.reasons:
             console.print(reason, style="red", markup=False)
         if json is not None:
-            write(json, jsonlib.dumps(result.as_json(), indent=2) + "\n")
+            json.write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
         if report is not None:
             # Imported late: the plotting library takes a while.
             from migrations_playbook.rehearsal.report import page  # noqa: PLC0415
 
-            write(report / "report.json", jsonlib.dumps(result.as_json(), indent=2) + "\n")
-            write(report / "report.html", page(result, bound.label, max_stall_ms))
+            (report / "report.json").write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
+            (report / "report.html").write_text(page(result, bound.label, max_stall_ms))
             console.print(f"The report is {report / 'report.html'}.", markup=False)
         if not result.passed:
             failed = ", ".join(name for name, number in result.checks.items() if number)
@@ -145,15 +118,15 @@ class RehearseCommand(PlaybookCommand):
         console.print("The rehearsal passed.", style="bold green")
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file, making its folder.
+def refuse_unwritable(path: Path) -> None:
+    """Make a file's folder, and see that the file can be written, before minutes are spent on it.
 
     Raises:
-        PlaybookError: it cannot be written.
+        PlaybookError: it cannot.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.open("a").close()
     except OSError as error:
         raise PlaybookError(
             f"{path} cannot be written: {error.strerror}. Name another place with --report or "

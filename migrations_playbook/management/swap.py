@@ -16,7 +16,7 @@ from migrations_playbook.errors import PlaybookError, Refused, Stopped
 from migrations_playbook.evidence import Evidence
 from migrations_playbook.exchange import Exchanged
 from migrations_playbook.locks import LockPolicy
-from migrations_playbook.management.base import ShadowCommand, positive_int
+from migrations_playbook.management.base import ShadowCommand, add_number, positive_int
 from migrations_playbook.prepare import Preparing
 from migrations_playbook.proof import Verified
 from migrations_playbook.shadow import BoundShadow
@@ -42,19 +42,14 @@ class SwapCommand(ShadowCommand):
             help="Print what is bound to the columns, the statements and the locks they take; "
             "change nothing.",
         )
-        parser.add_argument(
+        add_number(
+            parser,
             "--lock-timeout",
-            type=positive_int,
-            default=policy.timeout_ms,
+            policy.timeout_ms,
+            "How long one request for the lock may wait, in ms",
             metavar="MS",
-            help="How long one request for the lock may wait, in ms (default: %(default)s).",
         )
-        parser.add_argument(
-            "--attempts",
-            type=positive_int,
-            default=policy.attempts,
-            help="How often to ask for the lock (default: %(default)s).",
-        )
+        add_number(parser, "--attempts", policy.attempts, "How often to ask for the lock")
         parser.add_argument(
             "--max-hold-ms",
             type=positive_int,
@@ -236,11 +231,12 @@ def swap_line(event: swap.Event, *, revert: bool) -> str:
     match event:
         case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
+            behind = {0: "nobody", 1: "1 session"}.get(event.waiters, f"{event.waiters} sessions")
+            longest = f", for {event.longest_wait_ms:.1f} ms at most" if event.waiters else ""
             return (
                 f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
                 f"{event.attempts} attempt{'s' if event.attempts > 1 else ''} that waited "
-                f"{event.lock_wait_ms:.1f} ms; {event.waiters} sessions stood behind it, the "
-                f"longest for {event.longest_wait_ms:.1f} ms."
+                f"{event.lock_wait_ms:.1f} ms; {behind} stood behind it{longest}."
             )
         case Verified():
             views = f" {event.views} views read through." if event.views else ""

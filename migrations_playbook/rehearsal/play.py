@@ -23,7 +23,7 @@ from migrations_playbook.rehearsal.audit import Audit, Names
 from migrations_playbook.rehearsal.events import Began, Ended, Event, Going, Note, Result, Tickets
 from migrations_playbook.rehearsal.fleet import THREADS, Fleets, environment
 from migrations_playbook.rehearsal.measure import Phase, figures
-from migrations_playbook.rehearsal.scratch import scratch
+from migrations_playbook.rehearsal.scratch import drop_orphans, scratch
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.rehearsal.witness import Witness
 from migrations_playbook.shadow import BoundShadow
@@ -79,6 +79,8 @@ class Play:
         """
         if len(self.bound.key) != 1:
             raise PlaybookError(f"{self.bound.label} has a composite key: it cannot be rehearsed.")
+        for name in drop_orphans(self.connection):
+            yield Note(f"Dropped {name}: the rehearsal that made it was killed.")
         with ExitStack() as stack:
             self._url = stack.enter_context(scratch(self.connection, self.options.template))
             yield from self._set_the_stage()
@@ -140,6 +142,10 @@ class Play:
         """Killed once on its way, and resumed."""
         yield from self._kill_a_backfill(phase)
         yield from self._step(phase, self.script.releases.n1, self.script.backfill, "--json")
+        yield Note(
+            f"It filled {self._last['rows_filled']:,} rows in {self._last['seconds']:.1f} s "
+            f"({self._last['rows_per_second']:,.0f} rows/s)."
+        )
 
     def _prepare(self, phase: str) -> Iterator[Event]:
         """All that scans before the swap."""
