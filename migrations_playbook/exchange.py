@@ -52,6 +52,22 @@ class Exchanged:
     rights_changed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What has been done in a transaction that is not committed yet.
+
+    Arguments:
+        pair: the columns and partitions as they were before it.
+        rights: what each role might do then.
+        since: when the lock was granted, by `time.monotonic()`.
+    """
+
+    exchanged: Exchanged
+    pair: Pair
+    rights: proof.Rights
+    since: float
+
+
 class Unprepared(Exception):
     """Something has been bound to the live column since the preparation."""
 
@@ -88,16 +104,10 @@ def exchange(
         LockNotAvailable: the lock was not to be had, or held longer than `max_hold_ms`.
         ConnectionLost: the server went away; says whether the exchange was committed.
     """
-    pid = locks.backend_pid(connection)
-    try:
-        for _ in range(ROUNDS):
-            done = _attempt(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
-            if done is not None:
-                return replace(done, phase=catalog.state(connection, pair.bound).phase)
-    except DatabaseError as error:
-        if not is_connection_lost(error):
-            raise
-        raise ConnectionLost(_what_happened(connection, pair, pid)) from None
+    for _ in range(ROUNDS):
+        done = _attempt(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
+        if done is not None:
+            return done
     raise LockNotAvailable(
         f"While the swap waited for its lock, what is bound to {pair.found} was changed, "
         f"{ROUNDS} times; nothing was exchanged. Run the same command again when that is done."
@@ -112,40 +122,68 @@ def _attempt(
     max_hold_ms: float | None,
 ) -> Exchanged | None:
     """One transaction; None when what is bound to the table was changed meanwhile."""
-    with transaction.atomic(using=connection.alias):
-        locks.reserve(connection, pair.table, policy)
-        # No ALTER TABLE can come between from here on, and no partition be attached. GRANT and
-        # CREATE VIEW can: hence the fingerprint, which is compared under the lock.
-        pair = pair.reread(connection)
-        if (pair.live.number > pair.shadow.number) is not pair.revert:
-            raise WrongPhase(
-                f"Another session has exchanged the columns of {pair.bound.label} meanwhile; "
-                'nothing was exchanged here. "manage.py playbook_status" shows what comes next.'
+    number = None
+    try:
+        with transaction.atomic(using=connection.alias):
+            # Its number, not its session's: behind a pooler the session goes on without us.
+            number = fetch_value(
+                connection, sql.SQL("SELECT pg_catalog.pg_current_xact_id()::text")
             )
-        before = dependents.fingerprint(connection, pair)
-        rights = proof.rights(connection, pair)
-        found = dependents.inventory(connection, pair)
-        refuse(pair, found)
-        if found.unprepared:
-            raise Unprepared
-        planned = steps(pair, found)
-        first = [step.statement for each in found.dependents for step in each.lock_first]
-        seized = locks.seize(connection, pair.table, policy, first=first)
-        if dependents.fingerprint(connection, pair) != before:
-            transaction.set_rollback(True, using=connection.alias)
+            done = _exchange(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
+        if done is None:
             return None
-        dependents.pin(connection)
-        run(connection, planned)
-        waiters, longest_wait_ms = locks.waiters(connection, pair.table)
-        held = (time.monotonic() - seized.since) * 1000
-        if max_hold_ms is not None and held > max_hold_ms:
-            raise LockNotAvailable(
-                f"The exchange of {pair.bound.label} had held its lock for {held:.0f} ms, longer "
-                f"than --max-hold-ms {max_hold_ms:.0f}, and was rolled back; nothing was "
-                "changed. Run the same command again when the server is less busy."
-            )
+        return replace(
+            done.exchanged,
+            lock_hold_ms=(time.monotonic() - done.since) * 1000,
+            phase=catalog.state(connection, pair.bound).phase,
+            rights_changed=proof.changed(done.rights, proof.rights(connection, done.pair)),
+        )
+    except DatabaseError as error:
+        if not is_connection_lost(error):
+            raise
+        raise ConnectionLost(_what_happened(connection, pair, number)) from None
+
+
+def _exchange(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    *,
+    policy: LockPolicy,
+    max_hold_ms: float | None,
+) -> _Done | None:
+    """What is in the transaction; None when what is bound to the table was changed meanwhile."""
+    locks.reserve(connection, pair.table, policy)
+    # No ALTER TABLE can come between from here on, and no partition be attached. GRANT and
+    # CREATE VIEW can: hence the fingerprint, which is compared under the lock.
+    pair = pair.reread(connection)
+    if (pair.live.number > pair.shadow.number) is not pair.revert:
+        raise WrongPhase(
+            f"Another session has exchanged the columns of {pair.bound.label} meanwhile; "
+            'nothing was exchanged here. "manage.py playbook_status" shows what comes next.'
+        )
+    before = dependents.fingerprint(connection, pair)
+    rights = proof.rights(connection, pair)
+    found = dependents.inventory(connection, pair)
+    refuse(pair, found)
+    if found.unprepared:
+        raise Unprepared
+    planned = steps(pair, found)
+    first = [step.statement for each in found.dependents for step in each.lock_first]
+    seized = locks.seize(connection, pair.table, policy, first=first)
+    if dependents.fingerprint(connection, pair) != before:
+        transaction.set_rollback(True, using=connection.alias)
+        return None
+    dependents.pin(connection)
+    run(connection, planned)
+    waiters, longest_wait_ms = locks.waiters(connection, pair.table)
     held = (time.monotonic() - seized.since) * 1000
-    return Exchanged(
+    if max_hold_ms is not None and held > max_hold_ms:
+        raise LockNotAvailable(
+            f"The exchange of {pair.bound.label} had held its lock for {held:.0f} ms, longer "
+            f"than --max-hold-ms {max_hold_ms:.0f}, and was rolled back; nothing was "
+            "changed. Run the same command again when the server is less busy."
+        )
+    exchanged = Exchanged(
         phase=Phase.NONE,
         lock_wait_ms=seized.wait_ms,
         lock_hold_ms=held,
@@ -154,8 +192,8 @@ def _attempt(
         longest_wait_ms=longest_wait_ms,
         carried=tuple(str(each) for each in found.dependents if each.give or each.take),
         after=tuple(step for each in found.dependents for step in each.after),
-        rights_changed=proof.changed(rights, proof.rights(connection, pair)),
     )
+    return _Done(exchanged, pair, rights, seized.since)
 
 
 def refuse(pair: Pair, found: Inventory) -> None:
@@ -172,24 +210,22 @@ def refuse(pair: Pair, found: Inventory) -> None:
         )
 
 
-def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, pid: int) -> str:
+def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | None) -> str:
     """After a connection was lost at a commit: ask the catalog, and say it."""
     verb = "revert" if pair.revert else "swap"
     deadline = time.monotonic() + 30
     while True:
         try:
             connection.close()
-            # The old session may still be at its commit: the answer is final once it is gone.
-            gone = not fetch_value(
-                connection,
-                sql.SQL("SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = %s"),
-                [pid],
+            # The old session may still be at its commit: the answer is final when that is over.
+            status = fetch_value(
+                connection, sql.SQL("SELECT pg_catalog.pg_xact_status(%s::xid8)"), [number]
             )
             swapped = catalog.state(connection, pair.bound).swapped
         except (OperationalError, DatabaseError):
-            gone = False
+            pass
         else:
-            if gone:
+            if status != "in progress":
                 done = swapped is not pair.revert
                 outcome = "committed" if done else "not committed"
                 then = (

@@ -360,8 +360,3 @@ def _not_to_be_had(
 
 def _plain(table: sql.Identifier) -> str:
     return table.as_string(None).replace('"', "")
-
-
-def backend_pid(connection: BaseDatabaseWrapper) -> int:
-    """The server process of a connection."""
-    return int(fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_backend_pid()")))

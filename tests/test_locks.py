@@ -15,7 +15,7 @@ from psycopg import sql
 from migrations_playbook import locks
 from migrations_playbook.errors import LockNotAvailable
 from migrations_playbook.locks import LockPolicy
-from tests.fixtures.database import Database, wait_until, wait_until_blocked
+from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 
 TABLE = sql.Identifier("public", "tickets_ticket")
 HASTY = LockPolicy(timeout_ms=100, attempts=3, pause_ms=10, patience_ms=3000)
@@ -166,7 +166,7 @@ def test_whoever_waits_behind_the_lock_is_counted(database: Database) -> None:
         assert locks.waiters(connection, TABLE) == (0, 0.0)
         with database.connect() as reader:
             thread, _ = in_thread(lambda: reader.execute("SELECT count(*) FROM tickets_ticket"))
-            wait_until_blocked(database, backend_of(reader), by=locks.backend_pid(connection))
+            wait_until_blocked(database, backend_of(reader), by=backend_pid())
             wait_until(lambda: locks.waiters(connection, TABLE)[1] > 0, "pg_locks says since when")
             assert locks.waiters(connection, TABLE)[0] == 1
             transaction.set_rollback(True)

@@ -17,7 +17,7 @@ from migrations_playbook.locks import DEFAULT_POLICY, LockPolicy
 from migrations_playbook.prepare import Preparing, prepare
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.swap import swap, swappable
-from tests.fixtures.database import Database, wait_until, wait_until_blocked
+from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 from tests.models_partitioned import Levels, Ranges, expand, play, tokens, verified
 from tests.models_zoo import fill
 
@@ -146,7 +146,7 @@ class Swapping(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.pid = locks.backend_pid(connection)
+            self.pid = backend_pid()
             for event in swap(self.bound, using="default", policy=self.policy):
                 if isinstance(event, Exchanged):
                     self.done.append(event)
@@ -245,7 +245,7 @@ def test_an_attempt_is_bounded_for_all_partitions_together(
         def ask() -> None:
             try:
                 with transaction.atomic():
-                    asked.append(locks.backend_pid(connection))
+                    asked.append(backend_pid())
                     began = time.monotonic()
                     locks.seize(connection, prepared.table, policy)
             except LockNotAvailable:
