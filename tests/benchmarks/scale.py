@@ -28,6 +28,8 @@ KILL_AT = 0.9
 SETTINGS = ("shared_buffers", "max_wal_size", "checkpoint_timeout", "wal_compression", "fsync")
 SIZES = "SELECT pg_table_size('tickets_ticket') + pg_indexes_size('tickets_ticket')"
 NULLS = "SELECT count(*) FROM tickets_ticket WHERE new_token IS NULL"
+# From a command's start to its first batch, in seconds.
+START = 0.7
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Scaled:
         update_seconds: of one UPDATE of the whole table.
         backfill_seconds: of the backfill, as it says itself.
         rate_over_update: the backfill's rate as a ratio to the UPDATE's.
+        left_share: the share of the rows that was left when it was killed.
         first_batch_seconds: after the kill, from the play's beginning to its first commit.
         first_batch_share: the same as a share of `backfill_seconds`.
         peak_bytes: the most memory that the command has had.
@@ -53,6 +56,7 @@ class Scaled:
     update_seconds: float
     backfill_seconds: float
     rate_over_update: float
+    left_share: float
     first_batch_seconds: float
     first_batch_share: float
     peak_bytes: int
@@ -70,9 +74,11 @@ def scale(server: Server, rows: int) -> Scaled:
         began = time.monotonic()
         connection.execute("UPDATE tickets_ticket SET new_token = gen_random_uuid()")
         update_seconds = time.monotonic() - began
+    sys.stderr.write(f"{rows:,} rows: UPDATE {update_seconds:.1f} s\n")
     server.reset()
     size, wal, checkpoints = server.value(SIZES), position(server), requested(server)
     filled, peak = command(server, "backfill_new_token", "--json")
+    sys.stderr.write(f"{rows:,} rows: backfill {filled['seconds']:.1f} s\n")
     growth = server.value(SIZES) / size
     wal, checkpoints = position(server) - wal, requested(server) - checkpoints
     swapped, _ = command(server, "swap_token_columns", "--json")
@@ -80,13 +86,15 @@ def scale(server: Server, rows: int) -> Scaled:
     command(server, "swap_token_columns", "--verify", "--json")
     verify_seconds = time.monotonic() - began
     server.reset()
-    run_and_kill(server, rows - int(rows * KILL_AT))
+    run_and_kill(server, START + KILL_AT * filled["seconds"])
+    left = server.value(NULLS)
     first = float(server.python("-m", "tests.benchmarks.scale", "--first-batch"))
     return Scaled(
         rows=rows,
         update_seconds=update_seconds,
         backfill_seconds=filled["seconds"],
         rate_over_update=update_seconds / filled["seconds"],
+        left_share=left / rows,
         first_batch_seconds=first,
         first_batch_share=first / filled["seconds"],
         peak_bytes=peak,
@@ -98,11 +106,10 @@ def scale(server: Server, rows: int) -> Scaled:
     )
 
 
-def run_and_kill(server: Server, rows: int) -> None:
-    """Run the backfill until no more than so many rows are null, and kill it."""
+def run_and_kill(server: Server, seconds: float) -> None:
+    """Run the backfill for so long, and kill it. (To look how far it is would slow it down.)"""
     process = start(server, "backfill_new_token", "--json")
-    while server.value(NULLS) > rows and process.poll() is None:
-        time.sleep(0.01)
+    time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

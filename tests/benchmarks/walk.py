@@ -1,9 +1,11 @@
-"""Which walk: by key or by block? On rows that lie in the order of their key, and in none.
+"""Which walk: by key, by block, or by block in shares? On rows in key order, and in none.
 
     python -m tests.benchmarks.walk --rows 300000
     python -m tests.benchmarks.walk --setting shared_buffers=8MB --setting max_wal_size=64MB
 
-Both claim 2,000 rows a batch with SKIP LOCKED. Rates are ratios to one UPDATE of the same table.
+All claim 2,000 rows a batch with SKIP LOCKED. In shares, as the backfill does it, each window of
+blocks is passed over several times. Rates are ratios to one UPDATE of the same table; `HOT` is the
+share of the rows that stayed on their page, and `indexes` their size as a ratio to before.
 The second line is a large table in small: as a table of fifty times the rows is to the stock
 settings, so this one is to those: it does not fit the buffers, and checkpoints come while it runs.
 """
@@ -14,13 +16,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
 
+from migrations_playbook.walk import WINDOW
 from tests.benchmarks.server import running
 
 SIZE = 2000
+SHARES = (4, 8, 12, 16)
 TABLES = {
     "bigint, in order": ("bigint", "n"),
     "bigint, wide gaps": ("bigint", "n * 1000003"),
@@ -70,11 +75,52 @@ def by_block(connection: psycopg.Connection[Any]) -> None:
         after = row[0]
 
 
+def in_shares(connection: psycopg.Connection[Any], shares: int) -> None:
+    row = connection.execute("SELECT pg_relation_size('t') / 8192").fetchone()
+    assert row is not None
+    for first in range(0, row[0], WINDOW):
+        for share in range(shares):
+            after: str | None = f"({first},0)"
+            while after is not None:
+                found = connection.execute(
+                    f"""
+                    WITH claimed AS MATERIALIZED (
+                        SELECT ctid FROM t WHERE ctid > %s::tid AND ctid < %s::tid
+                           AND fresh IS NULL AND abs(hashtid(ctid) %% %s) = %s
+                         LIMIT {SIZE} FOR NO KEY UPDATE SKIP LOCKED),
+                    filled AS (
+                        UPDATE t SET fresh = gen_random_uuid()
+                         WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed)) RETURNING 1)
+                    SELECT (SELECT max(ctid)::text FROM claimed), count(*) FROM filled""",  # noqa: S608
+                    [after, f"({min(first + WINDOW, row[0])},0)", shares, share],
+                    prepare=False,
+                ).fetchone()
+                assert found is not None
+                after = found[0]
+
+
 WALKS: dict[str, Callable[[psycopg.Connection[Any]], None]] = {
     "update": by_update,
     "by key": by_key,
     "by block": by_block,
+    **{f"in {shares} shares": partial(in_shares, shares=shares) for shares in SHARES},
 }
+
+
+def _indexes(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT pg_indexes_size('t')").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _stayed(connection: psycopg.Connection[Any]) -> float:
+    """The share of the updates that were heap-only."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    row = connection.execute(
+        "SELECT n_tup_hot_upd::float / n_tup_upd FROM pg_stat_user_tables WHERE relname = 't'"
+    ).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def main() -> None:
@@ -88,9 +134,12 @@ def main() -> None:
     options = parser.parse_args()
     rows = options.rows
     settings = dict(each.split("=", 1) for each in options.setting)
-    sys.stdout.write("| table | walk | rate / UPDATE | WAL a row |\n|---|---|---|---|\n")
+    sys.stdout.write(
+        "| table | walk | rate / UPDATE | WAL a row | HOT | indexes |\n" + "|---" * 6 + "|\n"
+    )
     with running(**settings) as server, server.connect("postgres") as connection:
         connection.execute("SET enable_sort = off")
+        connection.execute("SET synchronous_commit = off")
         for title, (kind, key) in TABLES.items():
             whole = 0.0
             for name, walk in WALKS.items():
@@ -107,6 +156,8 @@ def main() -> None:
                 connection.execute("CHECKPOINT")
                 position = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
                 before = connection.execute(position).fetchone()
+                size = _indexes(connection)
+                connection.execute("SELECT pg_stat_reset_single_table_counters('t'::regclass)")
                 began = time.monotonic()
                 walk(connection)
                 seconds = time.monotonic() - began
@@ -116,7 +167,8 @@ def main() -> None:
                 whole = whole or seconds
                 sys.stdout.write(
                     f"| {title} | {name} | {whole / seconds:.2f} "
-                    f"| {(after[0] - before[0]) / rows:.0f} |\n"
+                    f"| {(after[0] - before[0]) / rows:.0f} "
+                    f"| {_stayed(connection):.2f} | {_indexes(connection) / size:.2f} |\n"
                 )
                 sys.stdout.flush()
 
