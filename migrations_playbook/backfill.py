@@ -46,7 +46,7 @@ LOOK_EVERY = 0.5
 # Somebody who was seen at work is remembered for so many looks.
 OTHERS_LOOKS = 20
 # How long the first batch may wait for an exact count, and a later count may take, in ms.
-COUNT_FIRST_MS, COUNT_AGAIN_MS = 100, 1000
+COUNT_FIRST_MS, COUNT_AGAIN_MS = 50, 1000
 # The share of the time that counting what is left may take.
 COUNT_SHARE = 0.01
 
