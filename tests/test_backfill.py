@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pty
-import re
 import signal
 import subprocess
 import sys
@@ -18,17 +14,14 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import call_command
-from django.db import connection, models
+from django.db import models
 from django.db.models import Value
 from django.db.models.functions import Cast
 
-from migrations_playbook import Shadow, progress
+from migrations_playbook import Shadow
 from migrations_playbook.backfill import backfill
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.events import Batch, Event, Finished, Recounted, Started, Waiting
-from migrations_playbook.progress import Tally, follow
 from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.walk import SHARES
 from tests.fixtures.database import PROJECT, Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 from tickets.models import Ticket
@@ -317,101 +310,6 @@ def test_a_value_expression_that_makes_nulls_is_refused(database: Database) -> N
         list(backfill(bound, using="default"))
 
 
-def test_on_a_terminal_it_draws_one_live_line(database: Database) -> None:
-    add_old_tickets(database, 200)
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "manage.py", "backfill_new_token", "--batch-size", "20"],
-        cwd=PROJECT,
-        env={**database.environment, "TERM": "xterm-256color", "COLUMNS": "120"},
-        stdout=theirs,
-        stderr=theirs,
-        stdin=theirs,
-    ) as process:
-        os.close(theirs)
-        drawn = b""
-        with suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                drawn += chunk
-        os.close(ours)
-    assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
-    assert "200 / 200" in text
-    assert re.search(r"100 ?%", text)
-    assert "rows/s" in text
-    # The bar and the result: a bar that prints a line a frame would leave many.
-    assert text.count("\r\n") < 12
-
-
-def test_on_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "80")
-    ours, theirs = pty.openpty()
-    drawn = b""
-
-    def events() -> Iterator[Event]:
-        nonlocal drawn
-        yield Started(1_000_000, exact=True)
-        yield Batch(500_000, 1.0)
-        yield Waiting("paused; --resume goes on")
-        while b"goes on" not in drawn:
-            drawn += os.read(ours, 65536)
-
-    with os.fdopen(theirs, "w") as terminal:
-        follow(events(), Tally(), what="new_token", stream=terminal)
-    os.close(ours)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
-    shown = next(line for line in text.splitlines() if "500,000 / 1,000,000" in line)
-    assert "50 %" in shown
-    assert len(shown.rstrip()) <= 80
-    assert "…" not in text
-    assert "paused; --resume goes on" in text.splitlines()
-
-
-def test_a_batch_that_was_counted_already_is_not_shown_twice() -> None:
-    shown = io.StringIO()
-
-    def events() -> Iterator[Event]:
-        yield Started(100, exact=True)
-        yield Batch(30, 0.1)
-        # Of the 40 that are left none is in the batch that is told of only now.
-        yield Recounted(40)
-        yield Batch(30, 0.1)
-        yield Batch(40, 0.1)
-        yield Finished(0, complete=True, batch_size=40)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "PLAIN_EVERY", 0)
-        follow(events(), Tally(), what="new_token", stream=shown)
-    counts = re.findall(r"(\d+) / (\d+) rows", shown.getvalue())
-    assert {total for _, total in counts} == {"100"}
-    assert [done for done, _ in counts] == ["0", "30", "60", "90", "100", "100"]
-
-
-def test_no_command_shows_a_token(database: Database) -> None:
-    add_old_tickets(database, 30)
-    shown = ""
-    for command in (
-        ["backfill_new_token"],
-        ["swap_token_columns", "--dry-run"],
-        ["swap_token_columns"],
-        ["playbook_status"],
-        ["swap_token_columns", "--revert", "--json"],
-    ):
-        done = database.manage(*command)
-        assert done.returncode == 0, command
-        shown += done.stdout + done.stderr
-    assert (
-        database.value(
-            "SELECT count(*) FROM tickets_ticket "
-            "WHERE strpos(%s, token::text) + strpos(%s, new_token::text) > 0",
-            shown,
-            shown,
-        )
-        == 0
-    )
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own high-water mark is asked for")
 def test_memory_does_not_grow_with_the_table(database: Database) -> None:
     peaks = []
@@ -440,67 +338,3 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "backfill_new_token"])
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
-
-
-def test_a_batch_reads_its_own_rows_only_though_no_analyze_has_seen_the_column(
-    database: Database,
-) -> None:
-    """A column that was just added has no statistics, and 1 in 200 rows is then taken to be null:
-    a plan that reads and sorts the whole table for every batch seems the cheaper one."""
-    rows, batches = 20_000, 40
-    database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = off)")
-    add_old_tickets(database, rows)
-    database.run("ANALYZE tickets_ticket (id)")
-    call_command("backfill_new_token", batch_size=rows // batches, no_progress=True)
-    connection.close()
-    wait_until(
-        lambda: (
-            database.value(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            )
-            == 0
-        ),
-        "every session is gone, so its figures have arrived",
-    )
-    read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'tickets_ticket'"
-    wait_until(lambda: database.value(read) > 0, "PostgreSQL 14 gathers them a little later")
-    # Once through to count, twice to search for nulls, once to see that none is left; and each
-    # page once for each share of its rows.
-    assert database.value(read) < rows * (SHARES + 5)
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_most_rows_stay_on_their_page_so_that_the_indexes_hardly_grow(
-    database: Database, workers: str
-) -> None:
-    rows = 40_000
-    database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = off)")
-    add_old_tickets(database, rows)
-    before = database.value("SELECT pg_indexes_size('tickets_ticket')")
-    process = database.manage(
-        "backfill_new_token", "--vacuum-every", "0", "--workers", workers, "--duty", "100%"
-    )
-    assert (process.returncode, process.stderr) == (0, "")
-    figures = (
-        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tickets_ticket'"
-    )
-    wait_until(lambda: database.fetch(figures)[0][0] >= rows, "the figures have arrived")
-    ((updated, stayed),) = database.fetch(figures)
-    assert updated == rows
-    # A row of these is a quarter larger afterwards, so not every one can stay.
-    assert stayed > rows / 2
-    assert database.value("SELECT pg_indexes_size('tickets_ticket')") < 1.4 * before
-
-
-def test_an_old_snapshot_costs_room_and_nothing_else(database: Database) -> None:
-    add_old_tickets(database, 5000)
-    with database.connect() as old:
-        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        old.execute("SELECT FROM tickets_ticket LIMIT 1")
-        assert database.manage("backfill_new_token").returncode == 0
-        assert nulls(database) == 0
-        found = old.execute(
-            "SELECT count(*) FROM tickets_ticket WHERE new_token IS NULL"
-        ).fetchone()
-        assert found == (5000,)
