@@ -21,7 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook import catalog, control, throttle, vacuum, walk
 from migrations_playbook.catalog import Phase, Table
-from migrations_playbook.database import postgresql
+from migrations_playbook.database import named, postgresql
 from migrations_playbook.errors import ConnectionLost, WrongPhase
 from migrations_playbook.events import (
     Batch,
@@ -33,7 +33,7 @@ from migrations_playbook.events import (
     Vacuumed,
     Waiting,
 )
-from migrations_playbook.pace import SHARED_DUTY, Pace, Pacer
+from migrations_playbook.pace import Pace, Pacer
 from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.shadow import BoundShadow
 from migrations_playbook.throttle import Limits, Reason
@@ -43,8 +43,9 @@ __all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backf
 
 # Between two looks at the signals and the control settings, in seconds.
 LOOK_EVERY = 0.5
-# Somebody who was seen at work is remembered for so many looks.
-OTHERS_LOOKS = 20
+# The server is shared when others were at work at more than a quarter of the last looks: the site
+# is at every one of them, and what asks for the server's health now and then at few.
+OTHERS_LOOKS, OTHERS_SHARE = 20, 0.25
 # How long the first batch may wait for an exact count, and a later count may take, in ms.
 COUNT_FIRST_MS, COUNT_AGAIN_MS = 50, 1000
 # The share of the time that counting what is left may take.
@@ -97,7 +98,17 @@ def backfill(
         ConnectionLost: every worker has lost its connection.
         PlaybookError: the value expression makes nulls.
     """
-    connection = postgresql(using)
+    # By its name every session of ours is told from others, here and on other hosts.
+    with named(postgresql(using), walk.application_name(bound)) as connection:
+        yield from _backfill(connection, bound, options, stop)
+
+
+def _backfill(
+    connection: BaseDatabaseWrapper,
+    bound: BoundShadow,
+    options: Options,
+    stop: Callable[[], bool],
+) -> Iterator[Event]:
     found = fillable(connection, bound)
     run = _Run(connection, bound, found, options)
     try:
@@ -133,7 +144,7 @@ class _Run:
         self.found = found
         self.options = options
         self.team = Team(bound, found, Pacer(options.pace))
-        self.workers = [Session(connection.alias, self.team.fill) for _ in range(options.workers)]
+        self.workers = [self._session(self.team.fill) for _ in range(options.workers)]
         self.slices = vacuum.Slices(0, 0)
         self.rows = 0
         self.bound_reached: str | None = None
@@ -143,8 +154,8 @@ class _Run:
         self._snapshot_seen = False
         self._said: set[str] = set()
         self._lost: set[Session] = set()
-        # How many others were seen at work, at the last looks.
-        self._others: deque[int] = deque(maxlen=OTHERS_LOOKS)
+        # Whether others were at work, at the last looks.
+        self._others: deque[bool] = deque(maxlen=OTHERS_LOOKS)
         self._looked = self._counted = time.monotonic()
         self._count_took = 0.0
         self._slice_began = vacuum.next_transaction(connection)
@@ -154,6 +165,9 @@ class _Run:
             walk.application_name(bound), None if self._limits is None else self._limits.query
         )
         self._unprivileged = [] if self._limits is None else self._signals.unprivileged(connection)
+
+    def _session(self, work: Callable[[BaseDatabaseWrapper], None]) -> Session:
+        return Session(self.connection.alias, walk.application_name(self.bound), work)
 
     def start(self) -> None:
         for worker in self.workers:
@@ -189,10 +203,12 @@ class _Run:
         for text in self._unprivileged:
             yield from self._say(text)
         held = [*self._controlled(), *self._throttled()]
-        if self.team.pacer.shared and self.team.pacer.pace.duty is None:
+        pacer = self.team.pacer
+        if pacer.gentle:
             yield from self._say(
-                f"Others are at work on the server, so a worker works {SHARED_DUTY:.0%} of the "
-                "time. --duty 100% works all of it."
+                f"Others are at work on the server, so a batch is to take {pacer.target_ms:g} ms, "
+                f"and a worker works {pacer.duty:.0%} of the time. --target-ms and --duty overrule "
+                "that."
             )
         self._snapshot_held = False
         held += yield from self._vacuum_if_due()
@@ -282,18 +298,16 @@ class _Run:
             self.connection.close()
             yield Reason("control", "the control settings cannot be read")
             return
-        self.team.pacer.change(settings.over(self.options.pace))
+        self.team.pacer.pace = settings.over(self.options.pace)
         if settings.paused:
             yield Reason("pause", "paused; --resume goes on")
 
     def _throttled(self) -> list[Reason]:
         if self._limits is None:
             return []
-        sessions = [*self.workers, *([self._vacuum] if self._vacuum else [])]
-        self._signals.own = [pid for each in sessions if (pid := each.pid) is not None]
         readings = self._signals.read(self.connection)
-        self._others.append(readings.active_sessions)
-        self.team.pacer.shared = any(self._others)
+        self._others.append(readings.recent_sessions > 0)
+        self.team.pacer.shared = sum(self._others) > len(self._others) * OTHERS_SHARE
         return throttle.reasons(readings, self._limits)
 
     def _vacuum_if_due(self) -> Generator[Event, None, list[Reason]]:
@@ -322,12 +336,13 @@ class _Run:
             return []
         self.slices.vacuumed()
         self._slice_began = vacuum.next_transaction(self.connection)
-        self._vacuum = Session(self.connection.alias, self._vacuum_slice)
+        self._vacuum = self._session(self._vacuum_slice)
         self._vacuum.start()
         return []
 
     def _vacuum_slice(self, connection: BaseDatabaseWrapper) -> None:
-        self.team.put(Vacuumed(ran=vacuum.run(connection, self.found)))
+        ran = vacuum.run(connection, self.found, gently=self.team.pacer.gentle)
+        self.team.put(Vacuumed(ran=ran))
 
     def _recount(self) -> Iterator[Event]:
         """Rows that others fill are progress too."""

@@ -6,7 +6,8 @@ Nothing here opens a transaction or changes a setting for longer than one: see `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from django.db import InterfaceError, OperationalError, connections
@@ -39,6 +40,29 @@ def postgresql(alias: str) -> BaseDatabaseWrapper:
             "PostgreSQL. Name another alias with --database."
         )
     return connection
+
+
+@contextmanager
+def named(connection: BaseDatabaseWrapper, application: str) -> Generator[BaseDatabaseWrapper]:
+    """Within this context the connection is a session of its own with an application name.
+
+    It is part of the startup message, so no setting is left behind in a pooled session: PgBouncer
+    carries the name over to whichever session it uses. A pool in this process would not, and
+    is passed by.
+
+    Arguments:
+        connection: outside a transaction; what it is connected to is closed, before and after.
+        application: what the session calls itself in pg_stat_activity.
+    """
+    usual = connection.settings_dict
+    options = {key: value for key, value in usual["OPTIONS"].items() if key != "pool"}
+    connection.close()
+    connection.settings_dict = {**usual, "OPTIONS": {**options, "application_name": application}}
+    try:
+        yield connection
+    finally:
+        connection.close()
+        connection.settings_dict = usual
 
 
 def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
@@ -99,6 +123,17 @@ def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
     """
     assert connection.in_atomic_block, "a local setting outside a transaction has no effect"
     execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
+
+
+def is_direct(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the session is the server's own, and not one that a pooler lends.
+
+    A pooler makes up the process number that it greets its clients with, to route their cancel
+    requests by.
+    """
+    connection.ensure_connection()
+    greeted = connection.connection.info.backend_pid
+    return bool(fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_backend_pid()")) == greeted)
 
 
 def is_connection_lost(error: BaseException) -> bool:

@@ -7,15 +7,18 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-DEFAULT_TARGET_MS = 50
+# How long a batch should take, and the share of the time to work, while nobody else is at work on
+# the server, and beside others. There a batch is shorter than the scheduler's tick (4 ms on a
+# Linux of 250 Hz): a request that finds every core taken waits until a process sleeps or its tick
+# is over, so it is the length of the batch that it waits for. docs/benchmarks.md has the figures.
+ALONE_MS, ALONE_DUTY = 50.0, 1.0
+BESIDE_MS, BESIDE_DUTY = 4.0, 1 / 3
 FIRST_SIZE = 1000
 FLOOR, CEILING = 50, 20_000
 # The 90th percentile of this many batches steers the size; it is looked at after so many new ones.
 WINDOW, LOOK_AFTER = 10, 4
 GROWTH = 1.5
 FAR_OVER = 5.0
-# A core that works half of the time leaves its other half to the site.
-SHARED_DUTY = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,15 @@ class Pace:
     """What the user asks for.
 
     Arguments:
-        target_ms: how long a batch should take, in milliseconds.
+        target_ms: how long a batch should take, in milliseconds; None for `ALONE_MS`, and
+            `BESIDE_MS` while others are at work on the server.
         batch_size: rows in a batch, fixed; None to let `target_ms` decide.
         max_rows_per_second: the most that this process may fill; None for no bound.
-        duty: the share of the time that a worker is at work, above 0 and up to 1; None for all of
-            it while nobody else is at work on the server, and `SHARED_DUTY` while somebody is.
+        duty: the share of the time that a worker is at work, above 0 and up to 1; None for
+            `ALONE_DUTY`, and `BESIDE_DUTY` while others are at work on the server.
     """
 
-    target_ms: float = DEFAULT_TARGET_MS
+    target_ms: float | None = None
     batch_size: int | None = None
     max_rows_per_second: float | None = None
     duty: float | None = None
@@ -43,30 +47,30 @@ class BatchSize:
         fixed: a size that never changes, but for being halved when a batch fails.
     """
 
-    def __init__(self, *, target_ms: float = DEFAULT_TARGET_MS, fixed: int | None = None) -> None:
-        self.target_ms = target_ms
+    def __init__(self, fixed: int | None = None) -> None:
         self.fixed = fixed is not None
         self.rows = FIRST_SIZE if fixed is None else fixed
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
-    def took(self, rows: int, ms: float) -> None:
+    def took(self, rows: int, ms: float, *, target_ms: float) -> None:
         """Take a committed batch into account.
 
         Arguments:
             rows: rows in it. One that was not full, at the end of a stretch, tells little.
             ms: how long it took, in milliseconds.
+            target_ms: how long it should have taken.
         """
         if self.fixed or not rows:
             return
-        if ms > FAR_OVER * self.target_ms:
-            self._set(rows * self.target_ms / ms)
+        if ms > FAR_OVER * target_ms:
+            self._set(rows * target_ms / ms)
             return
         if rows < self.rows:
             return
         self._recent.append(ms)
         if len(self._recent) >= LOOK_AFTER:
             slow = percentile_90(self._recent)
-            self._set(self.rows * min(self.target_ms / max(slow, 0.001), GROWTH))
+            self._set(self.rows * min(target_ms / max(slow, 0.001), GROWTH))
 
     def failed(self) -> None:
         """A statement timeout or a deadlock: halve it, also when it is fixed."""
@@ -97,13 +101,23 @@ class Pacer:
         self.pace = pace
         # Whether somebody else is at work on the server.
         self.shared = False
-        self.size = BatchSize(target_ms=pace.target_ms, fixed=pace.batch_size)
+        self.size = BatchSize(pace.batch_size)
 
-    def change(self, pace: Pace) -> None:
-        """Go on at another pace, without forgetting the size that was found."""
-        with self._lock:
-            self.pace = pace
-            self.size.target_ms = pace.target_ms
+    @property
+    def target_ms(self) -> float:
+        """How long a batch should take now, in milliseconds."""
+        return self.pace.target_ms or (BESIDE_MS if self.shared else ALONE_MS)
+
+    @property
+    def duty(self) -> float:
+        """The share of the time that a worker is to be at work now."""
+        return self.pace.duty or (BESIDE_DUTY if self.shared else ALONE_DUTY)
+
+    @property
+    def gentle(self) -> bool:
+        """Whether it goes gently for the sake of others; not when the user has said how to go."""
+        told = self.pace.target_ms or self.pace.batch_size
+        return self.shared and not (told and self.pace.duty)
 
     @property
     def rows(self) -> int:
@@ -125,9 +139,8 @@ class Pacer:
         """
         now = time.monotonic() if now is None else now
         with self._lock:
-            self.size.took(rows, seconds * 1000)
-            duty = self.pace.duty or (SHARED_DUTY if self.shared else 1.0)
-            pause = seconds * (1 / duty - 1)
+            self.size.took(rows, seconds * 1000, target_ms=self.target_ms)
+            pause = seconds * (1 / self.duty - 1)
             if self.pace.max_rows_per_second is not None:
                 # Each batch books its share of time behind those of the other workers.
                 self._next = max(self._next, now - seconds) + rows / self.pace.max_rows_per_second

@@ -22,6 +22,8 @@ from migrations_playbook.errors import primary_message
 
 # A signal that takes longer than this to read is one that cannot be read, in milliseconds.
 READ_TIMEOUT_MS = 2000
+# A session that has ended a statement so lately is one that is at work, in seconds.
+RECENT = 1.0
 # For how long the positions of the log are remembered that a replica's lag is told from, in s.
 REMEMBER = 3600.0
 
@@ -75,6 +77,7 @@ class Readings:
         waiting_ms: the longest wait behind us, in milliseconds.
         waiting: sessions behind us.
         active_sessions: of others.
+        recent_sessions: of others, with those that were active within the last second.
         wal_rate: bytes a second since the last reading.
         query: what the user's query gave.
         unreadable: what could not be read, and why.
@@ -86,6 +89,7 @@ class Readings:
     waiting_ms: float = 0.0
     waiting: int = 0
     active_sessions: int = 0
+    recent_sessions: int = 0
     wal_rate: float = 0.0
     query: Any = 0
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -216,8 +220,6 @@ class Signals:
     def __init__(self, application: str, query: str | None = None) -> None:
         self.application = application
         self.query = query
-        # The server processes of this run's own sessions, which are not others.
-        self.own: list[int] = []
         self._positions: deque[tuple[float, int]] = deque()
         self._readers = {
             "replica lag": self._replica_lag,
@@ -338,20 +340,21 @@ class Signals:
         return {"waiting": count, "waiting_ms": float(longest)}
 
     def _active(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
-        return {
-            "active_sessions": fetch_value(
-                connection,
-                sql.SQL("""
-                    SELECT count(*) FROM pg_catalog.pg_stat_activity
-                     WHERE state = 'active' AND backend_type = 'client backend'
-                       AND wait_event_type IS DISTINCT FROM 'Lock'
-                       AND application_name <> %s
-                       AND query NOT LIKE 'VACUUM (TRUNCATE FALSE, SKIP_LOCKED%%'
-                       AND pid <> ALL (%s)
-                       AND pid <> pg_catalog.pg_backend_pid()"""),
-                [self.application, self.own],
-            )
-        }
+        """Who is at work, and who was a moment ago: requests are too short to be met at work."""
+        ((active, recent),) = fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FILTER (
+                           WHERE state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock'),
+                       count(*) FILTER (
+                           WHERE state = 'active'
+                              OR state_change > clock_timestamp() - %s * interval '1 s')
+                  FROM pg_catalog.pg_stat_activity
+                 WHERE backend_type = 'client backend' AND application_name <> %s
+                   AND pid <> pg_catalog.pg_backend_pid()"""),
+            [RECENT, self.application],
+        )
+        return {"active_sessions": active, "recent_sessions": recent}
 
     def _wal_rate(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         position = wal_position(connection)

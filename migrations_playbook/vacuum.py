@@ -10,9 +10,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.catalog import Table
-from migrations_playbook.database import execute, fetch_all, fetch_value
+from migrations_playbook.database import execute, fetch_all, fetch_value, is_direct
 
 DEFAULT_EVERY = 0.1
+# What autovacuum rests for after each few pages, in ms (autovacuum_vacuum_cost_delay).
+GENTLE_DELAY_MS = 2
 # PostgreSQL's SQLSTATE of the warning that a VACUUM (SKIP_LOCKED) was skipped.
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -41,7 +43,7 @@ class Slices:
         self.done = 0
 
 
-def run(connection: BaseDatabaseWrapper, found: Table) -> bool:
+def run(connection: BaseDatabaseWrapper, found: Table, *, gently: bool) -> bool:
     """Vacuum the table, unless a vacuum is at work on it.
 
     SKIP_LOCKED makes two at once impossible, whoever began the other: a worker on another host,
@@ -51,7 +53,9 @@ def run(connection: BaseDatabaseWrapper, found: Table) -> bool:
     Lock: SHARE UPDATE EXCLUSIVE on the table, while it runs; reads and writes go on.
 
     Arguments:
-        connection: outside a transaction.
+        connection: a session of its own, outside a transaction.
+        gently: as slowly as autovacuum goes. Not behind a pooler, where the setting could stay
+            behind in a session of somebody else's.
 
     Returns:
         Whether it ran.
@@ -63,6 +67,9 @@ def run(connection: BaseDatabaseWrapper, found: Table) -> bool:
         skipped |= getattr(diagnostic, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
     connection.ensure_connection()
+    if gently and is_direct(connection):
+        # VACUUM runs in no transaction, so this cannot be local to one.
+        execute(connection, sql.SQL("SET vacuum_cost_delay = {}").format(GENTLE_DELAY_MS))
     raw = connection.connection
     raw.add_notice_handler(notice)
     try:

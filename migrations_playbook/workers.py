@@ -19,7 +19,7 @@ from psycopg import errors as pg_errors
 
 from migrations_playbook import catalog
 from migrations_playbook.catalog import Table
-from migrations_playbook.database import is_connection_lost
+from migrations_playbook.database import is_connection_lost, named
 from migrations_playbook.errors import PlaybookError, RowsLeft
 from migrations_playbook.events import Batch, Event, Waiting
 from migrations_playbook.locks import holders
@@ -41,33 +41,31 @@ class Session(threading.Thread):
 
     Arguments:
         using: the database alias.
+        application: what the session calls itself in pg_stat_activity.
         work: what it does with its connection.
     """
 
-    def __init__(self, using: str, work: Callable[[BaseDatabaseWrapper], None]) -> None:
+    def __init__(
+        self, using: str, application: str, work: Callable[[BaseDatabaseWrapper], None]
+    ) -> None:
         super().__init__(daemon=True)
         self.using = using
+        self.application = application
         self.work = work
         self.error: BaseException | None = None
         self.lost = False
         self._connection: BaseDatabaseWrapper | None = None
 
     def run(self) -> None:
-        self._connection = connection = connections[self.using]
-        try:
-            self.work(connection)
-        except BaseException as error:
-            self.error = error
-            self.lost = isinstance(error, DatabaseError) and is_connection_lost(error)
-        finally:
-            self._connection = None
-            connection.close()
-
-    @property
-    def pid(self) -> int | None:
-        """Its server process, while it has one."""
-        raw: Any = self._connection and self._connection.connection
-        return None if raw is None or raw.closed else int(raw.info.backend_pid)
+        with named(connections[self.using], self.application) as connection:
+            self._connection = connection
+            try:
+                self.work(connection)
+            except BaseException as error:
+                self.error = error
+                self.lost = isinstance(error, DatabaseError) and is_connection_lost(error)
+            finally:
+                self._connection = None
 
     def cancel(self) -> None:
         """Cancel the statement that it runs, if it runs one."""

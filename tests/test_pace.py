@@ -10,52 +10,52 @@ from migrations_playbook.pace import CEILING, FLOOR, LOOK_AFTER, BatchSize, Pace
 
 def steady(size: BatchSize, *, rows_per_ms: float, batches: int = LOOK_AFTER) -> None:
     for _ in range(batches):
-        size.took(size.rows, size.rows / rows_per_ms)
+        size.took(size.rows, size.rows / rows_per_ms, target_ms=50)
 
 
 def test_it_settles_where_a_batch_takes_the_target() -> None:
-    size = BatchSize(target_ms=50)
+    size = BatchSize()
     steady(size, rows_per_ms=80, batches=200)
     assert size.rows == pytest.approx(4000, rel=0.01)
 
 
 def test_it_grows_by_half_at_most() -> None:
-    size = BatchSize(target_ms=50)
+    size = BatchSize()
     before = size.rows
     steady(size, rows_per_ms=1e6)
     assert size.rows == 1.5 * before
 
 
 def test_one_slow_batch_in_ten_is_not_lost_in_an_average() -> None:
-    size = BatchSize(target_ms=50)
+    size = BatchSize()
     for ms in (10, 10, 10, 100):
-        size.took(size.rows, ms)
+        size.took(size.rows, ms, target_ms=50)
     assert size.rows == 500
 
 
 def test_a_batch_five_times_over_shrinks_it_at_once() -> None:
-    size = BatchSize(target_ms=50)
-    size.took(1000, 500)
+    size = BatchSize()
+    size.took(1000, 500, target_ms=50)
     assert size.rows == 100
 
 
 def test_it_has_a_floor_and_a_ceiling() -> None:
-    size = BatchSize(target_ms=50)
-    size.took(1000, 1e9)
+    size = BatchSize()
+    size.took(1000, 1e9, target_ms=50)
     assert size.rows == FLOOR
     steady(size, rows_per_ms=1e9, batches=1000)
     assert size.rows == CEILING
 
 
 def test_a_batch_that_was_not_full_does_not_make_it_grow() -> None:
-    size = BatchSize(target_ms=50)
+    size = BatchSize()
     for _ in range(100):
-        size.took(3, 0.1)
+        size.took(3, 0.1, target_ms=50)
     assert size.rows == 1000
 
 
 def test_a_fixed_size_stays_but_for_failures() -> None:
-    size = BatchSize(target_ms=50, fixed=2000)
+    size = BatchSize(fixed=2000)
     steady(size, rows_per_ms=1, batches=50)
     assert size.rows == 2000
     size.failed()
@@ -63,7 +63,7 @@ def test_a_fixed_size_stays_but_for_failures() -> None:
 
 
 def test_failures_halve_it_down_to_a_row() -> None:
-    size = BatchSize(target_ms=50, fixed=5)
+    size = BatchSize(fixed=5)
     for _ in range(5):
         size.failed()
     assert size.rows == 1
@@ -77,11 +77,20 @@ def test_at_full_duty_it_does_not_rest() -> None:
     assert Pacer(Pace()).took(1000, 0.1, now=0.0) == 0
 
 
-def test_while_others_are_at_work_it_rests_half_of_the_time_unless_told_otherwise() -> None:
-    for duty, rest in ((None, 0.1), (1.0, 0.0), (0.25, 0.3)):
-        pacer = Pacer(Pace(duty=duty))
+def test_beside_others_batches_are_short_and_far_between_unless_told_otherwise() -> None:
+    for pace, target, rest in (
+        (Pace(), 4, 0.2),
+        (Pace(duty=1.0), 4, 0.0),
+        (Pace(duty=0.25, target_ms=20), 20, 0.3),
+    ):
+        pacer = Pacer(pace)
         pacer.shared = True
+        assert pacer.target_ms == target
         assert pacer.took(1000, 0.1, now=0.0) == pytest.approx(rest)
+
+
+def test_alone_a_batch_is_longer() -> None:
+    assert Pacer(Pace()).target_ms == 50
 
 
 def test_workers_share_one_bound_on_the_rate() -> None:

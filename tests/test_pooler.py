@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.fixtures.database import Database, admin_url, wait_until
+from tests.fixtures.database import Database, admin_url, at_work, wait_until
 from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -103,8 +103,11 @@ def test_the_whole_rotation_goes_through_a_pooler(pooled: Pooled) -> None:
 
 
 def test_nothing_that_is_set_stays_with_the_poolers_sessions(pooled: Pooled) -> None:
-    add_old_tickets(pooled, 2000)
-    names = ("lock_timeout", "statement_timeout", "search_path", "synchronous_commit", "jit")
+    add_old_tickets(pooled, 20_000)
+    names = (
+        *("lock_timeout", "statement_timeout", "search_path", "synchronous_commit", "jit"),
+        *("vacuum_cost_delay", "max_parallel_workers_per_gather"),
+    )
 
     def settings() -> list[tuple[Any, ...]]:
         address = conninfo.make_conninfo(pooled.environment["DATABASE_URL"])
@@ -112,7 +115,8 @@ def test_nothing_that_is_set_stays_with_the_poolers_sessions(pooled: Pooled) -> 
             return [session.execute(f"SHOW {name}").fetchall()[0] for name in names]
 
     before = settings()
-    run(pooled, "backfill_new_token", "--workers", "2")
+    with at_work(pooled):
+        assert run(pooled, "backfill_new_token", "--workers", "2")["vacuums"] > 0
     run(pooled, "swap_token_columns")
     assert settings() == before
 

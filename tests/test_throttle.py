@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from typing import Any
 
-import psycopg
 import pytest
 from django.core.management import call_command
 
 from migrations_playbook.database import postgresql
 from migrations_playbook.throttle import Limits, Readings, Signals, derive, reasons
-from tests.fixtures.database import Database, wait_until, wait_until_blocked
+from tests.fixtures.database import Database, at_work, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated
 from tests.fixtures.tickets import add_old_tickets, nulls
 
@@ -145,7 +143,7 @@ def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Databas
     add_old_tickets(database, 100)
     database.run("CREATE TABLE sale AS SELECT true AS running")
     process = database.start(
-        *("backfill_new_token", "--duty", "100%"),
+        *("backfill_new_token", "--target-ms", "50", "--duty", "100%"),
         *("--throttle-query", "SELECT running FROM sale"),
     )
     assert process.stdout is not None
@@ -158,32 +156,28 @@ def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Databas
     assert "Waited for throttle query" in shown
 
 
-def test_beside_others_at_work_it_works_half_of_the_time_and_says_so(database: Database) -> None:
+def test_beside_others_at_work_it_goes_gently_and_says_so(database: Database) -> None:
     add_old_tickets(database, 100)
-    with database.connect(autocommit=True) as busy:
-
-        def work() -> None:
-            with contextlib.suppress(psycopg.errors.QueryCanceled):
-                busy.execute("SELECT pg_sleep(600)")
-
-        site = threading.Thread(target=work)
-        site.start()
-        try:
-            wait_until(
-                lambda: database.value(
-                    "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s",
-                    busy.info.backend_pid,
-                ),
-                "the site is at work",
-            )
-            beside = database.manage("backfill_new_token")
-            told = database.manage("backfill_new_token", "--duty", "100%")
-        finally:
-            busy.cancel()
-            site.join()
-    assert "Others are at work on the server, so a worker works 50% of the time" in beside.stdout
+    with at_work(database):
+        beside = database.manage("backfill_new_token")
+        told = database.manage("backfill_new_token", "--target-ms", "50", "--duty", "100%")
+    assert "Others are at work on the server, so a batch is to take 4 ms" in beside.stdout
+    assert "works 33% of the time" in beside.stdout
     assert "Others are at work" not in told.stdout
     assert nulls(database) == 0
+
+
+def test_a_request_is_too_short_to_be_met_at_work_and_is_seen_nevertheless(
+    database: Database,
+) -> None:
+    with (
+        database.connect(autocommit=True) as request,
+        database.connect(autocommit=True, application_name="us") as ours,
+    ):
+        for session in (request, ours):
+            session.execute("SELECT 1")
+        readings = Signals("us").read(postgresql("default"))
+    assert (readings.active_sessions, readings.recent_sessions) == (0, 1)
 
 
 def test_its_own_workers_and_vacuums_are_no_others(database: Database) -> None:
@@ -192,6 +186,17 @@ def test_its_own_workers_and_vacuums_are_no_others(database: Database) -> None:
         "backfill_new_token", "--workers", "2", "--vacuum-every", "5%", "--target-ms", "5"
     )
     assert "Others are at work" not in alone.stdout
+    assert nulls(database) == 0
+
+
+def test_a_backfill_on_another_host_is_no_other(database: Database) -> None:
+    add_old_tickets(database, 20_000)
+    there = database.start("backfill_new_token", "--batch-size", "10", "--duty", "50%")
+    assert there.stdout is not None
+    there.stdout.readline()
+    here = database.manage("backfill_new_token")
+    shown, _ = there.communicate()
+    assert "Others are at work" not in shown + here.stdout
     assert nulls(database) == 0
 
 

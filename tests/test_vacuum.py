@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from psycopg import sql
 
 from migrations_playbook import catalog, vacuum
 from migrations_playbook.catalog import Table
-from migrations_playbook.database import postgresql
+from migrations_playbook.database import fetch_value, postgresql
 from migrations_playbook.shadow import find
 from migrations_playbook.vacuum import Slices
 from tests.fixtures.database import Database, wait_until
@@ -72,8 +73,16 @@ def test_two_vacuums_are_never_at_work_at_once(database: Database) -> None:
     with database.connect() as other:
         # What any VACUUM holds while it runs.
         other.execute("LOCK TABLE tickets_ticket IN SHARE UPDATE EXCLUSIVE MODE")
-        assert vacuum.run(postgresql("default"), table()) is False
-    assert vacuum.run(postgresql("default"), table()) is True
+        assert vacuum.run(postgresql("default"), table(), gently=False) is False
+    assert vacuum.run(postgresql("default"), table(), gently=False) is True
+
+
+def test_beside_others_it_goes_no_faster_than_autovacuum(database: Database) -> None:
+    connection = postgresql("default")
+    for gently, delay in ((False, "0"), (True, "2ms")):
+        assert vacuum.run(connection, table(), gently=gently) is True
+        assert fetch_value(connection, sql.SQL("SHOW vacuum_cost_delay")) == delay
+    connection.close()
 
 
 def test_an_old_snapshot_is_named(database: Database) -> None:

@@ -97,9 +97,9 @@ def add_options(parser: CommandParser) -> None:
     gentle.add_argument(
         "--target-ms",
         type=positive,
-        default=pace.DEFAULT_TARGET_MS,
         metavar="MS",
-        help="How long a batch should take, in ms (default: %(default)s).",
+        help=f"How long a batch should take, in ms (default: {pace.ALONE_MS:g}, and "
+        f"{pace.BESIDE_MS:g} while others are at work on the server).",
     )
     gentle.add_argument(
         "--batch-size",
@@ -117,8 +117,9 @@ def add_options(parser: CommandParser) -> None:
         "--duty",
         type=duty,
         metavar="SHARE",
-        help="The share of the time that a worker is at work (default: 100%% while nobody else is "
-        "at work on the server, 50%% while somebody is).",
+        help="The share of the time that a worker is at work (default: "
+        f"{pace.ALONE_DUTY:.0%}%, and {pace.BESIDE_DUTY:.0%}% while others are at work on the "
+        "server).",
     )
     gentle.add_argument(
         "--no-throttle", action="store_true", help="Step aside for no signal at all."
