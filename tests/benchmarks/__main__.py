@@ -39,9 +39,8 @@ WAYS = (
     "playbook_2_workers",
     "playbook_2_workers_slices",
     "playbook_defaults",
-    "playbook_half",
 )
-BESIDE_TRAFFIC = ("playbook_defaults", "playbook_half")
+BESIDE_TRAFFIC = ("playbook_slices", "playbook_2_workers_slices", "playbook_defaults")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def measure(server: Server, way: str, rows: int, *, seconds: float, busy: int = 
     whole = cost.rows >= 0.99 * rows
     heap_after, indexes_after = _sizes(server)
     over_full = None
-    if whole and "slices" in way:
+    if whole and ("slices" in way or way == "playbook_defaults"):
         with server.connect() as connection:
             connection.execute("VACUUM FULL tickets_ticket")
         over_full = (heap_after + indexes_after) / sum(_sizes(server))

@@ -1,8 +1,6 @@
-"""Draw a benchmark's JSON as bars, and write the page that shows them.
+"""Draw the benchmarks' JSON, as the pictures of docs/benchmarks.md.
 
-    python -m tests.benchmarks.plots docs/benchmarks.json [more.json ...]
-
-Plain SVG, drawn here: a page needs no more, and the project no plotting library.
+python -m tests.benchmarks.plots docs/benchmarks.json docs/scale.json
 """
 
 from __future__ import annotations
@@ -11,98 +9,106 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-WIDTH, LEFT, BAR, GAP = 760, 260, 18, 8
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PICTURES = Path(__file__).resolve().parent.parent.parent / "docs" / "pictures"
+OURS, THEIRS, INK, LINE = "#2563eb", "#94a3b8", "#1f2933", "#dc2626"
 
 
-def bars(title: str, values: dict[str, float], *, unit: str = "", mark: float | None = None) -> str:
-    """Horizontal bars.
+def bars(axes: Axes, title: str, values: dict[str, float], *, mark: float | None = None) -> None:
+    """Horizontal bars, from the top down.
 
     Arguments:
+        axes: where to draw.
         title: above them; says what is measured.
         values: by label, in their order.
-        unit: behind each number.
         mark: where to draw a line across, such as the target.
     """
-    top = 44
-    height = top + len(values) * (BAR + GAP) + 8
-    most = max([*values.values(), mark or 0.0]) or 1.0
-    room = WIDTH - LEFT - 90
-    parts = [
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-            'font-family="system-ui, sans-serif" font-size="13">'
-        ),
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="8" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
-    ]
-    for number, (label, value) in enumerate(values.items()):
-        y = top + number * (BAR + GAP)
-        colour = "#2563eb" if label.startswith("playbook") else "#94a3b8"
-        parts += [
-            f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>',
-            (
-                f'<rect x="{LEFT}" y="{y}" width="{max(room * value / most, 1):.1f}" '
-                f'height="{BAR}" fill="{colour}"/>'
-            ),
-            (
-                f'<text x="{LEFT + room * value / most + 6:.1f}" y="{y + 14}">'
-                f"{value:,.3g}{unit}</text>"
-            ),
-        ]
+    colours = [OURS if label.startswith("playbook") else THEIRS for label in values]
+    drawn = axes.barh(list(values), list(values.values()), color=colours, height=0.7)
+    axes.bar_label(drawn, fmt="{:,.3g}", padding=4, color=INK)
+    axes.set_title(title, loc="left", fontweight="semibold")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.xaxis.set_visible(False)
+    axes.tick_params(left=False)
     if mark is not None:
-        x = LEFT + room * mark / most
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height}" stroke="#dc2626" '
-            'stroke-dasharray="4 3"/>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        axes.axvline(mark, color=LINE, linestyle="--", linewidth=1)
 
 
-def draw(measured: dict[str, Any], name: str) -> list[Path]:
-    """Write the pictures of one run; return where they are."""
+def ways(measured: dict[str, Any]) -> dict[str, Figure]:
+    """One picture for each thing that was measured of every way."""
     results = measured["results"]
     update = next(each["rate"] for each in results if each["way"] == "update")
     rows = f"{measured['about']['rows']:,} rows"
-    pictures = {
-        "rate": bars(
-            f"Rate, as a ratio to .update() of the whole table ({rows})",
+    rest = measured["about"]["p99_ms_at_rest"]
+    found = {}
+    for kind, title, values, mark in (
+        (
+            "rate",
+            f"Rate over that of .update() of the whole table ({rows})",
             {each["way"]: each["rate"] / update for each in results},
-            mark=1.0,
+            1.0,
         ),
-        "growth": bars(
-            f"Heap at the end, as a ratio to the heap before ({rows})",
+        (
+            "growth",
+            f"Heap at the end over the heap before ({rows})",
             {each["way"]: each["heap_growth"] for each in results if each["heap_growth"]},
-            mark=1.0,
+            1.0,
         ),
-        "hold": bars(
-            f"Longest transaction that holds rows ({rows})",
+        (
+            "hold",
+            f"Longest transaction that held rows, in ms ({rows})",
             {each["way"]: each["longest_hold_ms"] for each in results},
-            unit=" ms",
+            None,
         ),
-        "p99": bars(
-            f"p99 of a lookup beside it ({rows}; the line: at rest)",
+        (
+            "p99",
+            f"p99 of a lookup beside it, in ms ({rows}; the line: at rest)",
             {each["way"]: each["p99_ms"] for each in results},
-            unit=" ms",
-            mark=measured["about"]["p99_ms_at_rest"],
+            rest,
         ),
-    }
-    folder = DOCS / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind, picture in pictures.items():
-        path = folder / f"{name}-{kind}.svg"
-        path.write_text(picture)
-        paths.append(path)
-    return paths
+    ):
+        found[kind] = Figure(figsize=(9, 1 + 0.3 * len(values)), layout="constrained")
+        bars(found[kind].subplots(), title, values, mark=mark)
+    return found
+
+
+def scale(measured: dict[str, Any]) -> dict[str, Figure]:
+    """What changes with the table's size, and what does not."""
+    results = measured["results"]
+    sizes = [f"{each['rows']:,} rows" for each in results]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, (title, key, unit, mark) in zip(
+        figure.subplots(2, 2).flat,
+        (
+            ("Rate over one UPDATE of the table", "rate_over_update", 1.0, 0.9),
+            ("Peak memory of the command, MB", "peak_bytes", 1e6, None),
+            ("Swap's lock held, ms", "swap_hold_ms", 1.0, None),
+            ("Heap and indexes, over before", "growth", 1.0, None),
+        ),
+        strict=True,
+    ):
+        values = {size: each[key] / unit for size, each in zip(sizes, results, strict=True)}
+        bars(axes, title, values, mark=mark)
+    return {"": figure}
 
 
 def main() -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
     for argument in sys.argv[1:]:
         source = Path(argument)
-        for path in draw(json.loads(source.read_text()), source.stem):
+        measured = json.loads(source.read_text())
+        draw = scale if "swap_hold_ms" in measured["results"][0] else ways
+        for kind, figure in draw(measured).items():
+            path = PICTURES / ("-".join(filter(None, (source.stem, kind))) + ".svg")
+            # Text stays text, and the same figures give the same file.
+            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": source.stem}):
+                figure.savefig(path, format="svg", metadata={"Date": None})
             sys.stdout.write(f"{path}\n")
 
 

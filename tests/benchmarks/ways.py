@@ -14,7 +14,6 @@ from django.db import connection, transaction
 from psycopg import sql
 
 from migrations_playbook.backfill import Batch, Options, backfill
-from migrations_playbook.pace import Pace
 from migrations_playbook.shadow import find
 from migrations_playbook.throttle import Limits
 from tickets.models import Ticket
@@ -133,15 +132,11 @@ def playbook_2_workers_slices() -> Iterator[int]:
 
 
 def playbook_defaults() -> Iterator[int]:
-    """As the command runs it on a small server: one worker, slices, throttles."""
+    """As the command runs it on a small server: one worker, slices, throttles, gently.
+
+    The lookups beside it are others at work.
+    """
     yield from playbook(Options(vacuum_every=0.1, limits=Limits()))
-
-
-def playbook_half() -> Iterator[int]:
-    """The same at half its duty, with batches of 20 ms."""
-    yield from playbook(
-        Options(vacuum_every=0.1, limits=Limits(), pace=Pace(target_ms=20, duty=0.5))
-    )
 
 
 WAYS: dict[str, Callable[[], Iterator[int]]] = {
@@ -160,6 +155,5 @@ WAYS: dict[str, Callable[[], Iterator[int]]] = {
         playbook_2_workers,
         playbook_2_workers_slices,
         playbook_defaults,
-        playbook_half,
     )
 }
