@@ -11,7 +11,8 @@ from migrations_playbook.errors import LockNotAvailable
 from migrations_playbook.locks import LockPolicy
 from migrations_playbook.shadow import find
 from tests.fixtures.database import Database
-from tests.fixtures.releases import manage, migrate, with_columns_sorted
+from tests.fixtures.dumps import with_columns_sorted
+from tests.fixtures.releases import manage, migrate
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed, nulls, remember
 
 

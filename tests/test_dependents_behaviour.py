@@ -19,7 +19,7 @@ from migrations_playbook.dependents import Pair
 from migrations_playbook.locks import DEFAULT_POLICY
 from migrations_playbook.prepare import prepare
 from migrations_playbook.shadow import find
-from tests.fixtures.database import Database, wait_until
+from tests.fixtures.database import Database, role, wait_until
 from tickets.models import Ticket
 
 APP = "behaviour_app"
@@ -28,12 +28,10 @@ APP = "behaviour_app"
 @pytest.fixture
 def app(database: Database) -> Iterator[Database]:
     """A table of three tickets, and an application's role without any right."""
-    database.run(f"CREATE ROLE {APP}")
     for _ in range(3):
         Ticket.objects.create()
-    yield database
-    database.run(f"DROP OWNED BY {APP} CASCADE")
-    database.run(f"DROP ROLE {APP}")
+    with role(database, APP):
+        yield database
 
 
 def swap() -> None:

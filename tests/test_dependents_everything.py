@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, role
+from tests.fixtures.dumps import statements
 from tickets.models import Ticket
 
 ROLES = ("zoo_app", "zoo_auditor", "zoo_reporter")
@@ -106,13 +107,11 @@ RESET ROLE;
 
 @pytest.fixture
 def roles(database: Database) -> Iterator[Database]:
-    """Roles belong to the server, so they go after the database is left."""
-    for role in ROLES:
-        database.run(f"CREATE ROLE {role}")
-    yield database
-    for role in ROLES:
-        database.run(f"DROP OWNED BY {role} CASCADE")
-        database.run(f"DROP ROLE {role}")
+    with ExitStack() as stack:
+        # Left in their order: a right that one has given to the next goes with the giver.
+        for each in reversed(ROLES):
+            stack.enter_context(role(database, each))
+        yield database
 
 
 @pytest.fixture
@@ -124,15 +123,6 @@ def everything(roles: Database) -> Database:
     roles.run("REFRESH MATERIALIZED VIEW zoo.copies")
     roles.run("REFRESH MATERIALIZED VIEW zoo.copies_of_view")
     return roles
-
-
-def by_kind(dump: str) -> set[str]:
-    """The statements of a dump, the order of whose columns is not to matter."""
-    return {
-        re.sub(r"\s+", " ", statement)
-        for statement in dump.split(";\n")
-        if "CREATE TABLE public.tickets_ticket" not in statement
-    }
 
 
 def test_everything_that_is_bound_to_the_column_is_carried_over_and_back(
@@ -155,9 +145,7 @@ def test_everything_that_is_bound_to_the_column_is_carried_over_and_back(
         assert len(shown) == 3
         assert not shown & leaked, query
     # An index on the shadow column alone shows nobody anything, and stays where it is.
-    gone = {
-        each for each in by_kind(before) - by_kind(everything.dump()) if "zoo_shadow" not in each
-    }
-    assert gone == set()
+    gone = statements(before) - statements(everything.dump())
+    assert {each for each in gone if "zoo_shadow" not in each} == set()
     call_command("swap_token_columns", revert=True, refresh_materialized_views=True)
     assert everything.dump() == before

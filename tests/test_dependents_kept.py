@@ -9,7 +9,7 @@ import pytest
 from django.core.management import call_command
 from psycopg import errors
 
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, role
 from tests.models_zoo import TEXTS, Characters, expand, fill
 from tests.test_any_model import play
 from tickets.models import Ticket
@@ -32,12 +32,10 @@ COLUMN = """
 
 @pytest.fixture
 def app(database: Database) -> Iterator[Database]:
-    database.run(f"CREATE ROLE {APP}")
     for _ in range(3):
         Ticket.objects.create()
-    yield database
-    database.run(f"DROP OWNED BY {APP} CASCADE")
-    database.run(f"DROP ROLE {APP}")
+    with role(database, APP):
+        yield database
 
 
 def in_every_phase(database: Database, look: Callable[[], Any]) -> None:

@@ -18,7 +18,7 @@ from migrations_playbook.locks import DEFAULT_POLICY
 from migrations_playbook.prepare import prepare
 from migrations_playbook.rights import refuse_without_fill_rights
 from migrations_playbook.swap import swap, swappable
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, role
 from tests.models_partitioned import (
     OF_ITS_OWN,
     STATEMENTS,
@@ -39,10 +39,8 @@ shapes = pytest.mark.parametrize("model", STATEMENTS, ids=lambda model: model.__
 
 @pytest.fixture
 def app(database: Database) -> Iterator[Database]:
-    database.run(f"CREATE ROLE {APP}")
-    yield database
-    database.run(f"DROP OWNED BY {APP} CASCADE")
-    database.run(f"DROP ROLE {APP}")
+    with role(database, APP):
+        yield database
 
 
 @shapes

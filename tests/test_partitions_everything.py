@@ -12,8 +12,8 @@ from migrations_playbook import contract
 from migrations_playbook.locks import DEFAULT_POLICY
 from migrations_playbook.prepare import prepare
 from migrations_playbook.swap import plan, swappable
-from tests.fixtures.database import Database
-from tests.fixtures.releases import with_columns_sorted
+from tests.fixtures.database import Database, role
+from tests.fixtures.dumps import statements, with_columns_sorted
 from tests.models_partitioned import OF_ITS_OWN, Partitioned, add_shadow, make, play, tokens
 from tests.models_zoo import fill
 
@@ -69,10 +69,8 @@ CREATE FUNCTION also.of_key(wanted integer) RETURNS uuid LANGUAGE sql STABLE
 
 @pytest.fixture
 def app(database: Database) -> Iterator[Database]:
-    database.run(f"CREATE ROLE {APP}")
-    yield database
-    database.run(f"DROP OWNED BY {APP} CASCADE")
-    database.run(f"DROP ROLE {APP}")
+    with role(database, APP):
+        yield database
 
 
 @pytest.fixture(params=OF_ITS_OWN, ids=lambda model: model.__name__)
@@ -85,15 +83,6 @@ def everything(app: Database, request: pytest.FixtureRequest) -> type[Partitione
     with connection.cursor() as cursor:
         cursor.execute(BOUND.format(table=table, leaf=leaf, schema=schema, app=APP))
     return model
-
-
-def statements(dump: str) -> set[str]:
-    """The statements of a dump but for those of tables, whose columns change their order."""
-    return {
-        re.sub(r"\s+", " ", statement)
-        for statement in dump.split(";\n")
-        if "CREATE TABLE" not in statement
-    }
 
 
 def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, role
 from tickets.models import Ticket
 
 
@@ -74,24 +74,20 @@ def test_a_row_that_was_not_rotated_fails_it(database: Database) -> None:
 
 def test_a_privilege_that_was_lost_in_the_exchange_fails_it(database: Database) -> None:
     Ticket.objects.create()
-    role = f"{database.name}_reader"
-    database.run(f"CREATE ROLE {role}")
-    try:
-        database.run(f"GRANT SELECT ON tickets_ticket TO {role}")
+    reader = f"{database.name}_reader"
+    with role(database, reader):
+        database.run(f"GRANT SELECT ON tickets_ticket TO {reader}")
         # Somebody's event trigger, which nobody has thought of.
         database.run(
             "CREATE FUNCTION tidy() RETURNS event_trigger LANGUAGE plpgsql AS "  # noqa: S608
-            f"'BEGIN REVOKE SELECT ON public.tickets_ticket FROM {role}; END'"
+            f"'BEGIN REVOKE SELECT ON public.tickets_ticket FROM {reader}; END'"
         )
         database.run(
             "CREATE EVENT TRIGGER tidy ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER') "
             "EXECUTE FUNCTION tidy()"
         )
-        with pytest.raises(CommandError, match=rf"privileges changed: {role} \(SELECT\)"):
+        with pytest.raises(CommandError, match=rf"privileges changed: {reader} \(SELECT\)"):
             call_command("swap_token_columns")
-    finally:
-        database.run(f"DROP OWNED BY {role}")
-        database.run(f"DROP ROLE {role}")
 
 
 def test_a_view_that_still_shows_leaked_values_fails_it(swapped: Database) -> None:

@@ -9,13 +9,8 @@ from migrations_playbook import catalog
 from migrations_playbook.catalog import Phase
 from migrations_playbook.shadow import find
 from tests.fixtures.database import Database
-from tests.fixtures.releases import (
-    RELEASES,
-    Release,
-    manage,
-    migrate,
-    with_columns_sorted,
-)
+from tests.fixtures.dumps import with_columns_sorted
+from tests.fixtures.releases import RELEASES, Release, manage, migrate
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 
 

@@ -11,7 +11,7 @@ from django.core.management import call_command
 
 from migrations_playbook.database import postgresql
 from migrations_playbook.throttle import Limits, Readings, Signals, derive, reasons
-from tests.fixtures.database import Database, at_work, wait_until, wait_until_blocked
+from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated
 from tests.fixtures.tickets import add_old_tickets, nulls
 
@@ -116,27 +116,23 @@ def test_after_a_failed_query_the_other_signals_are_read_on(database: Database) 
 def test_without_the_privilege_to_read_a_signal_it_is_said_once_and_works(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    role = database.name + "_plain"
+    plain = database.name + "_plain"
     add_old_tickets(database, 100)
-    database.run(f"CREATE ROLE {role}")
-    try:
-        database.run(f"GRANT SELECT, UPDATE ON tickets_ticket TO {role}")
-        database.run(f"ALTER DATABASE {database.name} SET role = {role}")
+    with role(database, plain):
+        database.run(f"GRANT SELECT, UPDATE ON tickets_ticket TO {plain}")
+        database.run(f"ALTER DATABASE {database.name} SET role = {plain}")
         postgresql("default").close()
-        capsys.readouterr()
-        call_command("backfill_new_token", "--vacuum-every", "0")
-        shown = capsys.readouterr().out
+        try:
+            capsys.readouterr()
+            call_command("backfill_new_token", "--vacuum-every", "0")
+            shown = capsys.readouterr().out
+        finally:
+            postgresql("default").close()
+            with database.connect(autocommit=True) as admin:
+                admin.execute("SET ROLE NONE")
+                admin.execute(f"ALTER DATABASE {database.name} RESET role")
         assert shown.count("GRANT pg_monitor") == 1
         assert nulls(database) == 0
-    finally:
-        postgresql("default").close()
-        database.run("RESET ROLE")
-        with database.connect(autocommit=True) as admin:
-            admin.execute("RESET ROLE")
-            admin.execute("SET ROLE NONE")
-            admin.execute(f"DROP OWNED BY {role}")
-            admin.execute(f"ALTER DATABASE {database.name} RESET role")
-            admin.execute(f"DROP ROLE {role}")
 
 
 def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Database) -> None:

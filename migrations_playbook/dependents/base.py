@@ -120,6 +120,13 @@ class Pair:
         statement = sql.SQL("ALTER TABLE ONLY {} {}").format(self.table, action)
         return Step(what, statement, Lock.ACCESS_EXCLUSIVE, self.table)
 
+    def rename_constraint(self, old: str, new: str) -> Step:
+        """Lock: ACCESS EXCLUSIVE on the table and its partitions."""
+        return self.alter_table(
+            f"Rename {old} to {new}",
+            sql.SQL("RENAME CONSTRAINT {} TO {}").format(sql.Identifier(old), sql.Identifier(new)),
+        )
+
     def alter_column(self, what: str, column: str, action: sql.Composable) -> Step:
         """An ALTER COLUMN of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
         return self.alter_only(

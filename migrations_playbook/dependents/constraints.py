@@ -224,18 +224,11 @@ def _prove(
         )
 
 
-def _rename(pair: Pair, old: str, new: str) -> Step:
-    return pair.alter_table(
-        f"Rename {old} to {new}",
-        sql.SQL("RENAME CONSTRAINT {} TO {}").format(sql.Identifier(old), sql.Identifier(new)),
-    )
-
-
 def _exchange(pair: Pair, each: Constraint, copies: list[Constraint]) -> Iterator[Step]:
     twin, between = pair.twin_name(each.name), name_of(each.name, "between")
-    yield _rename(pair, each.name, between)
-    yield _rename(pair, twin, each.name)
-    yield _rename(pair, between, twin)
+    yield pair.rename_constraint(each.name, between)
+    yield pair.rename_constraint(twin, each.name)
+    yield pair.rename_constraint(between, twin)
     for one, on in _where(pair, [each, *copies]):
         yield from comment(
             each.name,

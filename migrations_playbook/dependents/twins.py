@@ -308,12 +308,7 @@ def _exchange(part: Part) -> Iterator[Step]:
 
     def rename(old: str, new: str) -> Step:
         if is_constraint:
-            return pair.alter_table(
-                f"Rename {old} to {new}",
-                sql.SQL("RENAME CONSTRAINT {} TO {}").format(
-                    sql.Identifier(old), sql.Identifier(new)
-                ),
-            )
+            return pair.rename_constraint(old, new)
         return Step(
             f"Rename {old} to {new}",
             sql.SQL("ALTER INDEX {} RENAME TO {}").format(

@@ -13,7 +13,7 @@ from psycopg import sql
 from migrations_playbook import pace, throttle, vacuum
 from migrations_playbook.backfill import Options
 from migrations_playbook.database import fetch_one
-from migrations_playbook.management.base import positive_int
+from migrations_playbook.management.base import positive_float, positive_int
 from migrations_playbook.pace import Pace
 from migrations_playbook.throttle import Limits
 
@@ -28,17 +28,6 @@ def size(text: str) -> float:
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
     return float(found[1]) * UNITS[found[2] or ""]
-
-
-def positive(text: str) -> float:
-    """An argparse type: a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 def share(text: str) -> float:
@@ -61,7 +50,7 @@ def duty(text: str) -> float:
 
 
 # What --set takes.
-SETTABLE = {"target-ms": positive, "max-rows-per-second": positive, "duty": duty}
+SETTABLE = {"target-ms": positive_float, "max-rows-per-second": positive_float, "duty": duty}
 
 
 def setting(text: str) -> tuple[str, float | None]:
@@ -96,7 +85,7 @@ def add_options(parser: CommandParser) -> None:
     gentle = parser.add_argument_group("gentle")
     gentle.add_argument(
         "--target-ms",
-        type=positive,
+        type=positive_float,
         metavar="MS",
         help=f"How long a batch should take, in ms (default: {pace.ALONE_MS:g}, and "
         f"{pace.BESIDE_MS:g} while others are at work on the server).",
@@ -109,7 +98,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--max-rows-per-second",
-        type=positive,
+        type=positive_float,
         metavar="ROWS",
         help="The most that this process fills in a second (default: no bound).",
     )
@@ -126,7 +115,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--max-lag",
-        type=positive,
+        type=positive_float,
         default=limits.replica_lag,
         metavar="SECONDS",
         help="Wait while a replica is further behind (default: %(default)s).",
@@ -147,7 +136,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--max-waiting-ms",
-        type=positive,
+        type=positive_float,
         default=limits.waiting_ms,
         metavar="MS",
         help="Wait when a session has stood behind us for longer (default: %(default)s).",

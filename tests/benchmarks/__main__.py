@@ -40,6 +40,8 @@ WAYS = (
     "playbook_2_workers_slices",
     "playbook_defaults",
 )
+# The traffic: two threads, each with two hundred updates of single rows a second.
+WRITERS = 2
 BESIDE_TRAFFIC = ("playbook_slices", "playbook_2_workers_slices", "playbook_defaults")
 
 
@@ -58,7 +60,7 @@ class Measured:
         peak_bytes: the client's memory above its mark at the start.
         queries_per_1000: statements sent for 1,000 rows.
         longest_hold_ms: the longest transaction that held rows, as sampled.
-        p99_ms: of a lookup beside it; the server's own at rest is in the header.
+        p99_ms: of a lookup beside it; without it, at rest and beside traffic, in the header.
         over_vacuum_full: heap and indexes over the same table's after VACUUM FULL.
     """
 
@@ -106,10 +108,10 @@ def measure(server: Server, way: str, rows: int, *, seconds: float, busy: int = 
     )
 
 
-def at_rest(server: Server, *, seconds: float = 5.0) -> float:
-    """The p99 of a lookup when nobody else is at work, in milliseconds."""
+def at_rest(server: Server, *, seconds: float = 8.0, busy: int = 0) -> float:
+    """The p99 of a lookup without any of the ways beside it, in milliseconds."""
     server.reset()
-    with Probe(server) as probe:
+    with Probe(server, busy=busy) as probe:
         time.sleep(seconds)
     return probe.p99_ms
 
@@ -196,6 +198,7 @@ def main() -> None:
         server.seed(options.rows)
         about = header(server, options.rows)
         about["p99_ms_at_rest"] = at_rest(server)
+        about["p99_ms_of_traffic"] = at_rest(server, busy=WRITERS)
         runs: list[Measured] = []
         for way in options.only * options.rounds:
             # Ours and the whole-table UPDATE are measured to the end.
@@ -204,7 +207,7 @@ def main() -> None:
             runs.append(measure(server, way, options.rows, seconds=seconds))
             sys.stderr.write(f"{runs[-1].way}: {runs[-1].rate:,.0f} rows/s\n")
             if way in BESIDE_TRAFFIC:
-                runs.append(measure(server, way, options.rows, seconds=seconds, busy=2))
+                runs.append(measure(server, way, options.rows, seconds=seconds, busy=WRITERS))
     results = medians(runs)
     about["load_after"] = round(os.getloadavg()[0], 2)
     if options.output:

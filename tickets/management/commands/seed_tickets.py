@@ -1,29 +1,31 @@
 """Fill the table of tickets for a demonstration, a rehearsal or a benchmark."""
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
-from django.db import Error as DatabaseError
+from django.core.management.base import CommandParser
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from migrations_playbook.errors import primary_message
+from migrations_playbook.database import postgresql
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.management.base import PlaybookCommand
 from tickets.models import Ticket
 
+# Rows between two looks at the progress bar.
 CHUNK = 10_000
-"""Rows between two looks at the progress bar."""
 
 
 def count(text: str) -> int:
-    """Return a number of rows from the command line."""
+    """An argparse type: a number of rows, 0 or more."""
     try:
         number = int(text.replace("_", ""))
     except ValueError:
@@ -33,30 +35,21 @@ def count(text: str) -> int:
     return number
 
 
-class Command(BaseCommand):
+class Command(PlaybookCommand):
     """`manage.py seed_tickets COUNT`."""
 
     help = "Top the table of tickets up to COUNT rows, with fresh tokens; every third is redeemed."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
+        super().add_arguments(parser)
         parser.add_argument("count", metavar="COUNT", type=count, help="Rows to have in the end.")
-        parser.add_argument(
-            "--database",
-            default=DEFAULT_DB_ALIAS,
-            choices=tuple(connections),
-            help="The database to fill (%(default)s).",
-        )
 
-    def handle(self, *, count: int, database: str, **options: Any) -> None:
-        """Count the rows, add the missing ones, and say what was done."""
-        connection = connections[database]
-        if connection.vendor != "postgresql":
-            raise CommandError(f'The database "{database}" is not PostgreSQL.')
+    def handle(self, *, count: int, database: str, json: bool, **options: Any) -> None:
+        connection = postgresql(database)
         table = Ticket._meta.db_table
         with connection.cursor() as cursor:
             if table not in connection.introspection.table_names(cursor):
-                raise CommandError(f'There is no table "{table}". Run "manage.py migrate" first.')
+                raise PlaybookError(f'There is no table "{table}". Run "manage.py migrate" first.')
         present = Ticket.objects.using(database).count()
         missing = max(0, count - present)
         started = time.monotonic()
@@ -68,19 +61,16 @@ class Command(BaseCommand):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=json or not console.is_terminal,
             transient=True,
         ) as progress:
             bar = progress.add_task("", total=missing)
-            try:
-                for done in copy_tickets(connection, missing):
-                    progress.update(bar, completed=done)
-            except DatabaseError as error:
-                # `from None`: the driver's error quotes the offending row.
-                raise CommandError(
-                    f"No ticket was added; PostgreSQL says: {primary_message(error)}."
-                ) from None
+            for done in copy_tickets(connection, missing):
+                progress.update(bar, completed=done)
         seconds = time.monotonic() - started
+        if json:
+            self.say_json({"added": missing, "rows": present + missing, "seconds": seconds})
+            return
         self.stdout.write(
             f"{missing:,} tickets added in {seconds:.1f} s, {present + missing:,} in all."
         )
@@ -91,9 +81,11 @@ def copy_tickets(connection: BaseDatabaseWrapper, rows: int) -> Iterator[int]:
 
     Only these two columns are named, so that it works in every phase of a rotation.
 
-    Args:
-        connection: Django's connection to the PostgreSQL to add them to.
-        rows: How many to add.
+    Lock: ROW EXCLUSIVE on the table.
+
+    Arguments:
+        connection: where to.
+        rows: how many to add.
 
     Yields:
         The number of rows sent so far, now and then.
