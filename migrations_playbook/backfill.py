@@ -48,6 +48,8 @@ LOOK_EVERY = 0.5
 OTHERS_LOOKS, OTHERS_SHARE = 20, 0.25
 # How long the first batch may wait for an exact count, and a later count may take, in ms.
 COUNT_FIRST_MS, COUNT_AGAIN_MS = 50, 1000
+# By how much a sample may be off, as a share.
+SAMPLE_ERROR = 0.1
 # The share of the time that counting what is left may take.
 COUNT_SHARE = 0.01
 
@@ -123,6 +125,7 @@ def _backfill(
             total, exact = catalog.estimate_nulls(connection, bound, found)
             counted = total + before
             yield Started(counted, exact)
+        run.left = counted - run.rows
         run.slices = vacuum.Slices(max(counted, int(found.estimate)), options.vacuum_every)
         yield from run.watch(stop)
     except BaseException:
@@ -147,6 +150,8 @@ class _Run:
         self.workers = [self._session(self.team.fill) for _ in range(options.workers)]
         self.slices = vacuum.Slices(0, 0)
         self.rows = 0
+        # Rows that are left, as far as is known.
+        self.left = 0
         self.bound_reached: str | None = None
         self._vacuum: Session | None = None
         # Found when a slice was due: asked again at the next look, and named if it is still there.
@@ -158,6 +163,7 @@ class _Run:
         self._others: deque[bool] = deque(maxlen=OTHERS_LOOKS)
         self._looked = self._counted = time.monotonic()
         self._count_took = 0.0
+        self._countable = True
         self._slice_began = vacuum.next_transaction(connection)
         self._wal_began = throttle.wal_position(connection)
         self._limits = options.limits and throttle.derive(connection, options.limits)
@@ -270,6 +276,7 @@ class _Run:
     def _count_in(self, event: Event) -> None:
         if isinstance(event, Batch):
             self.rows += event.rows
+            self.left -= event.rows
             self.slices.add(event.rows)
 
     def _say(self, text: str) -> Iterator[Note]:
@@ -347,16 +354,18 @@ class _Run:
     def _recount(self) -> Iterator[Event]:
         """Rows that others fill are progress too."""
         began = time.monotonic()
-        remaining = catalog.count_nulls_within(
-            self.connection, self.bound, self.found, COUNT_AGAIN_MS
-        )
+        where = (self.connection, self.bound, self.found)
+        if self._countable:
+            # Once it is too large to be counted every now and then, there are samples.
+            remaining, self._countable = catalog.estimate_nulls(*where, COUNT_AGAIN_MS)
+        else:
+            remaining = catalog.sample_nulls(*where)
         self._counted = time.monotonic()
         self._count_took = self._counted - began
-        if remaining is None:
-            # Too large to be counted every now and then.
-            self._counted = float("inf")
-        else:
-            yield Recounted(remaining)
+        # A sample is believed where it says more than its own error.
+        if self._countable or remaining < self.left * (1 - SAMPLE_ERROR):
+            self.left = remaining
+            yield Recounted(remaining, self._countable)
 
 
 def fillable(connection: BaseDatabaseWrapper, bound: BoundShadow) -> Table:

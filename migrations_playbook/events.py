@@ -11,7 +11,7 @@ class Started:
 
     Arguments:
         total: rows to fill.
-        exact: whether that was counted, or is the catalog's estimate.
+        exact: whether that was counted, or told from a sample.
     """
 
     total: int
@@ -36,10 +36,12 @@ class Recounted:
     """The rows that are left, whoever filled the others.
 
     Arguments:
-        remaining: counted.
+        remaining: how many.
+        exact: whether they were counted, and not told from a sample.
     """
 
     remaining: int
+    exact: bool
 
 
 @dataclass(frozen=True)

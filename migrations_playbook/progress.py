@@ -200,10 +200,10 @@ def _advance(progress: Progress, task: Task, event: Event) -> None:
             if task.fields["exact"]:
                 done = min(done, counted)
             progress.update(task.id, completed=done, total=max(done, counted), note="")
-        case Recounted(remaining=remaining):
+        case Recounted(remaining=remaining, exact=exact):
             # What others have filled since counts too.
             known = max(task.total or 0, task.completed + remaining)
-            progress.update(task.id, completed=known - remaining, total=known, exact=True)
+            progress.update(task.id, completed=known - remaining, total=known, exact=exact)
         case Waiting(reason=reason):
             progress.update(task.id, note=reason)
         case Finished(complete=complete):

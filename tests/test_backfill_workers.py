@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
+from migrations_playbook import catalog
 from migrations_playbook.backfill import Options, backfill
+from migrations_playbook.database import postgresql
 from migrations_playbook.events import Batch, Recounted
 from migrations_playbook.pace import Pace
 from migrations_playbook.shadow import find
@@ -79,6 +81,19 @@ def test_rows_that_others_fill_are_progress_too(database: Database) -> None:
     else:
         pytest.fail("it did not count again")
     events.close()
+
+
+def test_in_a_table_too_large_to_count_a_sample_tells_what_others_filled(
+    database: Database,
+) -> None:
+    add_old_tickets(database, 40_000)
+    database.run("UPDATE tickets_ticket SET redeemed_at = now() WHERE id % 2 = 0")
+    connection, bound = postgresql("default"), find("tickets.Ticket", "new_token")
+    found = catalog.table(connection, bound)
+    assert found is not None
+    assert catalog.sample_nulls(connection, bound, found) == 20_000
+    few = catalog.sample_nulls(connection, bound, found, pages=100)
+    assert few == pytest.approx(20_000, rel=0.5)
 
 
 @pytest.mark.parametrize(

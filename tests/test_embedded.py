@@ -17,7 +17,8 @@ import psutil
 import psycopg
 import pytest
 
-from app.embedded.server import Cluster, ServerError
+from app.embedded.programs import ServerError
+from app.embedded.server import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -78,7 +78,7 @@ def test_a_batch_that_was_counted_already_is_not_shown_twice() -> None:
         yield Started(100, exact=True)
         yield Batch(30, 0.1)
         # Of the 40 that are left none is in the batch that is told of only now.
-        yield Recounted(40)
+        yield Recounted(40, exact=True)
         yield Batch(30, 0.1)
         yield Batch(40, 0.1)
         yield Finished(0, complete=True, batch_size=40)

