@@ -27,10 +27,12 @@ def bars(axes: Axes, title: str, values: dict[str, float], *, mark: float | None
         values: by label, in their order.
         mark: where to draw a line across, such as the target.
     """
-    colours = [OURS if label.startswith("playbook") else THEIRS for label in values]
+    usual = any(label.startswith("playbook") for label in values)
+    colours = [THEIRS if usual and not label.startswith("playbook") else OURS for label in values]
     drawn = axes.barh(list(values), list(values.values()), color=colours, height=0.7)
-    axes.bar_label(drawn, fmt="{:,.3g}", padding=4, color=INK)
-    axes.set_title(title, loc="left", fontweight="semibold")
+    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
+    axes.bar_label(drawn, labels, padding=4, color=INK)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -56,19 +58,19 @@ def ways(measured: dict[str, Any]) -> dict[str, Figure]:
         ),
         (
             "growth",
-            f"Heap at the end over the heap before ({rows})",
+            "Heap at the end over the heap before",
             {each["way"]: each["heap_growth"] for each in results if each["heap_growth"]},
             1.0,
         ),
         (
             "hold",
-            f"Longest transaction that held rows, in ms ({rows})",
+            "Longest transaction that held rows, ms",
             {each["way"]: each["longest_hold_ms"] for each in results},
             None,
         ),
         (
             "p99",
-            f"p99 of a lookup beside it, in ms ({rows}; the line: at rest)",
+            "p99 of a lookup beside it, ms (the line: at rest)",
             {each["way"]: each["p99_ms"] for each in results},
             rest,
         ),
@@ -87,7 +89,7 @@ def scale(measured: dict[str, Any]) -> dict[str, Figure]:
         figure.subplots(2, 2).flat,
         (
             ("Rate over one UPDATE of the table", "rate_over_update", 1.0, 0.9),
-            ("Peak memory of the command, MB", "peak_bytes", 1e6, None),
+            ("Peak memory, MB", "peak_bytes", 1e6, None),
             ("Swap's lock held, ms", "swap_hold_ms", 1.0, None),
             ("Heap and indexes, over before", "growth", 1.0, None),
         ),
