@@ -54,6 +54,7 @@ def named(connection: BaseDatabaseWrapper, application: str) -> Generator[BaseDa
         connection: outside a transaction; what it is connected to is closed, before and after.
         application: what the session calls itself in pg_stat_activity.
     """
+    assert not connection.in_atomic_block, "to connect anew would lose the transaction"
     usual = connection.settings_dict
     options = {key: value for key, value in usual["OPTIONS"].items() if key != "pool"}
     connection.close()

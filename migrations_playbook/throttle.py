@@ -204,6 +204,7 @@ def describe(readings: Readings, limits: Limits) -> str:
     said += [
         f"{readings.archive_backlog} WAL files to archive (limit {limits.archive_backlog})",
         f"{readings.active_sessions} sessions at work (limit {limits.active_sessions})",
+        f"{readings.recent_sessions} within the last second",
         f"{readings.waiting} sessions behind us (limit {limits.waiting_ms:g} ms)",
     ]
     return ", ".join(said)
