@@ -48,9 +48,16 @@ class Step:
 
 
 def run(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
-    """Run steps in order. Lock: what each step says."""
-    for step in steps:
-        execute(connection, step.statement)
+    """Run steps in order, in one message: their locks are held while an answer is waited for.
+
+    Lock: what each step says.
+
+    Arguments:
+        connection: in a transaction, which none of them may be without.
+    """
+    statements = [step.statement for step in steps]
+    if statements:
+        execute(connection, sql.SQL(";\n").join(statements))
 
 
 def rename_steps(table: sql.Identifier, live: str, shadow: str, between: str) -> list[Step]:
