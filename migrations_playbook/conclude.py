@@ -158,6 +158,7 @@ def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: Lock
         except OperationalError as error:
             if not isinstance(error.__cause__, pg_errors.LockNotAvailable):
                 raise
+            # Outside the queue, where nobody waits behind us; so nothing can wake us either.
             time.sleep(policy.pause(attempt))
         else:
             return

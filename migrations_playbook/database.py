@@ -6,7 +6,7 @@ Nothing here opens a transaction or changes a setting for longer than one: see `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ def postgresql(alias: str) -> BaseDatabaseWrapper:
 
 
 @contextmanager
-def named(connection: BaseDatabaseWrapper, application: str) -> Generator[BaseDatabaseWrapper]:
+def named(connection: BaseDatabaseWrapper, application: str) -> Iterator[BaseDatabaseWrapper]:
     """Within this context the connection is a session of its own with an application name.
 
     It is part of the startup message, so no setting is left behind in a pooled session: PgBouncer

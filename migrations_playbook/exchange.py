@@ -239,4 +239,5 @@ def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | No
                 f"The connection was lost, and the server has not come back to say whether the "
                 f'{verb} was committed. Run "manage.py playbook_status" when it has.'
             )
+        # A server that starts again, or a session at its commit, tells only who asks.
         time.sleep(0.2)

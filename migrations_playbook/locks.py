@@ -173,6 +173,7 @@ def seize(
             if granted:
                 return Seized(attempts=attempt, wait_ms=waited * 1000, since=now)
         if attempt < policy.attempts:
+            # Outside the queue, where nobody waits behind us; so nothing can wake us either.
             time.sleep(policy.pause(attempt))
     raise LockNotAvailable(_not_to_be_had(connection, table, "ACCESS EXCLUSIVE", policy.attempts))
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 # How long a batch should take, and the share of the time to work, while nobody else is at work on
 # the server, and beside others. There a batch is shorter than the scheduler's tick (4 ms on a
 # Linux of 250 Hz): a request that finds every core taken waits until a process sleeps or its tick
-# is over, so it is the length of the batch that it waits for. docs/benchmarks.md has the figures.
+# is over, so it is the length of the batch that it waits for. docs/explanation-update-cost.md has
+# the figures.
 ALONE_MS, ALONE_DUTY = 50.0, 1.0
 BESIDE_MS, BESIDE_DUTY = 4.0, 1 / 3
 FIRST_SIZE = 1000

@@ -247,7 +247,8 @@ class Signals:
             del self._readers[name]
         sentence = (
             "The role may not read the replicas' lag, the archive's backlog and the waits of "
-            "others, so the backfill does not step aside for them. GRANT pg_monitor to it."
+            "others, nor see other roles' sessions at work, so the backfill does not step aside "
+            "for them. GRANT pg_monitor to it."
         )
         return [sentence]
 

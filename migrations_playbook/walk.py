@@ -223,9 +223,8 @@ class Walk:
         Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
         synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
         The name tells an administrator, and our own throttles, who this is; the session has it
-        already, unless a pooler has not carried it over. The planner has no
-        statistics of a column that was just added, and must not read the table from its beginning
-        for every batch.
+        already, unless a pooler has not carried it over. The planner has no statistics of a column
+        that was just added, and must not read the table from its beginning for every batch.
         """
         fetch_all(
             connection,

@@ -145,7 +145,8 @@ def test_everything_that_is_bound_to_the_column_is_carried_over_and_back(
         assert len(shown) == 3
         assert not shown & leaked, query
     # An index on the shadow column alone shows nobody anything, and stays where it is.
-    gone = statements(before) - statements(everything.dump())
+    table = "CREATE TABLE public.tickets_ticket"
+    gone = statements(before, besides=table) - statements(everything.dump(), besides=table)
     assert {each for each in gone if "zoo_shadow" not in each} == set()
     call_command("swap_token_columns", revert=True, refresh_materialized_views=True)
     assert everything.dump() == before

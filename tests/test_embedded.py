@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ import pytest
 
 from app.embedded.programs import ServerError
 from app.embedded.server import Cluster
+from tests.fixtures.database import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,19 +89,12 @@ def postgres_processes(data_dir: Path) -> list[psutil.Process]:
     ]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in 20 seconds"
-        time.sleep(0.01)
-
-
 def kill_server(cluster: Cluster) -> int:
     """Kill the server itself, and return the process id that it had."""
     server = cluster.pid
     assert server
     os.kill(server, signal.SIGKILL)
-    eventually(lambda: cluster.pid is None)
+    wait_until(lambda: cluster.pid is None, "the server is gone")
     return server
 
 
@@ -216,7 +209,7 @@ def test_children_of_a_killed_server_do_not_keep_the_next_from_starting(data_dir
         thread = threading.Thread(target=run)
         thread.start()
         backend = psutil.Process(connection.info.backend_pid)
-        eventually(lambda: backend.cpu_times().user > 0.1)
+        wait_until(lambda: backend.cpu_times().user > 0.1, "it is at work")
         kill_server(cluster)
         assert backend.is_running()
         cluster.start()

@@ -257,6 +257,7 @@ class Cluster:
                     for process in processes:
                         with contextlib.suppress(psutil.NoSuchProcess):
                             process.kill()
+                # They are no children of ours, whose end could be waited for.
                 time.sleep(0.02)
                 continue
             self._create()

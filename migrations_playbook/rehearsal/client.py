@@ -268,9 +268,10 @@ def main() -> None:
         stop.set()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    while any(thread.is_alive() for thread in threads):
-        stop.wait(0.1) if not stop.is_set() else time.sleep(0.02)
-        reporter.flush()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.1)
+            reporter.flush()
     reporter.flush()
 
 

@@ -189,4 +189,5 @@ class Fleets:
         deadline = time.monotonic() + PATIENCE
         while not condition() and time.monotonic() < deadline:
             yield
+            # For one of several processes, and to look at each of them between.
             time.sleep(0.02)

@@ -273,6 +273,7 @@ class Play:
 
     def _tell(self, phase: str) -> Iterator[Event]:
         """Wait a moment, and say now and then how it goes."""
+        # Between two looks at a process under way: nothing is to be done but to let it work.
         time.sleep(LOOK)
         now = time.monotonic()
         if now - self._told < TELL:

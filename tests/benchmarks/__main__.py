@@ -81,10 +81,10 @@ class Measured:
 def measure(server: Server, way: str, rows: int, *, seconds: float, busy: int = 0) -> Measured:
     server.reset()
     heap, indexes = _sizes(server)
-    wal = server.value("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
+    wal = server.wal_position()
     with Probe(server, busy=busy) as probe:
         cost = memory.measure(server, way, seconds=seconds, fresh=False)
-    wal = server.value("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')") - wal
+    wal = server.wal_position() - wal
     whole = cost.rows >= 0.99 * rows
     heap_after, indexes_after = _sizes(server)
     over_full = None
@@ -97,7 +97,7 @@ def measure(server: Server, way: str, rows: int, *, seconds: float, busy: int = 
         rows=cost.rows,
         seconds=cost.seconds,
         rate=cost.rows / cost.seconds,
-        wal_per_row=float(wal) / cost.rows,
+        wal_per_row=wal / cost.rows,
         heap_growth=heap_after / heap if whole else None,
         index_growth=indexes_after / indexes if whole else None,
         peak_bytes=cost.peak_bytes,
@@ -112,6 +112,7 @@ def at_rest(server: Server, *, seconds: float = 8.0, busy: int = 0) -> float:
     """The p99 of a lookup without any of the ways beside it, in milliseconds."""
     server.reset()
     with Probe(server, busy=busy) as probe:
+        # The probe measures meanwhile.
         time.sleep(seconds)
     return probe.p99_ms
 
@@ -120,16 +121,10 @@ def header(server: Server, rows: int) -> dict[str, Any]:
     """What was measured on, and how busy it was."""
     return {
         "rows": rows,
-        "server": server.value("SELECT version()", "postgres"),
         "python": platform.python_version(),
         "django": django.get_version(),
         "psycopg": psycopg.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "load_before": round(os.getloadavg()[0], 2),
-        "settings": {
-            name: server.value(f"SHOW {name}", "postgres")
-            for name in ("shared_buffers", "max_wal_size", "fsync", "wal_compression")
-        },
+        **server.about("shared_buffers", "max_wal_size", "fsync", "wal_compression"),
     }
 
 

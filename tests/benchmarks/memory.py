@@ -97,14 +97,20 @@ def run(way: str, *, seconds: float) -> Cost:
 
 def high_water_mark() -> int:
     """The most memory that this process has had, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage(): its maximum is inherited from the process that started this one.
-        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-        assert found is not None
-        return int(found[1]) * 1024
+    # getrusage() comes second: its maximum is inherited from the process that started this one.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return high_water_mark_of(os.getpid()) or (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    )
+
+
+def high_water_mark_of(pid: int) -> int:
+    """The same of any process, as Linux tells it; 0 when it has ended, and elsewhere."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Draw the benchmarks' JSON, as the pictures of docs/benchmarks.md.
 
-python -m tests.benchmarks.plots docs/benchmarks.json docs/scale.json
+`python -m tests.benchmarks.plots docs/benchmarks.json docs/scale.json`
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.memory import high_water_mark_of
 from tests.benchmarks.server import PROJECT, Server, running
 
 KILL_AT = 0.9
@@ -77,11 +76,11 @@ def scale(server: Server, rows: int) -> Scaled:
         update_seconds = time.monotonic() - began
     sys.stderr.write(f"{rows:,} rows: UPDATE {update_seconds:.1f} s\n")
     server.reset()
-    size, wal, checkpoints = server.value(SIZES), position(server), requested(server)
+    size, wal, checkpoints = server.value(SIZES), server.wal_position(), requested(server)
     filled, peak = command(server, "backfill_new_token", "--json")
     sys.stderr.write(f"{rows:,} rows: backfill {filled['seconds']:.1f} s\n")
     growth = server.value(SIZES) / size
-    wal, checkpoints = position(server) - wal, requested(server) - checkpoints
+    wal, checkpoints = server.wal_position() - wal, requested(server) - checkpoints
     swapped, _ = command(server, "swap_token_columns", "--json")
     began = time.monotonic()
     command(server, "swap_token_columns", "--verify", "--json")
@@ -108,8 +107,9 @@ def scale(server: Server, rows: int) -> Scaled:
 
 
 def run_and_kill(server: Server, seconds: float) -> None:
-    """Run the backfill for so long, and kill it. (To look how far it is would slow it down.)"""
+    """Run the backfill for so long, and kill it."""
     process = start(server, "backfill_new_token", "--json")
+    # To look how far it is would slow it down.
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -120,7 +120,8 @@ def command(server: Server, *arguments: str) -> tuple[dict[str, Any], int]:
     process = start(server, *arguments)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, high_water_mark(process.pid))
+        peak = max(peak, high_water_mark_of(process.pid))
+        # Nothing tells when a process grows.
         time.sleep(0.05)
     assert process.stdout is not None
     assert process.returncode == 0
@@ -135,19 +136,6 @@ def start(server: Server, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-
-
-def high_water_mark(pid: int) -> int:
-    """The most memory that a process has had, in bytes; 0 when it has ended (Linux)."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-def position(server: Server) -> float:
-    return float(server.value("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
 
 
 def requested(server: Server) -> int:
@@ -195,12 +183,7 @@ def main() -> None:
         sys.stdout.write(str(first_batch()))
         return
     with running(**dict(each.split("=", 1) for each in options.setting)) as server:
-        about = {
-            "server": server.value("SELECT version()", "postgres"),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "load_before": round(os.getloadavg()[0], 2),
-            "settings": {name: server.value(f"SHOW {name}", "postgres") for name in SETTINGS},
-        }
+        about = server.about(*SETTINGS)
         results = []
         for rows in options.rows:
             results.append(asdict(scale(server, rows)))

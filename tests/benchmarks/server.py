@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,19 @@ class Server:
         self._replace(WORK, TEMPLATE)
         with self.connect() as connection:
             connection.execute("CHECKPOINT")
+
+    def wal_position(self) -> float:
+        """The end of the write-ahead log, in bytes since its beginning."""
+        return float(self.value("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
+
+    def about(self, *settings: str) -> dict[str, Any]:
+        """What is measured on, and how busy it is; with these of the server's settings."""
+        return {
+            "server": self.value("SELECT version()", "postgres"),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "load_before": round(os.getloadavg()[0], 2),
+            "settings": {name: self.value(f"SHOW {name}", "postgres") for name in settings},
+        }
 
     def environment(self, name: str = WORK) -> dict[str, str]:
         return {
