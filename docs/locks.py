@@ -61,11 +61,15 @@ def measure(rows: int) -> Iterator[Section]:
     from django.db import connection, transaction
     from psycopg import sql
 
-    from migrations_playbook import conclude, contract, dependents, locks, swap
-    from migrations_playbook.shadow import find
-    from migrations_playbook.steps import Step
+    from migrations_playbook.contract import play as contract
+    from migrations_playbook.postgres import locks
+    from migrations_playbook.postgres.query import pin_search_path
+    from migrations_playbook.postgres.steps import Step
+    from migrations_playbook.replacement import find_replacement
+    from migrations_playbook.swap import conclude
+    from migrations_playbook.swap import play as swap
 
-    bound = find("tickets.Ticket", "new_token")
+    replacement = find_replacement("tickets.Ticket", "new_token")
     table = sql.Identifier("public", "tickets_ticket")
 
     def lock_held() -> str:
@@ -100,7 +104,7 @@ def measure(rows: int) -> Iterator[Section]:
         return [Row(step.what, lock, ms) for step in steps for ms, lock in [watched(step)]]
 
     def prepare(*, revert: bool) -> list[Row]:
-        pair = swap.swappable(connection, bound, revert=revert)
+        pair = swap.swappable(connection, replacement, revert=revert)
         planned = swap.plan(connection, pair)
         rows = [Row(step.what, str(step.lock), timed(step)) for step in planned.index]
         while prove := swap.plan(connection, conclude.reread(connection, pair)).prove:
@@ -108,10 +112,10 @@ def measure(rows: int) -> Iterator[Section]:
         return rows
 
     def exchange(*, revert: bool) -> list[Row]:
-        pair = swap.swappable(connection, bound, revert=revert)
+        pair = swap.swappable(connection, replacement, revert=revert)
         planned = swap.plan(connection, pair).exchange
         with transaction.atomic():
-            dependents.pin(connection)
+            pin_search_path(connection)
             return together(list(planned))
 
     call_command("migrate", "tickets", "0001", verbosity=0)
@@ -153,7 +157,7 @@ def measure(rows: int) -> Iterator[Section]:
     )
     with transaction.atomic():
         began = time.monotonic()
-        list(swap.verify(bound, using="default"))
+        list(swap.verify(replacement, using="default"))
         verified = Row("Count what must be zero", lock_held(), (time.monotonic() - began) * 1000)
     yield Section("Verify", "Reads, as any query does.", [verified])
     yield Section(
@@ -164,9 +168,11 @@ def measure(rows: int) -> Iterator[Section]:
     yield Section("Revert", "The same transaction backwards.", exchange(revert=True))
     call_command("swap_token_columns", verbosity=0)
     with transaction.atomic():
-        found = swap.swappable(connection, bound, revert=True).found
+        found = swap.swappable(connection, replacement, revert=True).table
         planned = list(
-            contract.steps(connection, found, shadow="new_token", triggers=bound.trigger_names)
+            contract.steps(
+                connection, found, shadow="new_token", triggers=replacement.trigger_names
+            )
         )
         contracted = together(planned)
     yield Section("Contract", "The migration of release N+3, in one transaction.", contracted)

@@ -9,6 +9,6 @@ The plays, in the order in which they are played: `expand` (a migration), `backf
 `contract` (a migration of a later release).
 """
 
-from migrations_playbook.declaration import Shadow
+from migrations_playbook.shadow import Shadow
 
 __all__ = ["Shadow"]

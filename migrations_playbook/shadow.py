@@ -1,102 +1,144 @@
-"""What is exchanged, by the names that PostgreSQL knows it by: a declaration bound to its model."""
+"""What a model declares, and the two triggers that follow from it, kept by django-pgtrigger.
+
+A model says once which column shadows which, and with what value::
+
+    class Ticket(models.Model):
+        token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+        new_token = models.UUIDField(null=True, editable=False)
+
+        class Meta:
+            triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
+
+The triggers, the commands, the checks and the status all read that declaration: there is no
+registry but django-pgtrigger's own. The expand migration installs the triggers, and they stay
+until the contract:
+
+- *fill*: no write leaves the shadow null. The set of null rows only shrinks, which is what makes
+  the null predicate a resume point.
+- *keep*: a save of an object that was loaded while the two columns were exchanged the other way
+  writes the row's own other value into the live column. It is ignored, and the rest of the save
+  goes through. (While the columns are exchanged, the quarantine does the same and more.)
+
+Both have a WHEN clause that PostgreSQL evaluates without calling the function, so a write that
+does not concern them costs nothing: neither does a row of the backfill.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import pgtrigger
-from django.apps import apps
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.sql import Query
+from pgtrigger import compiler
 from psycopg import sql
 
-from migrations_playbook.database import name_of
-from migrations_playbook.declaration import FillTrigger, Shadow, column_of
-from migrations_playbook.errors import PlaybookError
-from migrations_playbook.tables import parts_of
+from migrations_playbook.postgres.names import column_of, compose_name
+from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+# django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
+# it, and allows 47 characters between.
+MAX_TRIGGER_NAME = 47
 
 
 @dataclass(frozen=True)
-class BoundShadow:
-    """A declaration bound to its model: every name as PostgreSQL knows it.
+class Shadow:
+    """Declares that one column is going to be replaced by another.
 
     Arguments:
-        model: the model that declares the two fields (never a proxy or a child of it).
-        declaration: what the model's `Meta.triggers` says.
+        live: the field whose values are replaced.
+        shadow: the nullable field that collects the new values; same type, declared later.
+        value: a Django expression that PostgreSQL evaluates for each row, such as
+            `RandomUUID()`. It refers to no column: it makes a value, it does not convert one.
     """
 
-    model: type[models.Model]
-    declaration: Shadow
+    live: str
+    shadow: str
+    value: models.expressions.BaseExpression
 
     @property
-    def label(self) -> str:
-        """`tickets.Ticket`: how a person names it."""
-        return self.model._meta.label
+    def triggers(self) -> list[pgtrigger.Trigger]:
+        """The triggers that a model's `Meta.triggers` takes."""
+        return [FillTrigger(self), KeepTrigger(self)]
 
-    @property
-    def table_parts(self) -> tuple[str, ...]:
-        """The table's name, with its schema in front if `db_table` names one."""
-        return parts_of(self.model)
+    def value_sql(self, model: type[models.Model]) -> str:
+        """The value expression as SQL, its parameters written out as literals."""
+        connection = connections[DEFAULT_DB_ALIAS]
+        query = Query(model)
+        resolved = self.value.resolve_expression(query, allow_joins=False)
+        text, params = query.get_compiler(connection=connection).compile(resolved)
+        return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
 
-    @property
-    def table(self) -> sql.Identifier:
-        return sql.Identifier(*self.table_parts)
 
-    @property
-    def live(self) -> str:
-        return column_of(self.model, self.declaration.live)
+class ShadowTrigger(pgtrigger.Trigger):
+    """A trigger that a `Shadow` declares; named after what it does and the shadow field."""
 
-    @property
-    def shadow(self) -> str:
-        return column_of(self.model, self.declaration.shadow)
+    purpose = ""
+    when = pgtrigger.Before
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """The primary key's columns, in their order: more than one for a composite key."""
-        return tuple(column_of(self.model, field.name) for field in self.model._meta.pk_fields)
-
-    @property
-    def value(self) -> sql.SQL:
-        """The value expression, for a statement that has parameters beside it."""
-        text = self.declaration.value_sql(self.model).replace("%", "%%")
-        return sql.SQL(text)
-
-    @property
-    def trigger_names(self) -> tuple[str, ...]:
-        """The declared triggers as they are named in the catalog."""
-        return tuple(
-            trigger.get_pgid(self.model)  # type: ignore[arg-type]
-            for trigger in self.declaration.triggers
+    def __init__(self, declaration: Shadow) -> None:
+        self.declaration = declaration
+        super().__init__(
+            name=compose_name(self.purpose, declaration.shadow, limit=MAX_TRIGGER_NAME)
         )
 
-    def name_of(self, purpose: str) -> str:
-        """A name for an object that the engine makes for this shadow: one name a purpose."""
-        return name_of(self.table_parts[-1], self.shadow, purpose)
+    def compile(self, model: type[models.Model]) -> compiler.Trigger:  # type: ignore[override]
+        """The trigger's SQL, with the function's search_path pinned."""
+        plain = super().compile(model)  # type: ignore[arg-type]
+        return compiler.Trigger(name=plain.name, sql=PinnedTriggerSql(**plain.sql.kwargs))
+
+    def names(self, model: type[models.Model]) -> dict[str, str]:
+        """The quoted column names that the trigger's SQL is written with."""
+
+        def quoted(field: str) -> str:
+            return sql.Identifier(column_of(model, field)).as_string(None)
+
+        return {
+            "live": quoted(self.declaration.live),
+            "shadow": quoted(self.declaration.shadow),
+        }
 
 
-def declared() -> Iterator[BoundShadow]:
-    """Every shadow that an installed model declares, in the order of the models."""
-    for model, trigger in pgtrigger.registered():
-        if isinstance(trigger, FillTrigger):
-            yield BoundShadow(cast("type[models.Model]", model), trigger.declaration)
+class FillTrigger(ShadowTrigger):
+    """Gives the shadow a value wherever a write would leave it null."""
+
+    purpose = "fill"
+    operation = pgtrigger.Insert | pgtrigger.Update
+
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        return pgtrigger.Condition("NEW.{shadow} IS NULL".format(**self.names(model)))
+
+    def get_func(self, model: Any) -> str:
+        # An UPDATE that nulls a filled shadow is a stale save: the object was loaded before the
+        # backfill came by. A new value must differ from the live one, or nothing was rotated:
+        # an expression with little room may need a second draw.
+        return (
+            "IF TG_OP = 'UPDATE' THEN NEW.{shadow} := OLD.{shadow}; END IF; "
+            "IF NEW.{shadow} IS NULL THEN "
+            "FOR draw IN 1..100 LOOP "
+            "NEW.{shadow} := {value}; "
+            "EXIT WHEN NEW.{shadow} IS DISTINCT FROM NEW.{live}; "
+            "END LOOP; "
+            "END IF; "
+            "RETURN NEW;"
+        ).format(value=self.declaration.value_sql(model), **self.names(model))
 
 
-def find(label: str, shadow: str) -> BoundShadow:
-    """The shadow of a model.
+class KeepTrigger(ShadowTrigger):
+    """Ignores a save that would write the shadow's value into the live column of its own row."""
 
-    Arguments:
-        label: the model's label, `tickets.Ticket`.
-        shadow: the shadow field's name.
+    purpose = "keep"
+    operation = pgtrigger.Update
 
-    Raises:
-        PlaybookError: no such model, or it declares no such shadow.
-    """
-    model = apps.get_model(label)
-    for bound in declared():
-        if bound.model is model and bound.declaration.shadow == shadow:
-            return bound
-    raise PlaybookError(
-        f"{label} declares no shadow column {shadow!r}. Add "
-        f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.'
-    )
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        return pgtrigger.Condition(
+            "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}".format(
+                **self.names(model)
+            )
+        )
+
+    def get_func(self, model: Any) -> str:
+        return ("NEW.{live} := OLD.{live}; NEW.{shadow} := OLD.{shadow}; RETURN NEW;").format(
+            **self.names(model)
+        )

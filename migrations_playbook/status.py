@@ -10,14 +10,20 @@ from typing import Any
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 
-from migrations_playbook import catalog, control, dependents, quarantine
-from migrations_playbook.catalog import Phase
-from migrations_playbook.conclude import finishing
-from migrations_playbook.control import Control
-from migrations_playbook.database import postgresql
-from migrations_playbook.dependents import Dependent, Left, Pair
-from migrations_playbook.quarantine import StaleWrites
-from migrations_playbook.shadow import declared
+from migrations_playbook.backfill import control
+from migrations_playbook.backfill.control import Control
+from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import measure_sizes
+from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.conclude import finishing
+from migrations_playbook.swap.dependents.base import Dependent
+from migrations_playbook.swap.dependents.inventory import read_inventory, read_left
+from migrations_playbook.swap.dependents.materialized import Left
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.quarantine import StaleWrites
 
 # After a day without one, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
@@ -31,7 +37,7 @@ class ShadowStatus:
         model: the model's label.
         live: the live field's name.
         shadow: the shadow field's name.
-        phase: see `catalog.state`.
+        phase: see `read_state`.
         rows_remaining: rows whose shadow is null, counted.
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
@@ -105,8 +111,8 @@ def read(using: str) -> list[ShadowStatus]:
     """
     connection = postgresql(using)
     found = []
-    for bound in declared():
-        state = catalog.state(connection, bound)
+    for replacement in declared_replacements():
+        state = read_state(connection, replacement)
         table = state.table
         remaining, heap, index = 0, 0, 0
         stale = None
@@ -114,22 +120,22 @@ def read(using: str) -> list[ShadowStatus]:
         unfinished: list[Left] = []
         settings = Control()
         if table is not None:
-            heap, index = catalog.sizes(connection, table)
+            heap, index = measure_sizes(connection, table)
         if table is not None and state.phase is Phase.EXPANDED:
-            remaining = catalog.count_nulls(connection, bound, table)
+            remaining = count_nulls(connection, replacement, table)
             if state.problem is None:
-                settings = control.read(connection, bound, table)
+                settings = control.read(connection, replacement, table)
         if table is not None and state.swapped:
-            stale = quarantine.stale_writes(connection, table, bound.shadow)
+            stale = quarantine.stale_writes(connection, table, replacement.shadow)
         if table is not None and state.phase is not Phase.NONE:
-            pair = Pair(bound, table, revert=state.swapped)
-            bound_to = dependents.inventory(connection, pair).dependents
-            unfinished = dependents.left(connection, pair)
+            pair = Pair(replacement, table, revert=state.swapped)
+            bound_to = read_inventory(connection, pair).dependents
+            unfinished = read_left(connection, pair)
         found.append(
             ShadowStatus(
-                model=bound.label,
-                live=bound.declaration.live,
-                shadow=bound.declaration.shadow,
+                model=replacement.label,
+                live=replacement.declaration.live,
+                shadow=replacement.declaration.shadow,
                 phase=state.phase,
                 rows_remaining=remaining,
                 heap_bytes=heap,
@@ -138,7 +144,7 @@ def read(using: str) -> list[ShadowStatus]:
                 control=settings,
                 next=state.problem
                 or (finishing(revert=not state.swapped) if unfinished else None)
-                or next_command(state.phase, bound.declaration.shadow),
+                or next_command(state.phase, replacement.declaration.shadow),
                 dependents=bound_to,
                 left=tuple(each.name for each in unfinished),
             )

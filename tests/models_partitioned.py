@@ -11,9 +11,9 @@ from typing import Any
 
 from django.db import connection, models
 
-from migrations_playbook.proof import Verified
-from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.swap import swap, verify
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap, verify
+from migrations_playbook.swap.proof import Verified
 from tests.fixtures.database import Database
 from tests.models_zoo import UUIDS, registry
 
@@ -112,17 +112,17 @@ def make(database: Database, model: type[Partitioned]) -> None:
     )
 
 
-def add_shadow(model: type[Partitioned]) -> BoundShadow:
+def add_shadow(model: type[Partitioned]) -> Replacement:
     """Add the shadow and its triggers, as the migration does it."""
     field: Any = model._meta.get_field("new_token")
     with connection.schema_editor() as editor:
         editor.add_field(model, field)
     for trigger in UUIDS.triggers:
         trigger.install(model)  # type: ignore[arg-type]
-    return BoundShadow(model, UUIDS)
+    return Replacement(model, UUIDS)
 
 
-def expand(database: Database, model: type[Partitioned]) -> BoundShadow:
+def expand(database: Database, model: type[Partitioned]) -> Replacement:
     """Both."""
     make(database, model)
     return add_shadow(model)
@@ -132,14 +132,14 @@ def tokens(model: type[Partitioned]) -> set[Any]:
     return set(model._default_manager.values_list("token", flat=True))
 
 
-def play(bound: BoundShadow, *, revert: bool = False) -> Verified:
+def play(replacement: Replacement, *, revert: bool = False) -> Verified:
     """Swap to the end; the proof."""
-    last = list(swap(bound, using="default", revert=revert))[-1]
+    last = list(swap(replacement, using="default", revert=revert))[-1]
     assert isinstance(last, Verified)
     return last
 
 
-def verified(bound: BoundShadow) -> Verified:
-    (found,) = verify(bound, using="default")
+def verified(replacement: Replacement) -> Verified:
+    (found,) = verify(replacement, using="default")
     assert isinstance(found, Verified)
     return found

@@ -15,8 +15,8 @@ from django.db import connections, models
 from django.db.models.functions import Cast, Left, Random
 
 from migrations_playbook import Shadow
-from migrations_playbook.backfill import backfill
-from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.backfill.play import backfill
+from migrations_playbook.replacement import Replacement
 
 registry = Apps()
 UUIDS = Shadow(live="token", shadow="new_token", value=RandomUUID())
@@ -190,7 +190,7 @@ MODELS: dict[type[models.Model], Shadow] = {
 }
 
 
-def expand(model: type[models.Model], shadow: Shadow, using: str = "default") -> BoundShadow:
+def expand(model: type[models.Model], shadow: Shadow, using: str = "default") -> Replacement:
     """Make a model's table with three rows, then add the shadow column and its triggers."""
     connection = connections[using]
     with connection.cursor() as cursor:
@@ -208,7 +208,7 @@ def expand(model: type[models.Model], shadow: Shadow, using: str = "default") ->
         editor.add_field(model, field)
     for trigger in shadow.triggers:
         trigger.install(model, database=using)  # type: ignore[arg-type]
-    return BoundShadow(model, shadow)
+    return Replacement(model, shadow)
 
 
 def insert_without(model: type[models.Model], field: Any, using: str) -> None:
@@ -221,9 +221,9 @@ def insert_without(model: type[models.Model], field: Any, using: str) -> None:
         model._meta.local_concrete_fields = kept
 
 
-def fill(bound: BoundShadow, using: str = "default") -> None:
+def fill(replacement: Replacement, using: str = "default") -> None:
     """The backfill, to its end."""
-    for _ in backfill(bound, using=using):
+    for _ in backfill(replacement, using=using):
         pass
 
 

@@ -9,12 +9,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, ProgrammingError, connection, connections, models
 
-from migrations_playbook import catalog
-from migrations_playbook.catalog import Phase
 from migrations_playbook.errors import VerificationFailed
-from migrations_playbook.proof import Verified
-from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.swap import swap, verify
+from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap, verify
+from migrations_playbook.swap.proof import Verified
 from tests.fixtures.database import Database
 from tests.models_zoo import (
     CODES,
@@ -36,9 +35,9 @@ def tokens(model: type[models.Model], using: str = "default") -> set[Any]:
     return set(model._default_manager.using(using).values_list("token", flat=True))
 
 
-def play(bound: BoundShadow, using: str = "default", *, revert: bool = False) -> Verified:
+def play(replacement: Replacement, using: str = "default", *, revert: bool = False) -> Verified:
     """Swap to the end; the proof."""
-    last = list(swap(bound, using=using, revert=revert))[-1]
+    last = list(swap(replacement, using=using, revert=revert))[-1]
     assert isinstance(last, Verified)
     return last
 
@@ -47,17 +46,17 @@ def play(bound: BoundShadow, using: str = "default", *, revert: bool = False) ->
 def test_a_model_of_any_shape_is_swapped_and_reverted(
     model: type[models.Model], database: Database
 ) -> None:
-    bound = expand(model, MODELS[model])
+    replacement = expand(model, MODELS[model])
     leaked = tokens(model)
-    fill(bound)
+    fill(replacement)
     before = database.dump()
-    assert play(bound).passed
-    assert catalog.state(connection, bound).phase is Phase.SWAPPED
+    assert play(replacement).passed
+    assert read_state(connection, replacement).phase is Phase.SWAPPED
     fresh = tokens(model)
     assert len(fresh) == 3
     assert not fresh & leaked
     model._default_manager.create()
-    assert play(bound, revert=True).passed
+    assert play(replacement, revert=True).passed
     assert leaked < tokens(model)
     assert database.dump() == before
 
@@ -76,49 +75,49 @@ def test_a_percent_sign_is_djangos_problem_and_not_the_engines(database: Databas
         trigger.install(Percent)  # type: ignore[arg-type]
     with pytest.raises(ProgrammingError, match="are allowed as placeholders"):
         Percent._default_manager.count()
-    bound = BoundShadow(Percent, UUIDS)
-    fill(bound)
+    replacement = Replacement(Percent, UUIDS)
+    fill(replacement)
     before = database.dump()
-    assert play(bound).passed
-    assert play(bound, revert=True).passed
+    assert play(replacement).passed
+    assert play(replacement, revert=True).passed
     assert database.dump() == before
 
 
 def test_what_comes_to_a_retired_column_of_any_name_fails_the_proof(database: Database) -> None:
-    bound = expand(MixedCase, UUIDS)
-    fill(bound)
-    play(bound)
+    replacement = expand(MixedCase, UUIDS)
+    fill(replacement)
+    play(replacement)
     database.run(
         'CREATE MATERIALIZED VIEW copies AS SELECT "New Secret Token" AS token FROM "Mixed Case"'
     )
     with pytest.raises(VerificationFailed, match=r"still bound to it: .* public\.copies"):
-        list(verify(bound, using="default"))
+        list(verify(replacement, using="default"))
 
 
 def test_two_shadows_of_one_table_are_swapped_one_without_the_other(database: Database) -> None:
     tokens_bound = expand(Twice, UUIDS)
     for trigger in CODES.triggers:
         trigger.install(Twice)  # type: ignore[arg-type]
-    codes_bound = BoundShadow(Twice, CODES)
+    codes_bound = Replacement(Twice, CODES)
     fill(tokens_bound)
     fill(codes_bound)
     leaked = set(Twice._default_manager.values_list("token", "code"))
     before = database.dump()
     assert play(tokens_bound).passed
-    assert catalog.state(connection, codes_bound).phase is Phase.FILLED
+    assert read_state(connection, codes_bound).phase is Phase.FILLED
     assert play(codes_bound).passed
     Twice._default_manager.create()
     assert play(tokens_bound, revert=True).passed
-    assert catalog.state(connection, codes_bound).phase is Phase.SWAPPED
+    assert read_state(connection, codes_bound).phase is Phase.SWAPPED
     assert play(codes_bound, revert=True).passed
     assert leaked < set(Twice._default_manager.values_list("token", "code"))
     assert database.dump() == before
 
 
 def test_the_index_for_like_goes_with_a_text_token(database: Database) -> None:
-    bound = expand(Characters, TEXTS)
-    fill(bound)
-    play(bound)
+    replacement = expand(Characters, TEXTS)
+    fill(replacement)
+    play(replacement)
     definitions = database.value(
         "SELECT string_agg(indexdef, E'\\n') FROM pg_indexes WHERE tablename = 'zoo_characters'"
     )
@@ -126,9 +125,9 @@ def test_the_index_for_like_goes_with_a_text_token(database: Database) -> None:
 
 
 def test_a_token_that_is_unique_with_others_stays_so(database: Database) -> None:
-    bound = expand(Together, UUIDS)
-    fill(bound)
-    play(bound)
+    replacement = expand(Together, UUIDS)
+    fill(replacement)
+    play(replacement)
     row = Together._default_manager.get(tenant=1, pk=1)
     with pytest.raises(IntegrityError, match=r"zoo_(one_a_tenant|conditional)"):
         Together._default_manager.create(token=row.token, tenant=row.tenant)
@@ -159,8 +158,8 @@ def test_each_database_has_a_phase_of_its_own(second_database: Database) -> None
     fill(here)
     fill(there, using="other")
     play(there, using="other")
-    assert catalog.state(connections["default"], here).phase is Phase.FILLED
-    assert catalog.state(connections["other"], there).phase is Phase.SWAPPED
+    assert read_state(connections["default"], here).phase is Phase.FILLED
+    assert read_state(connections["other"], there).phase is Phase.SWAPPED
 
 
 def test_a_database_that_is_not_postgresql_is_refused(second_database: Database) -> None:

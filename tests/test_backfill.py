@@ -19,9 +19,9 @@ from django.db.models import Value
 from django.db.models.functions import Cast
 
 from migrations_playbook import Shadow
-from migrations_playbook.backfill import backfill
+from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 from tickets.models import Ticket
@@ -302,12 +302,12 @@ def test_a_connection_that_the_server_ends_is_one_sentence(
 
 def test_a_value_expression_that_makes_nulls_is_refused(database: Database) -> None:
     nothing = Cast(Value(None), models.UUIDField())
-    bound = BoundShadow(Ticket, Shadow(live="token", shadow="new_token", value=nothing))
+    replacement = Replacement(Ticket, Shadow(live="token", shadow="new_token", value=nothing))
     add_old_tickets(database, 1)
-    for trigger in bound.declaration.triggers:
+    for trigger in replacement.declaration.triggers:
         database.run(trigger.compile(Ticket).install_sql)  # type: ignore[arg-type]
     with pytest.raises(PlaybookError, match="makes nulls"):
-        list(backfill(bound, using="default"))
+        list(backfill(replacement, using="default"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own high-water mark is asked for")

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from migrations_playbook import catalog
-from migrations_playbook.backfill import Options, backfill
-from migrations_playbook.database import postgresql
-from migrations_playbook.events import Batch, Recounted
-from migrations_playbook.pace import Pace
-from migrations_playbook.shadow import find
-from migrations_playbook.walk import SHARES
+from migrations_playbook.backfill.events import Batch, Recounted
+from migrations_playbook.backfill.nulls import sample_nulls
+from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.backfill.play import Options, backfill
+from migrations_playbook.backfill.walk import SHARES
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 
@@ -68,7 +69,9 @@ def test_killing_one_worker_stops_no_other_and_loses_nothing(database: Database)
 def test_rows_that_others_fill_are_progress_too(database: Database) -> None:
     add_old_tickets(database, 2000)
     options = Options(pace=Pace(max_rows_per_second=50))
-    events = backfill(find("tickets.Ticket", "new_token"), using="default", options=options)
+    events = backfill(
+        find_replacement("tickets.Ticket", "new_token"), using="default", options=options
+    )
     mine = 0
     for event in events:
         if isinstance(event, Batch):
@@ -88,11 +91,11 @@ def test_in_a_table_too_large_to_count_a_sample_tells_what_others_filled(
 ) -> None:
     add_old_tickets(database, 40_000)
     database.run("UPDATE tickets_ticket SET redeemed_at = now() WHERE id % 2 = 0")
-    connection, bound = postgresql("default"), find("tickets.Ticket", "new_token")
-    found = catalog.table(connection, bound)
-    assert found is not None
-    assert catalog.sample_nulls(connection, bound, found) == 20_000
-    few = catalog.sample_nulls(connection, bound, found, pages=100)
+    connection, replacement = postgresql("default"), find_replacement("tickets.Ticket", "new_token")
+    table = read_table(connection, replacement.identifier)
+    assert table is not None
+    assert sample_nulls(connection, replacement, table) == 20_000
+    few = sample_nulls(connection, replacement, table, pages=100)
     assert few == pytest.approx(20_000, rel=0.5)
 
 
@@ -134,10 +137,10 @@ def test_partitions_are_walked_one_by_one(database: Database) -> None:
         "INSERT INTO tickets_ticket (id, token) SELECT n, gen_random_uuid() "
         "FROM generate_series(1, 300) AS n"
     )
-    bound = find("tickets.Ticket", "new_token")
-    for trigger in bound.declaration.triggers:
-        database.run(trigger.compile(bound.model).install_sql)  # type: ignore[arg-type]
-    done = [event for event in backfill(bound, using="default") if isinstance(event, Batch)]
+    replacement = find_replacement("tickets.Ticket", "new_token")
+    for trigger in replacement.declaration.triggers:
+        database.run(trigger.compile(replacement.model).install_sql)  # type: ignore[arg-type]
+    done = [event for event in backfill(replacement, using="default") if isinstance(event, Batch)]
     assert sum(batch.rows for batch in done) == 300
     assert nulls(database) == 0
 
@@ -145,7 +148,9 @@ def test_partitions_are_walked_one_by_one(database: Database) -> None:
 def test_a_stop_leaves_no_session_behind(database: Database) -> None:
     add_old_tickets(database, 2000)
     options = Options(workers=3, pace=Pace(batch_size=1))
-    events = backfill(find("tickets.Ticket", "new_token"), using="default", options=options)
+    events = backfill(
+        find_replacement("tickets.Ticket", "new_token"), using="default", options=options
+    )
     next(event for event in events if isinstance(event, Batch))
     events.close()
     wait_until(lambda: not database.fetch(WORKERS), "every worker's session is gone")

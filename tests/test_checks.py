@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce
 from django.test.utils import isolate_apps
 
 from migrations_playbook import Shadow
-from migrations_playbook.checks import declaration_errors
+from migrations_playbook.expand.checks import declaration_errors
 from tests.fixtures.database import Database
 
 VALUE = RandomUUID()

@@ -7,24 +7,25 @@ from django.db import models
 from django.db.models import Value
 from django.db.models.functions import MD5, Cast, Floor, Random
 
-from migrations_playbook import Shadow, swap
-from migrations_playbook.backfill import backfill
+from migrations_playbook import Shadow
+from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.proof import Verified
-from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap
+from migrations_playbook.swap.proof import Verified
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import add_old_tickets, nulls
 from tickets.models import Ticket
 
 
-def narrow(database: Database, room: int) -> BoundShadow:
+def narrow(database: Database, room: int) -> Replacement:
     """Tickets with a declaration that can draw only so many values, and its triggers."""
     number = Cast(Floor(Random() * Value(float(room))), models.TextField())
     value = Cast(MD5(number), models.UUIDField())
-    bound = BoundShadow(Ticket, Shadow(live="token", shadow="new_token", value=value))
-    for trigger in bound.declaration.triggers:
+    replacement = Replacement(Ticket, Shadow(live="token", shadow="new_token", value=value))
+    for trigger in replacement.declaration.triggers:
         database.run(trigger.compile(Ticket).install_sql)  # type: ignore[arg-type]
-    return bound
+    return replacement
 
 
 def duplicates(database: Database, column: str) -> int:
@@ -35,11 +36,11 @@ def duplicates(database: Database, column: str) -> int:
 
 def test_duplicates_but_one_are_refilled_until_every_value_is_unique(database: Database) -> None:
     add_old_tickets(database, 1000)
-    bound = narrow(database, room=4000)
-    list(backfill(bound, using="default"))
+    replacement = narrow(database, room=4000)
+    list(backfill(replacement, using="default"))
     assert duplicates(database, "new_token") > 0
     (verified,) = (
-        event for event in swap.swap(bound, using="default") if isinstance(event, Verified)
+        event for event in swap(replacement, using="default") if isinstance(event, Verified)
     )
     assert (verified.rows, verified.duplicates, verified.nulls) == (1000, 0, 0)
     assert duplicates(database, "token") == 0
@@ -48,10 +49,10 @@ def test_duplicates_but_one_are_refilled_until_every_value_is_unique(database: D
 
 def test_a_value_that_collided_with_nothing_stays(database: Database) -> None:
     add_old_tickets(database, 1000)
-    bound = narrow(database, room=4000)
-    list(backfill(bound, using="default"))
+    replacement = narrow(database, room=4000)
+    list(backfill(replacement, using="default"))
     database.run("CREATE TABLE first_of_each AS SELECT DISTINCT new_token FROM tickets_ticket")
-    list(swap.swap(bound, using="default"))
+    list(swap(replacement, using="default"))
     assert (
         database.value(
             "SELECT count(*) FROM first_of_each f WHERE NOT EXISTS "
@@ -65,10 +66,10 @@ def test_where_there_is_no_room_for_all_it_gives_up_and_nothing_is_exchanged(
     database: Database,
 ) -> None:
     add_old_tickets(database, 50)
-    bound = narrow(database, room=40)
-    list(backfill(bound, using="default"))
+    replacement = narrow(database, room=40)
+    list(backfill(replacement, using="default"))
     with pytest.raises(PlaybookError, match="too little room"):
-        list(swap.swap(bound, using="default"))
+        list(swap(replacement, using="default"))
     assert Ticket.objects.count() == 50
     assert (
         database.value(
@@ -81,7 +82,7 @@ def test_where_there_is_no_room_for_all_it_gives_up_and_nothing_is_exchanged(
 
 
 def test_no_ticket_gets_the_leaked_value_of_another(database: Database) -> None:
-    bound = narrow(database, room=400)
+    replacement = narrow(database, room=400)
     with database.connect() as session:
         session.execute("ALTER TABLE tickets_ticket DISABLE TRIGGER USER")
         session.execute(
@@ -89,8 +90,8 @@ def test_no_ticket_gets_the_leaked_value_of_another(database: Database) -> None:
             "FROM generate_series(0, 99) AS n"
         )
         session.execute("ALTER TABLE tickets_ticket ENABLE TRIGGER USER")
-    list(backfill(bound, using="default"))
-    events = list(swap.swap(bound, using="default"))
+    list(backfill(replacement, using="default"))
+    events = list(swap(replacement, using="default"))
     (verified,) = (event for event in events if isinstance(event, Verified))
     assert verified.leaked == 0
     assert (

@@ -6,10 +6,10 @@ import pytest
 from django.db import connection, transaction
 from psycopg import errors, sql
 
-from migrations_playbook.contract import contract
+from migrations_playbook.contract.play import contract
 from migrations_playbook.errors import LockNotAvailable
-from migrations_playbook.locks import LockPolicy
-from migrations_playbook.shadow import find
+from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database
 from tests.fixtures.dumps import with_columns_sorted
 from tests.fixtures.releases import manage, migrate
@@ -89,7 +89,7 @@ def test_it_gives_up_behind_a_transaction_that_holds_the_table(database: Databas
                 sql.Identifier("tickets_ticket"),
                 live="token",
                 shadow="new_token",
-                triggers=find("tickets.Ticket", "new_token").trigger_names,
+                triggers=find_replacement("tickets.Ticket", "new_token").trigger_names,
                 policy=LockPolicy(attempts=2, timeout_ms=50, pause_ms=1),
             )
     assert f"pid {pid}" in str(caught.value)

@@ -9,21 +9,22 @@ from functools import partial
 import pytest
 from django.core.management import CommandError, call_command
 
-from migrations_playbook import catalog, control
-from migrations_playbook.control import Control
-from migrations_playbook.database import postgresql
+from migrations_playbook.backfill import control
+from migrations_playbook.backfill.control import Control
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.shadow import find
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, nulls
 
 
 def settings() -> Control:
-    bound = find("tickets.Ticket", "new_token")
+    replacement = find_replacement("tickets.Ticket", "new_token")
     connection = postgresql("default")
-    found = catalog.table(connection, bound)
-    assert found is not None
-    return control.read(connection, bound, found)
+    table = read_table(connection, replacement.identifier)
+    assert table is not None
+    return control.read(connection, replacement, table)
 
 
 def fewer_nulls_than(database: Database, before: int) -> bool:

@@ -14,11 +14,11 @@ from django.core.management import call_command
 from django.db import connection
 from psycopg import errors
 
-from migrations_playbook import catalog
-from migrations_playbook.dependents import Pair
-from migrations_playbook.locks import DEFAULT_POLICY
-from migrations_playbook.prepare import prepare
-from migrations_playbook.shadow import find
+from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role, wait_until
 from tickets.models import Ticket
 
@@ -285,9 +285,11 @@ def test_readers_of_a_view_come_through_without_a_deadlock(app: Database) -> Non
 
 def test_what_is_bound_while_the_swap_waits_is_carried_over_too(app: Database) -> None:
     """Nothing but the table's own lock keeps CREATE VIEW and GRANT away: it looks again."""
-    found = catalog.table(connection, bound := find("tickets.Ticket", "new_token"))
-    assert found is not None
-    for _ in prepare(connection, Pair(bound, found, revert=False), DEFAULT_POLICY):
+    table = read_table(
+        connection, (replacement := find_replacement("tickets.Ticket", "new_token")).identifier
+    )
+    assert table is not None
+    for _ in prepare(connection, Pair(replacement, table, revert=False), DEFAULT_POLICY):
         pass
     with app.connect() as reader:
         reader.execute("SELECT count(*) FROM tickets_ticket")

@@ -100,7 +100,7 @@ def test_indexes_of_every_kind_answer_for_the_live_column(app: Database) -> None
 def test_storage_compression_options_and_the_like_index_stay_with_the_name(
     database: Database,
 ) -> None:
-    bound = expand(Characters, TEXTS)
+    replacement = expand(Characters, TEXTS)
     for action in (
         "SET STORAGE EXTERNAL",
         "SET COMPRESSION pglz",
@@ -110,13 +110,13 @@ def test_storage_compression_options_and_the_like_index_stay_with_the_name(
     ):
         database.run(f"ALTER TABLE zoo_characters ALTER COLUMN token {action}")
     database.run("COMMENT ON COLUMN zoo_characters.token IS 'who knows it gets in'")
-    fill(bound)
+    fill(replacement)
     before = database.dump()
     plain = database.fetch(COLUMN, "zoo_characters", "new_token")
     kept = database.fetch(COLUMN, "zoo_characters", "token")
     assert kept[0][:4] == ("e", "p", ["n_distinct=-0.5", "n_distinct_inherited=7"], 321)
     for revert in (False, True):
-        play(bound, revert=revert)
+        play(replacement, revert=revert)
         assert database.fetch(COLUMN, "zoo_characters", "token") == kept
         assert database.fetch(COLUMN, "zoo_characters", "new_token") == plain
         with database.connect() as session:

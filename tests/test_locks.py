@@ -12,9 +12,9 @@ import pytest
 from django.db import connection, transaction
 from psycopg import sql
 
-from migrations_playbook import locks
 from migrations_playbook.errors import LockNotAvailable
-from migrations_playbook.locks import LockPolicy
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import LockPolicy
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 
 TABLE = sql.Identifier("public", "tickets_ticket")

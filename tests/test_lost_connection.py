@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from migrations_playbook import catalog
-from migrations_playbook.dependents import Pair
-from migrations_playbook.locks import DEFAULT_POLICY
-from migrations_playbook.prepare import prepare
-from migrations_playbook.shadow import find
+from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, wait_until
 from tests.test_locks import server_setting
 from tickets.models import Ticket
@@ -35,10 +35,10 @@ def pid_that_waits_for(database: Database, event: str) -> Any:
 def prepared(database: Database) -> Database:
     """A table whose swap is prepared, so that its next commit is the exchange."""
     Ticket.objects.create()
-    bound = find("tickets.Ticket", "new_token")
-    found = catalog.table(connection, bound)
-    assert found is not None
-    for _ in prepare(connection, Pair(bound, found, revert=False), DEFAULT_POLICY):
+    replacement = find_replacement("tickets.Ticket", "new_token")
+    table = read_table(connection, replacement.identifier)
+    assert table is not None
+    for _ in prepare(connection, Pair(replacement, table, revert=False), DEFAULT_POLICY):
         pass
     return database
 

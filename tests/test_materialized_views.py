@@ -243,9 +243,9 @@ def test_a_copy_of_whole_rows_is_one_too(database: Database) -> None:
     ],
 )
 def test_what_would_be_lost_with_the_old_copy_is_refused_before_anything_changes(
-    bound: str, named: str, copied: Database
+    replacement: str, named: str, copied: Database
 ) -> None:
-    copied.run(bound)
+    copied.run(replacement)
     before = copied.dump()
     with pytest.raises(CommandError, match=r"materialized view public\.copies") as refused:
         call_command("swap_token_columns", refresh_materialized_views=True)

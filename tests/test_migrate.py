@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from psycopg import errors
 
-from migrations_playbook.locks import LockPolicy
+from migrations_playbook.postgres.locks import LockPolicy
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 from tickets.models import Ticket

@@ -11,13 +11,15 @@ import pytest
 from django.db import connection, transaction
 from psycopg import errors
 
-from migrations_playbook import catalog, contract, quarantine
-from migrations_playbook.catalog import Phase
+from migrations_playbook.contract.play import contract
 from migrations_playbook.errors import Refused
-from migrations_playbook.locks import DEFAULT_POLICY
-from migrations_playbook.prepare import prepare
-from migrations_playbook.rights import refuse_without_fill_rights
-from migrations_playbook.swap import swap, swappable
+from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.roles import refuse_without_fill_rights
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.play import swap, swappable
+from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.models_partitioned import (
     OF_ITS_OWN,
@@ -47,16 +49,16 @@ def app(database: Database) -> Iterator[Database]:
 def test_a_partitioned_table_is_swapped_and_reverted_and_swapped_again(
     model: type[Partitioned], database: Database
 ) -> None:
-    bound = expand(database, model)
+    replacement = expand(database, model)
     leaked = tokens(model)
-    fill(bound)
+    fill(replacement)
     before = database.dump()
     for _ in range(2):
-        assert play(bound).passed
-        assert catalog.state(connection, bound).phase is Phase.SWAPPED
+        assert play(replacement).passed
+        assert read_state(connection, replacement).phase is Phase.SWAPPED
         assert len(tokens(model)) == 90
         assert not tokens(model) & leaked
-        assert play(bound, revert=True).passed
+        assert play(replacement, revert=True).passed
         assert tokens(model) == leaked
         assert database.dump() == before
 
@@ -69,10 +71,10 @@ def as_app(database: Database, statement: str) -> list[tuple[Any, ...]]:
 
 
 def test_privileges_on_a_partition_are_its_own(app: Database) -> None:
-    bound = expand(app, Ranges)
+    replacement = expand(app, Ranges)
     app.run(f"GRANT SELECT (key) ON by_range TO {APP}")
     app.run(f'GRANT SELECT (token) ON "Low" TO {APP}')
-    fill(bound)
+    fill(replacement)
 
     def look() -> None:
         assert len(as_app(app, 'SELECT token FROM "Low"')) == 30
@@ -82,9 +84,9 @@ def test_privileges_on_a_partition_are_its_own(app: Database) -> None:
                 as_app(app, forbidden)
 
     look()
-    play(bound)
+    play(replacement)
     look()
-    play(bound, revert=True)
+    play(replacement, revert=True)
     look()
 
 
@@ -92,11 +94,11 @@ def test_privileges_on_a_partition_are_its_own(app: Database) -> None:
 def test_both_releases_write_through_the_table_and_into_a_partition(
     model: type[Partitioned], database: Database
 ) -> None:
-    bound = expand(database, model)
+    replacement = expand(database, model)
     table, leaf = OF_ITS_OWN[model]
-    fill(bound)
+    fill(replacement)
     leaked = {(row.key, row.number): row.token for row in model._default_manager.all()}
-    play(bound)
+    play(replacement)
     key, number = database.fetch(f"SELECT key, number FROM {leaf} LIMIT 1")[0]
     own = leaked[key, number]
     fresh = model._default_manager.get(key=key, number=number).token
@@ -118,15 +120,15 @@ def test_both_releases_write_through_the_table_and_into_a_partition(
             .replace("by_all", table),
             key,
         )  # fmt: skip
-    found = catalog.table(connection, bound)
+    found = read_table(connection, replacement.identifier)
     assert found is not None
-    stale = quarantine.stale_writes(connection, found, bound.shadow)
+    stale = quarantine.stale_writes(connection, found, replacement.shadow)
     assert stale is not None
     assert stale.hits == 2
     assert database.value(f"SELECT count(*) FROM {table} WHERE token = new_token") == 2
-    assert verified(bound).passed
+    assert verified(replacement).passed
     written = tokens(model) - set(leaked.values())
-    assert play(bound, revert=True).passed
+    assert play(replacement, revert=True).passed
     assert set(leaked.values()) < tokens(model)
     assert len(tokens(model) & written) == 2
 
@@ -134,26 +136,26 @@ def test_both_releases_write_through_the_table_and_into_a_partition(
 def test_a_unique_index_of_a_partition_keeps_every_leaked_value_out_of_it(
     database: Database,
 ) -> None:
-    bound = expand(database, Ranges)
+    replacement = expand(database, Ranges)
     database.run("CREATE UNIQUE INDEX own_index ON other.high (token)")
-    fill(bound)
+    fill(replacement)
     leaked = database.value("SELECT token FROM other.high WHERE key = 20 LIMIT 1")
-    play(bound)
+    play(replacement)
     with pytest.raises(errors.UniqueViolation, match="own_index"):
         database.run("INSERT INTO by_range (key, number, token) VALUES (21, 100, %s)", leaked)
 
 
 def test_a_row_that_moves_to_another_partition_brings_its_quarantine(database: Database) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
+    replacement = expand(database, Ranges)
+    fill(replacement)
     leaked = database.value("SELECT token FROM by_range WHERE key = 1 AND number = 1")
-    play(bound)
+    play(replacement)
     fresh = database.value("SELECT token FROM by_range WHERE key = 1 AND number = 1")
     database.run("UPDATE by_range SET key = 11, number = 50 WHERE key = 1 AND number = 1")
     database.run("UPDATE by_range SET token = %s WHERE key = 11 AND number = 50", leaked)
     assert database.fetch("SELECT token, new_token FROM mid WHERE number = 50") == [(fresh, leaked)]
-    assert verified(bound).passed
-    play(bound, revert=True)
+    assert verified(replacement).passed
+    play(replacement, revert=True)
     assert database.value("SELECT token FROM mid WHERE number = 50") == leaked
 
 
@@ -161,18 +163,18 @@ def test_values_that_collide_across_partitions_are_refilled_where_they_are(
     database: Database,
 ) -> None:
     """Two rows of two partitions have the same place, each in its own."""
-    bound = expand(database, Ranges)
+    replacement = expand(database, Ranges)
     database.run("ALTER TABLE by_range ADD UNIQUE (key, note, token)")
-    fill(bound)
+    fill(replacement)
     with database.connect() as session:
         session.execute("SELECT set_config('pgtrigger.ignore', %s, true)",
-                        ["{" + ",".join(bound.trigger_names) + "}"])  # fmt: skip
+                        ["{" + ",".join(replacement.trigger_names) + "}"])  # fmt: skip
         session.execute(
             "UPDATE by_range SET new_token = (SELECT new_token FROM by_range "
             "WHERE key = 12 AND number = 2) WHERE key = 12"
         )
     kept = set(database.fetch("SELECT new_token FROM by_range WHERE key <> 12"))
-    assert play(bound).passed
+    assert play(replacement).passed
     assert len(tokens(Ranges)) == 90
     assert set(database.fetch("SELECT token FROM by_range WHERE key <> 12")) == kept
 
@@ -180,11 +182,11 @@ def test_values_that_collide_across_partitions_are_refilled_where_they_are(
 def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     database: Database,
 ) -> None:
-    bound = expand(database, Levels)
+    replacement = expand(database, Levels)
     database.run("CREATE INDEX wanted ON by_level (token)")
     database.run("CREATE INDEX here ON odd (token)")
-    fill(bound)
-    pair = swappable(connection, bound, revert=False)
+    fill(replacement)
+    pair = swappable(connection, replacement, revert=False)
     for _ in prepare(connection, pair, DEFAULT_POLICY):
         pass
     for statement in (
@@ -198,14 +200,14 @@ def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     said = [event.what for event in prepare(connection, pair, DEFAULT_POLICY)]
     assert "Drop wanted_new_token, which is not like its original" in said
     assert "Drop the index here_new_token, which was left invalid by a failed build" in said
-    assert play(bound).passed
+    assert play(replacement).passed
     assert database.value("SELECT pg_get_indexdef('wanted'::regclass)") == before
     assert not database.fetch("SELECT FROM pg_index WHERE NOT indisvalid")
 
 
 def test_what_a_partition_alone_stands_in_the_way_with_is_named(database: Database) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
+    replacement = expand(database, Ranges)
+    fill(replacement)
     database.run("CREATE MATERIALIZED VIEW copies AS SELECT token FROM mid")
     database.run(
         "CREATE TABLE stub (key integer, token uuid, "
@@ -213,7 +215,7 @@ def test_what_a_partition_alone_stands_in_the_way_with_is_named(database: Databa
     )
     database.run("ALTER TABLE mid ADD EXCLUDE USING hash (token WITH =)")
     with pytest.raises(Refused) as refusal:
-        play(bound)
+        play(replacement)
     said = str(refusal.value).splitlines()[1:]
     assert [line.split(" (")[0] for line in said] == [
         "- index mid_token_excl",
@@ -223,11 +225,11 @@ def test_what_a_partition_alone_stands_in_the_way_with_is_named(database: Databa
 
 
 def test_a_materialized_view_of_a_partition_is_refreshed_on_request(database: Database) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
+    replacement = expand(database, Ranges)
+    fill(replacement)
     leaked = tokens(Ranges)
     database.run("CREATE MATERIALIZED VIEW copies AS SELECT token FROM mid")
-    for _ in swap(bound, using="default", refresh=True):
+    for _ in swap(replacement, using="default", refresh=True):
         pass
     shown = {token for (token,) in database.fetch("SELECT token FROM copies")}
     assert len(shown) == 30
@@ -235,14 +237,14 @@ def test_a_materialized_view_of_a_partition_is_refreshed_on_request(database: Da
 
 
 def test_the_backfill_names_the_partitions_that_its_role_may_not_write(app: Database) -> None:
-    bound = expand(app, Ranges)
+    replacement = expand(app, Ranges)
     app.run(f"GRANT SELECT, UPDATE ON by_range, mid TO {APP}")
-    found = catalog.table(connection, bound)
-    assert found is not None
+    table = read_table(connection, replacement.identifier)
+    assert table is not None
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL ROLE {APP}")
         with pytest.raises(Refused) as refusal:
-            refuse_without_fill_rights(connection, found)
+            refuse_without_fill_rights(connection, table)
         cursor.execute("RESET ROLE")
     assert str(refusal.value) == (
         f'The role "{APP}" may not fill public.by_range. Run: '
@@ -296,22 +298,22 @@ CARRIED: dict[str, tuple[type[Partitioned], str]] = {
 @pytest.mark.parametrize("what", CARRIED)
 def test_it_is_carried_over_and_back_and_lets_the_column_go(what: str, database: Database) -> None:
     model, script = CARRIED[what]
-    bound = expand(database, model)
+    replacement = expand(database, model)
     for statement in re.split(r"; (?=[A-Z]{5})", script):
         database.run(statement)
-    fill(bound)
+    fill(replacement)
     before = database.dump()
     for _ in range(2):
-        assert play(bound).passed
-        assert play(bound, revert=True).passed
+        assert play(replacement).passed
+        assert play(replacement, revert=True).passed
         assert database.dump() == before
-    play(bound)
+    play(replacement)
     with transaction.atomic():
-        contract.contract(
+        contract(
             connection,
-            bound.table,
-            live=bound.live,
-            shadow=bound.shadow,
-            triggers=bound.trigger_names,
+            replacement.identifier,
+            live=replacement.live,
+            shadow=replacement.shadow,
+            triggers=replacement.trigger_names,
         )
-    assert catalog.state(connection, bound).phase is Phase.NONE
+    assert read_state(connection, replacement).phase is Phase.NONE

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from django.db import connection, connections, transaction
 
-from migrations_playbook import catalog, locks
-from migrations_playbook.catalog import Phase
 from migrations_playbook.errors import LockNotAvailable
-from migrations_playbook.exchange import Exchanged, Unprepared, exchange
-from migrations_playbook.locks import DEFAULT_POLICY, LockPolicy
-from migrations_playbook.prepare import Preparing, prepare
-from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.swap import swap, swappable
+from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import DEFAULT_POLICY, LockPolicy
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.exchange import Exchanged, Unprepared, exchange
+from migrations_playbook.swap.play import swap, swappable
+from migrations_playbook.swap.prepare import Preparing, prepare
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 from tests.models_partitioned import Levels, Ranges, expand, play, tokens, verified
 from tests.models_zoo import fill
@@ -53,9 +53,9 @@ def indexes_of(database: Database, table: str) -> set[str]:
 def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exchanged_too(
     arrival: str, database: Database
 ) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
-    pair = swappable(connection, bound, revert=False)
+    replacement = expand(database, Ranges)
+    fill(replacement)
+    pair = swappable(connection, replacement, revert=False)
     for _ in prepare(connection, pair, DEFAULT_POLICY):
         pass
     if arrival == ATTACHED:
@@ -72,8 +72,8 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
     assert exchanged.phase is Phase.SWAPPED
     assert not tokens(Ranges) & leaked
     assert indexes_of(database, "late") == before
-    assert verified(bound).passed
-    assert play(bound, revert=True).passed
+    assert verified(replacement).passed
+    assert play(replacement, revert=True).passed
     assert tokens(Ranges) == leaked
     assert indexes_of(database, "late") == {each for each in before if "new_token" not in each}
 
@@ -81,52 +81,52 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
 def test_a_partition_that_comes_while_indexes_are_built_gets_its_part_in_a_second_round(
     database: Database,
 ) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
+    replacement = expand(database, Ranges)
+    fill(replacement)
     before = indexes_of(database, "mid")
     came = False
     said = []
-    for event in swap(bound, using="default"):
+    for event in swap(replacement, using="default"):
         if isinstance(event, Preparing):
             said.append(event.what)
             if not came and event.what.startswith("Build the index"):
                 came = True
                 run(database, CREATED)
-    assert catalog.state(connection, bound).phase is Phase.SWAPPED
+    assert read_state(connection, replacement).phase is Phase.SWAPPED
     assert before < indexes_of(database, "late") == indexes_of(database, "mid")
-    assert verified(bound).passed
+    assert verified(replacement).passed
 
 
 def test_an_exchange_for_which_a_partition_lacks_its_part_begins_anew(database: Database) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
-    pair = swappable(connection, bound, revert=False)
+    replacement = expand(database, Ranges)
+    fill(replacement)
+    pair = swappable(connection, replacement, revert=False)
     for event in prepare(connection, pair, DEFAULT_POLICY):
         if event.what.startswith("Let "):
             break
     with pytest.raises(Unprepared):
         exchange(connection, pair, policy=DEFAULT_POLICY)
-    assert catalog.state(connection, bound).phase is Phase.FILLED
-    assert play(bound).passed
+    assert read_state(connection, replacement).phase is Phase.FILLED
+    assert play(replacement).passed
 
 
 @arrivals
 def test_a_partition_that_comes_after_the_swap_is_under_quarantine_and_is_reverted_with_the_others(
     arrival: str, database: Database
 ) -> None:
-    bound = expand(database, Ranges)
-    fill(bound)
+    replacement = expand(database, Ranges)
+    fill(replacement)
     leaked = tokens(Ranges)
-    play(bound)
+    play(replacement)
     run(database, arrival)
     database.run(INSERT)
     assert database.value("SELECT token = new_token FROM late WHERE number = 9")
-    assert verified(bound).passed
+    assert verified(replacement).passed
     assert indexes_of(database, "late") >= indexes_of(database, "mid")
-    assert play(bound, revert=True).passed
+    assert play(replacement, revert=True).passed
     assert leaked < tokens(Ranges)
     assert indexes_of(database, "late") == indexes_of(database, "mid")
-    assert play(bound).passed
+    assert play(replacement).passed
 
 
 class Swapping(threading.Thread):
@@ -136,9 +136,9 @@ class Swapping(threading.Thread):
         policy: how it asks for its lock.
     """
 
-    def __init__(self, bound: BoundShadow, policy: LockPolicy) -> None:
+    def __init__(self, replacement: Replacement, policy: LockPolicy) -> None:
         super().__init__()
-        self.bound = bound
+        self.replacement = replacement
         self.policy = policy
         self.error: Exception | None = None
         self.done: list[Exchanged] = []
@@ -147,7 +147,7 @@ class Swapping(threading.Thread):
     def run(self) -> None:
         try:
             self.pid = backend_pid()
-            for event in swap(self.bound, using="default", policy=self.policy):
+            for event in swap(self.replacement, using="default", policy=self.policy):
                 if isinstance(event, Exchanged):
                     self.done.append(event)
         except Exception as error:  # it is for the test to judge
@@ -157,13 +157,13 @@ class Swapping(threading.Thread):
 
 
 @pytest.fixture
-def prepared(database: Database) -> BoundShadow:
+def prepared(database: Database) -> Replacement:
     """A table on two levels, with all that needs be built."""
-    bound = expand(database, Levels)
-    fill(bound)
-    for _ in prepare(connection, swappable(connection, bound, revert=False), DEFAULT_POLICY):
+    replacement = expand(database, Levels)
+    fill(replacement)
+    for _ in prepare(connection, swappable(connection, replacement, revert=False), DEFAULT_POLICY):
         pass
-    return bound
+    return replacement
 
 
 def blocked_by(database: Database, swapping: Swapping, pid: int) -> None:
@@ -173,7 +173,7 @@ def blocked_by(database: Database, swapping: Swapping, pid: int) -> None:
 
 
 def test_a_swap_waits_for_a_writer_of_one_partition(
-    prepared: BoundShadow, database: Database
+    prepared: Replacement, database: Database
 ) -> None:
     patient = LockPolicy(timeout_ms=20_000, old_ms=600_000)
     with database.connect() as writer:
@@ -189,7 +189,7 @@ def test_a_swap_waits_for_a_writer_of_one_partition(
 
 
 def test_a_swap_that_may_not_wait_names_who_holds_a_partition(
-    prepared: BoundShadow, database: Database
+    prepared: Replacement, database: Database
 ) -> None:
     before = database.dump()
     with database.connect() as writer:
@@ -205,13 +205,13 @@ def test_a_swap_that_may_not_wait_names_who_holds_a_partition(
     assert database.dump() == before
 
 
-def play_with(bound: BoundShadow, policy: LockPolicy) -> None:
-    for _ in swap(bound, using="default", policy=policy):
+def play_with(replacement: Replacement, policy: LockPolicy) -> None:
+    for _ in swap(replacement, using="default", policy=policy):
         pass
 
 
 def test_a_writer_who_goes_from_a_partition_to_the_table_is_let_by(
-    prepared: BoundShadow, database: Database
+    prepared: Replacement, database: Database
 ) -> None:
     """It holds what the swap waits for, and waits for what the swap holds."""
     with database.connect() as writer:
@@ -233,7 +233,7 @@ def test_a_writer_who_goes_from_a_partition_to_the_table_is_let_by(
 
 
 def test_an_attempt_is_bounded_for_all_partitions_together(
-    prepared: BoundShadow, database: Database
+    prepared: Replacement, database: Database
 ) -> None:
     """lock_timeout alone begins anew with each of them."""
     with database.connect() as first, database.connect() as second:
@@ -247,7 +247,7 @@ def test_an_attempt_is_bounded_for_all_partitions_together(
                 with transaction.atomic():
                     asked.append(backend_pid())
                     began = time.monotonic()
-                    locks.seize(connection, prepared.table, policy)
+                    locks.seize(connection, prepared.identifier, policy)
             except LockNotAvailable:
                 asked.append(time.monotonic() - began)
             finally:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection, transaction
 
-from migrations_playbook import contract
-from migrations_playbook.locks import DEFAULT_POLICY
-from migrations_playbook.prepare import prepare
-from migrations_playbook.swap import plan, swappable
+from migrations_playbook.contract.play import contract
+from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.swap.play import plan, swappable
+from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements, with_columns_sorted
 from tests.models_partitioned import OF_ITS_OWN, Partitioned, add_shadow, make, play, tokens
@@ -89,16 +89,16 @@ def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(
     everything: type[Partitioned], app: Database
 ) -> None:
     leaked = tokens(everything)
-    bound = add_shadow(everything)
+    replacement = add_shadow(everything)
     table, leaf = OF_ITS_OWN[everything]
     app.run(f"CREATE INDEX of_both ON {leaf} (new_token, token)")
     app.run(f"CREATE INDEX both_of_all ON {table} (new_token, token)")
     app.run(f"CREATE INDEX shadow_of_all ON {table} (new_token) WHERE key > 2")
     app.run(f"CREATE INDEX on_the_shadow ON {leaf} (new_token)")
-    fill(bound)
+    fill(replacement)
     before = app.dump()
     for _ in range(2):
-        assert play(bound).passed
+        assert play(replacement).passed
         for query in (
             "SELECT token FROM also.plain",
             "SELECT secret FROM also.of_a_partition",
@@ -115,7 +115,7 @@ def test_everything_that_is_bound_to_a_table_and_to_a_partition_is_carried_over(
             for each in gone
             if not re.search(r"on_the_shadow|shadow_of_all|_new_token_idx", each)
         ]
-        assert play(bound, revert=True).passed
+        assert play(replacement, revert=True).passed
         assert app.dump() == before
 
 
@@ -123,16 +123,16 @@ def test_the_contract_leaves_a_partitioned_table_as_it_was_before_the_expand(
     everything: type[Partitioned], app: Database
 ) -> None:
     before = app.dump()
-    bound = add_shadow(everything)
-    fill(bound)
-    assert play(bound).passed
+    replacement = add_shadow(everything)
+    fill(replacement)
+    assert play(replacement).passed
     with transaction.atomic():
-        contract.contract(
+        contract(
             connection,
-            bound.table,
-            live=bound.live,
-            shadow=bound.shadow,
-            triggers=bound.trigger_names,
+            replacement.identifier,
+            live=replacement.live,
+            shadow=replacement.shadow,
+            triggers=replacement.trigger_names,
         )
     assert sorted(with_columns_sorted(app.dump()).splitlines()) == sorted(
         with_columns_sorted(before).splitlines()
@@ -142,10 +142,10 @@ def test_the_contract_leaves_a_partitioned_table_as_it_was_before_the_expand(
 def test_the_plan_is_what_is_done_and_then_nothing_is_left_to_prepare(
     everything: type[Partitioned], app: Database
 ) -> None:
-    bound = add_shadow(everything)
-    fill(bound)
+    replacement = add_shadow(everything)
+    fill(replacement)
     before = app.dump()
-    pair = swappable(connection, bound, revert=False)
+    pair = swappable(connection, replacement, revert=False)
     planned = plan(connection, pair)
     assert app.dump() == before
     assert not [each for each in planned.dependents if each.refused]

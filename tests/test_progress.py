@@ -13,9 +13,9 @@ from contextlib import suppress
 
 import pytest
 
-from migrations_playbook import progress
-from migrations_playbook.events import Batch, Event, Finished, Recounted, Started, Waiting
-from migrations_playbook.progress import Tally, follow
+from migrations_playbook.backfill.events import Batch, Event, Finished, Recounted, Started, Waiting
+from migrations_playbook.management import progress
+from migrations_playbook.management.progress import Tally, follow
 from tests.fixtures.database import PROJECT, Database
 from tests.fixtures.tickets import add_old_tickets
 

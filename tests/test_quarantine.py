@@ -11,9 +11,11 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from migrations_playbook import catalog, quarantine, status
-from migrations_playbook.quarantine import StaleWrites
-from migrations_playbook.shadow import find
+from migrations_playbook import status
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.quarantine import StaleWrites
 from tests.fixtures.database import Database
 from tickets.models import Ticket
 
@@ -32,10 +34,10 @@ def revert() -> None:
 
 
 def stale_writes() -> StaleWrites | None:
-    bound = find("tickets.Ticket", "new_token")
-    found = catalog.table(connection, bound)
-    assert found is not None
-    return quarantine.stale_writes(connection, found, bound.shadow)
+    replacement = find_replacement("tickets.Ticket", "new_token")
+    table = read_table(connection, replacement.identifier)
+    assert table is not None
+    return quarantine.stale_writes(connection, table, replacement.shadow)
 
 
 def loaded_before_the_backfill() -> Ticket:

@@ -16,7 +16,7 @@ from migrations_playbook.rehearsal.events import Note, Result
 from migrations_playbook.rehearsal.play import Play
 from migrations_playbook.rehearsal.scratch import MARK, drop_orphans
 from migrations_playbook.rehearsal.script import Options
-from migrations_playbook.shadow import find
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, create_database, drop_database, wait_until
 from tests.fixtures.listener import tokens_in
 from tests.fixtures.tickets import add_old_tickets
@@ -53,7 +53,7 @@ def rehearse(
     play = Play(
         replace(Command.script, releases=releases),
         Options(rows=3000, rate=150, seconds=1.0, max_stall_ms=max_stall_ms, until=until),
-        find("tickets.Ticket", "new_token"),
+        find_replacement("tickets.Ticket", "new_token"),
         connection,
     )
     said = [str(event) for event in play.run()]
@@ -100,7 +100,7 @@ def test_a_release_that_does_not_come_up_is_named(database: Database) -> None:
     play = Play(
         replace(Command.script, model="tickets.Nothing"),
         Options(rows=100, rate=50, seconds=0.1, max_stall_ms=30_000, until="baseline"),
-        find("tickets.Ticket", "new_token"),
+        find_replacement("tickets.Ticket", "new_token"),
         connection,
     )
     for _ in play.run():
@@ -202,7 +202,7 @@ def test_the_next_one_drops_what_a_killed_one_left(database: Database) -> None:
     play = Play(
         Command.script,
         Options(rows=10, rate=10, seconds=0.1, until="baseline"),
-        find("tickets.Ticket", "new_token"),
+        find_replacement("tickets.Ticket", "new_token"),
         connection,
     )
     notes = [event.text for event in play.run() if isinstance(event, Note)]
@@ -294,7 +294,7 @@ def test_a_copy_of_a_database_is_rehearsed_and_the_original_left_alone(
     play = Play(
         Command.script,
         Options(template=database.name, rate=100, seconds=0.2, max_stall_ms=5000, until="baseline"),
-        find("tickets.Ticket", "new_token"),
+        find_replacement("tickets.Ticket", "new_token"),
         connection,
     )
     for _ in play.run():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from migrations_playbook import catalog
-from migrations_playbook.catalog import Phase
-from migrations_playbook.shadow import find
+from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database
 from tests.fixtures.dumps import with_columns_sorted
 from tests.fixtures.releases import RELEASES, Release, manage, migrate
@@ -70,4 +69,7 @@ def test_release_n2_forgets_the_column_and_leaves_it_in_the_database(database: D
     before = database.dump()
     migrate(database, "n2")
     assert database.dump() == before
-    assert catalog.state(connection, find("tickets.Ticket", "new_token")).phase is Phase.SWAPPED
+    assert (
+        read_state(connection, find_replacement("tickets.Ticket", "new_token")).phase
+        is Phase.SWAPPED
+    )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from migrations_playbook.database import postgresql
-from migrations_playbook.throttle import Limits, Readings, Signals, derive, reasons
+from migrations_playbook.backfill.throttle import Limits, Readings, Signals, derive, reasons
+from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated
 from tests.fixtures.tickets import add_old_tickets, nulls

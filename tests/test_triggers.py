@@ -13,16 +13,10 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from migrations_playbook import Shadow
-from migrations_playbook.backfill import backfill
-from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.backfill.play import backfill
+from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database
-from tests.fixtures.tickets import (
-    add_old_tickets,
-    bring_to,
-    changed,
-    nulls,
-    remember,
-)
+from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 from tickets.models import Ticket
 
 
@@ -213,7 +207,7 @@ def test_a_token_can_be_given_a_really_new_value_while_expanded(database: Databa
     assert changed(database, "new_token") == 0
 
 
-def twice_the_same(first: uuid.UUID) -> BoundShadow:
+def twice_the_same(first: uuid.UUID) -> Replacement:
     """A declaration whose first drawn value is the one given, and whose others are random."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SEQUENCE draws")
@@ -227,11 +221,11 @@ def twice_the_same(first: uuid.UUID) -> BoundShadow:
         function="public.draw",
         output_field=models.UUIDField(),
     )
-    bound = BoundShadow(Ticket, Shadow(live="token", shadow="new_token", value=value))
+    replacement = Replacement(Ticket, Shadow(live="token", shadow="new_token", value=value))
     with connection.cursor() as cursor:
-        for trigger in bound.declaration.triggers:
+        for trigger in replacement.declaration.triggers:
             cursor.execute(trigger.compile(Ticket).install_sql)  # type: ignore[arg-type]
-    return bound
+    return replacement
 
 
 def test_a_fresh_token_that_equals_the_live_one_is_drawn_again(database: Database) -> None:
@@ -244,8 +238,8 @@ def test_a_fresh_token_that_equals_the_live_one_is_drawn_again(database: Databas
 
 def test_the_backfill_too_draws_again_what_equals_the_live_token(database: Database) -> None:
     add_old_tickets(database, 1)
-    bound = twice_the_same(Ticket.objects.get().token)
-    list(backfill(bound, using="default"))
+    replacement = twice_the_same(Ticket.objects.get().token)
+    list(backfill(replacement, using="default"))
     assert database.value("SELECT new_token <> token FROM tickets_ticket") is True
     assert database.value("SELECT last_value FROM draws") >= 2
 

@@ -9,19 +9,22 @@ import pytest
 from django.core.management import call_command
 from psycopg import sql
 
-from migrations_playbook import catalog, vacuum
-from migrations_playbook.catalog import Table
-from migrations_playbook.database import fetch_value, postgresql
-from migrations_playbook.shadow import find
-from migrations_playbook.vacuum import Slices
+from migrations_playbook.backfill import vacuum
+from migrations_playbook.backfill.vacuum import Slices
+from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import Table, read_table
+from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, nulls
 
 
 def table() -> Table:
-    found = catalog.table(postgresql("default"), find("tickets.Ticket", "new_token"))
-    assert found is not None
-    return found
+    table = read_table(
+        postgresql("default"), find_replacement("tickets.Ticket", "new_token").identifier
+    )
+    assert table is not None
+    return table
 
 
 def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from migrations_playbook.walk import SHARES
+from migrations_playbook.backfill.walk import SHARES
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, nulls
 

@@ -9,18 +9,23 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.db import Error as DatabaseError
 
-from migrations_playbook import backfill, catalog, control, prediction, progress, throttle, walk
-from migrations_playbook.backfill import Options
-from migrations_playbook.database import postgresql
+from migrations_playbook.backfill import control, throttle, walk
+from migrations_playbook.backfill.cost import predict
+from migrations_playbook.backfill.nulls import count_nulls, estimate_nulls
+from migrations_playbook.backfill.play import Options, backfill, fillable
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
+from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import (
     add_options,
     default_workers,
     options_from,
 )
 from migrations_playbook.management.base import ShadowCommand
-from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.signals import GracefulStop
+from migrations_playbook.management.interrupts import GracefulStop
+from migrations_playbook.postgres.server import wal_position
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import measure_sizes, read_leaves, read_table
+from migrations_playbook.replacement import Replacement
 
 # How long the count for the prediction may delay the first batch, in ms.
 COUNT_MS = 100
@@ -46,44 +51,44 @@ class BackfillCommand(ShadowCommand):
         **options: Any,
     ) -> None:
         self.tally = progress.Tally()
-        bound = self.bound()
+        replacement = self.replacement()
         wanted: dict[str, Any] = dict(changes or [])
         if pause or resume:
             wanted["paused"] = pause
         if wanted:
-            self.control(database, bound, wanted)
+            self.control(database, replacement, wanted)
         elif dry_run:
-            self.show_plan(database, bound, options_from(options))
+            self.show_plan(database, replacement, options_from(options))
         else:
             chosen = options_from(options)
             if not options["workers"]:
                 chosen = replace(chosen, workers=default_workers(postgresql(database)))
-            self.fill(database, bound, chosen, json=json, draw=not (json or no_progress))
+            self.fill(database, replacement, chosen, json=json, draw=not (json or no_progress))
 
-    def control(self, database: str, bound: BoundShadow, changes: dict[str, Any]) -> None:
+    def control(self, database: str, replacement: Replacement, changes: dict[str, Any]) -> None:
         connection = postgresql(database)
-        found = backfill.fillable(connection, bound)
-        now = control.change(connection, bound, found, **changes)
+        table = fillable(connection, replacement)
+        now = control.change(connection, replacement, table, **changes)
         self.stdout.write(f"Set for every worker on every host: {now}.")
 
-    def show_plan(self, database: str, bound: BoundShadow, options: Options) -> None:
+    def show_plan(self, database: str, replacement: Replacement, options: Options) -> None:
         """The plan, the predictions and the signals; nothing is changed."""
         connection = postgresql(database)
-        found = backfill.fillable(connection, bound)
-        rows = catalog.count_nulls(connection, bound, found)
+        table = fillable(connection, replacement)
+        rows = count_nulls(connection, replacement, table)
         workers = options.workers or default_workers(connection)
         every = f"every {options.vacuum_every:.0%} of the rows" if options.vacuum_every else "never"
-        self.stdout.write(f"Fill: {found}, with {workers} worker(s); VACUUM {every}.")
-        for leaf in catalog.leaves(connection, found):
-            self.stdout.write(walk.batch_statement(bound, leaf).as_string(None))
-        predicted = prediction.predict(connection, found, rows, vacuum_every=options.vacuum_every)
+        self.stdout.write(f"Fill: {table}, with {workers} worker(s); VACUUM {every}.")
+        for leaf in read_leaves(connection, table):
+            self.stdout.write(walk.batch_statement(replacement, leaf).as_string(None))
+        predicted = predict(connection, table, rows, vacuum_every=options.vacuum_every)
         self.stdout.write(f"Predicted: {predicted}.")
-        self.stdout.write(f"Control: {control.read(connection, bound, found)}.")
+        self.stdout.write(f"Control: {control.read(connection, replacement, table)}.")
         if options.limits is None:
             self.stdout.write("Signals: none is looked at.")
             return
         limits = throttle.derive(connection, options.limits)
-        signals = throttle.Signals(walk.application_name(bound), limits.query)
+        signals = throttle.Signals(walk.application_name(replacement), limits.query)
         for sentence in signals.unprivileged(connection):
             self.stdout.write(sentence)
         readings = signals.read(connection)
@@ -92,23 +97,23 @@ class BackfillCommand(ShadowCommand):
             self.stdout.write(f"It would wait now: {reason.text}.")
 
     def fill(
-        self, database: str, bound: BoundShadow, options: Options, *, json: bool, draw: bool
+        self, database: str, replacement: Replacement, options: Options, *, json: bool, draw: bool
     ) -> None:
         tally = self.tally
-        cost = _Cost(database, bound, options)
+        cost = _Cost(database, replacement, options)
         cost.refuse_without_room()
         with GracefulStop() as stop:
-            events = backfill.backfill(bound, using=database, options=options, stop=stop)
+            events = backfill(replacement, using=database, options=options, stop=stop)
             try:
                 progress.follow(
                     events,
                     tally,
-                    what=bound.declaration.shadow,
+                    what=replacement.declaration.shadow,
                     stream=sys.stdout if draw else None,
                 )
             except KeyboardInterrupt:
                 events.close()
-                tally.remaining = _count_again(database, bound)
+                tally.remaining = _count_again(database, replacement)
             except ConnectionLost:
                 raise ConnectionLost(self.when_lost()) from None
         if json:
@@ -153,15 +158,13 @@ class _Cost:
     Actual is what the whole server wrote and the whole table grew by meanwhile.
     """
 
-    def __init__(self, database: str, bound: BoundShadow, options: Options) -> None:
+    def __init__(self, database: str, replacement: Replacement, options: Options) -> None:
         self.connection = connection = postgresql(database)
-        self.found = found = backfill.fillable(connection, bound)
-        rows, _ = catalog.estimate_nulls(connection, bound, found, limit_ms=COUNT_MS)
-        self.predicted = prediction.predict(
-            connection, found, rows, vacuum_every=options.vacuum_every
-        )
-        self.sizes = catalog.sizes(connection, found)
-        self.wal = throttle.wal_position(connection)
+        self.table = table = fillable(connection, replacement)
+        rows, _ = estimate_nulls(connection, replacement, table, limit_ms=COUNT_MS)
+        self.predicted = predict(connection, table, rows, vacuum_every=options.vacuum_every)
+        self.sizes = measure_sizes(connection, table)
+        self.wal = wal_position(connection)
 
     def refuse_without_room(self) -> None:
         if not self.predicted.fits:
@@ -170,9 +173,9 @@ class _Cost:
             )
 
     def actual(self) -> dict[str, int]:
-        heap, indexes = catalog.sizes(self.connection, self.found)
+        heap, indexes = measure_sizes(self.connection, self.table)
         return {
-            "wal": throttle.wal_position(self.connection) - self.wal,
+            "wal": wal_position(self.connection) - self.wal,
             "heap_growth": heap - self.sizes[0],
             "index_growth": indexes - self.sizes[1],
         }
@@ -196,11 +199,11 @@ class _Cost:
         )
 
 
-def _count_again(database: str, bound: BoundShadow) -> int | None:
+def _count_again(database: str, replacement: Replacement) -> int | None:
     """The number of null rows after a batch was cut short; None when it cannot be counted."""
     connection = postgresql(database)
     try:
-        found = catalog.table(connection, bound)
-        return None if found is None else catalog.count_nulls(connection, bound, found)
+        table = read_table(connection, replacement.identifier)
+        return None if table is None else count_nulls(connection, replacement, table)
     except DatabaseError:
         return None

@@ -10,12 +10,13 @@ from django.core.management.base import CommandParser
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook import pace, throttle, vacuum
-from migrations_playbook.backfill import Options
-from migrations_playbook.database import fetch_one
+from migrations_playbook.backfill import pace, vacuum
+from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.backfill.play import Options
+from migrations_playbook.backfill.throttle import Limits
 from migrations_playbook.management.base import positive_float, positive_int
-from migrations_playbook.pace import Pace
-from migrations_playbook.throttle import Limits
+from migrations_playbook.postgres.query import fetch_one
+from migrations_playbook.postgres.server import server_cores
 
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 # Two cores for the rest of the site for each one that a worker keeps busy; never more than this.
@@ -233,5 +234,5 @@ def default_workers(connection: BaseDatabaseWrapper) -> int:
                        WHERE backend_type = 'client backend')"""),
     )
     assert row is not None
-    cores = throttle.server_cores(connection)
+    cores = server_cores(connection)
     return max(1, min(cores // CORES_A_WORKER, int(row[0]) // 10, MOST_WORKERS))

@@ -17,9 +17,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
 
-from migrations_playbook.database import is_connection_lost
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, primary_message
-from migrations_playbook.shadow import BoundShadow, find
+from migrations_playbook.postgres.sessions import is_connection_lost
+from migrations_playbook.replacement import Replacement, find_replacement
 
 
 def positive_int(text: str) -> int:
@@ -107,5 +107,5 @@ class ShadowCommand(PlaybookCommand):
     model = ""
     shadow = ""
 
-    def bound(self) -> BoundShadow:
-        return find(self.model, self.shadow)
+    def replacement(self) -> Replacement:
+        return find_replacement(self.model, self.shadow)

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from migrations_playbook.database import postgresql
 from migrations_playbook.errors import PlaybookError, Stopped
 from migrations_playbook.management.base import PlaybookCommand, add_number, positive_float
+from migrations_playbook.management.interrupts import GracefulStop
+from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.rehearsal import events as happened
 from migrations_playbook.rehearsal.events import Result
 from migrations_playbook.rehearsal.play import Play, StepFailed
 from migrations_playbook.rehearsal.script import Options, Script
-from migrations_playbook.shadow import find
-from migrations_playbook.signals import GracefulStop
+from migrations_playbook.replacement import find_replacement
 
 
 class RehearseCommand(PlaybookCommand):
@@ -74,11 +74,11 @@ class RehearseCommand(PlaybookCommand):
         json: Path | None,
         **options: Any,
     ) -> None:
-        bound = find(self.script.model, self.script.shadow)
+        replacement = find_replacement(self.script.model, self.script.shadow)
         rehearsal = Play(
             self.script,
             Options(rows, rate, seconds, max_stall_ms, template),
-            bound,
+            replacement,
             postgresql(database),
         )
         for path in (json, report and report / "report.json", report and report / "report.html"):
@@ -110,7 +110,7 @@ class RehearseCommand(PlaybookCommand):
             from migrations_playbook.rehearsal.report import page  # noqa: PLC0415
 
             (report / "report.json").write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
-            (report / "report.html").write_text(page(result, bound.label, max_stall_ms))
+            (report / "report.html").write_text(page(result, replacement.label, max_stall_ms))
             console.print(f"The report is {report / 'report.html'}.", markup=False)
         if not result.passed:
             failed = ", ".join(name for name, number in result.checks.items() if number)

@@ -8,19 +8,21 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from migrations_playbook import catalog, locks, swap
-from migrations_playbook.conclude import Resuming
-from migrations_playbook.database import postgresql
-from migrations_playbook.dependents import Pair
 from migrations_playbook.errors import PlaybookError, Refused, Stopped
-from migrations_playbook.evidence import Evidence
-from migrations_playbook.exchange import Exchanged
-from migrations_playbook.locks import LockPolicy
 from migrations_playbook.management.base import ShadowCommand, add_number, positive_int
-from migrations_playbook.prepare import Preparing
-from migrations_playbook.proof import Verified
-from migrations_playbook.shadow import BoundShadow
-from migrations_playbook.signals import GracefulStop
+from migrations_playbook.management.interrupts import GracefulStop
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap import play
+from migrations_playbook.swap.conclude import Resuming
+from migrations_playbook.swap.evidence import Evidence
+from migrations_playbook.swap.exchange import Exchanged
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.prepare import Preparing
+from migrations_playbook.swap.proof import Verified
 
 
 class SwapCommand(ShadowCommand):
@@ -29,9 +31,9 @@ class SwapCommand(ShadowCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         policy = locks.DEFAULT_POLICY
-        play = parser.add_mutually_exclusive_group()
-        play.add_argument("--revert", action="store_true", help="Exchange back.")
-        play.add_argument(
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument("--revert", action="store_true", help="Exchange back.")
+        which.add_argument(
             "--verify",
             action="store_true",
             help="After a swap: prove again that no leaked value is reachable; change nothing.",
@@ -90,15 +92,15 @@ class SwapCommand(ShadowCommand):
         json: bool,
         **options: Any,
     ) -> None:
-        bound = self.bound()
+        replacement = self.replacement()
         if dry_run:
-            self.show_plan(database, bound, revert=revert, refresh=refresh_materialized_views)
+            self.show_plan(database, replacement, revert=revert, refresh=refresh_materialized_views)
             return
         if verify:
-            events = swap.verify(bound, using=database, keep_equal=keep_equal)
+            events = play.verify(replacement, using=database, keep_equal=keep_equal)
         else:
-            events = swap.swap(
-                bound,
+            events = play.swap(
+                replacement,
                 using=database,
                 revert=revert,
                 policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
@@ -107,8 +109,8 @@ class SwapCommand(ShadowCommand):
                 refresh=refresh_materialized_views,
             )
         if evidence is not None:
-            play = "revert" if revert else "verify" if verify else "swap"
-            events = testified(events, Evidence(evidence, play), database, bound)
+            what = "revert" if revert else "verify" if verify else "swap"
+            events = testified(events, Evidence(evidence, what), database, replacement)
         result: dict[str, Any] = {}
         with GracefulStop(patient=False) as stop:
             try:
@@ -131,10 +133,12 @@ class SwapCommand(ShadowCommand):
         if json:
             self.say_json(result)
 
-    def show_plan(self, database: str, bound: BoundShadow, *, revert: bool, refresh: bool) -> None:
+    def show_plan(
+        self, database: str, replacement: Replacement, *, revert: bool, refresh: bool
+    ) -> None:
         connection = postgresql(database)
-        pair = swap.swappable(connection, bound, revert=revert, refresh=refresh)
-        planned = swap.plan(connection, pair)
+        pair = play.swappable(connection, replacement, revert=revert, refresh=refresh)
+        planned = play.plan(connection, pair)
         self.stdout.write("-- Bound to the columns")
         for each in planned.dependents:
             why = f": {each.refused}" if each.refused else ""
@@ -154,24 +158,24 @@ class SwapCommand(ShadowCommand):
                 self.stdout.write("-- nothing: it is all there")
         if any(each.refused for each in planned.dependents):
             raise Refused(
-                f"{bound.label} cannot be exchanged while something that is bound to its columns "
-                "is refused: see the list above."
+                f"{replacement.label} cannot be exchanged while something that is bound to its "
+                "columns is refused: see the list above."
             )
 
 
 def testified(
-    events: Generator[swap.Event, None, None],
+    events: Generator[play.Event, None, None],
     evidence: Evidence,
     database: str,
-    bound: BoundShadow,
-) -> Generator[swap.Event, None, None]:
+    replacement: Replacement,
+) -> Generator[play.Event, None, None]:
     """Pass events on, and write the evidence at their end, whatever it is."""
     connection = postgresql(database)
 
     def pair() -> Pair | None:
-        found = catalog.table(connection, bound)
-        known = found is not None and {bound.live, bound.shadow} <= found.columns.keys()
-        return Pair(bound, found, revert=False) if found is not None and known else None
+        table = read_table(connection, replacement.identifier)
+        known = table is not None and {replacement.live, replacement.shadow} <= table.columns.keys()
+        return Pair(replacement, table, revert=False) if table is not None and known else None
 
     outcome = "stopped before the end"
     try:
@@ -193,7 +197,7 @@ def testified(
         evidence.write(outcome)
 
 
-def swap_result(event: swap.Event) -> dict[str, Any]:
+def swap_result(event: play.Event) -> dict[str, Any]:
     """What an event adds to the JSON result."""
     match event:
         case Exchanged():
@@ -226,7 +230,7 @@ def swap_result(event: swap.Event) -> dict[str, Any]:
     return {}
 
 
-def swap_line(event: swap.Event, *, revert: bool) -> str:
+def swap_line(event: play.Event, *, revert: bool) -> str:
     """What an event looks like to a person."""
     match event:
         case Exchanged():

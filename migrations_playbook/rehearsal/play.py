@@ -17,8 +17,8 @@ from typing import Any
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from migrations_playbook.declaration import column_of
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.names import column_of
 from migrations_playbook.rehearsal.audit import Audit, Names
 from migrations_playbook.rehearsal.events import Began, Ended, Event, Going, Note, Result, Tickets
 from migrations_playbook.rehearsal.fleet import THREADS, Fleets, environment
@@ -26,7 +26,7 @@ from migrations_playbook.rehearsal.measure import Phase, figures
 from migrations_playbook.rehearsal.scratch import drop_orphans, scratch
 from migrations_playbook.rehearsal.script import Options, Script
 from migrations_playbook.rehearsal.witness import Witness
-from migrations_playbook.shadow import BoundShadow
+from migrations_playbook.replacement import Replacement
 
 # Between two looks at a process, in seconds; and between two events that say how it goes.
 LOOK = 0.02
@@ -49,7 +49,7 @@ class Play:
     Arguments:
         script: what is rehearsed.
         options: how.
-        bound: the script's shadow.
+        replacement: the script's shadow.
         connection: any of the server.
     """
 
@@ -57,12 +57,12 @@ class Play:
         self,
         script: Script,
         options: Options,
-        bound: BoundShadow,
+        replacement: Replacement,
         connection: BaseDatabaseWrapper,
     ) -> None:
         self.script = script
         self.options = options
-        self.bound = bound
+        self.replacement = replacement
         self.connection = connection
         self.result = Result()
         self._url = ""
@@ -77,8 +77,10 @@ class Play:
             PlaybookError: it could not be started: no such template, no right to create a
                 database, a table that is not as release N has it.
         """
-        if len(self.bound.key) != 1:
-            raise PlaybookError(f"{self.bound.label} has a composite key: it cannot be rehearsed.")
+        if len(self.replacement.key) != 1:
+            raise PlaybookError(
+                f"{self.replacement.label} has a composite key: it cannot be rehearsed."
+            )
         for name in drop_orphans(self.connection):
             yield Note(f"Dropped {name}: the rehearsal that made it was killed.")
         with ExitStack() as stack:
@@ -163,7 +165,9 @@ class Play:
     def _swap(self, phase: str) -> Iterator[Event]:
         """Exchange the columns, or exchange them back."""
         arguments = ["--json"] + (["--revert"] if phase == "revert" else [])
-        with Witness(self._url, self.bound.table, self.bound.live, self.bound.shadow) as witness:
+        with Witness(
+            self._url, self.replacement.identifier, self.replacement.live, self.replacement.shadow
+        ) as witness:
             try:
                 yield from self._step(phase, self.script.releases.n1, self.script.swap, *arguments)
             finally:
@@ -374,11 +378,11 @@ class Play:
 
     def _names(self) -> Names:
         return Names(
-            table=self.bound.table,
-            key=self.bound.key[0],
-            live=self.bound.live,
-            shadow=self.bound.shadow,
-            stamp=column_of(self.bound.model, self.script.stamp),
+            table=self.replacement.identifier,
+            key=self.replacement.key[0],
+            live=self.replacement.live,
+            shadow=self.replacement.shadow,
+            stamp=column_of(self.replacement.model, self.script.stamp),
         )
 
 

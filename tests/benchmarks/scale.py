@@ -155,12 +155,13 @@ def first_batch() -> float:
     import django  # noqa: PLC0415 - the parent process never sets Django up
 
     django.setup()
-    from migrations_playbook.backfill import Batch, backfill  # noqa: PLC0415
-    from migrations_playbook.shadow import find  # noqa: PLC0415
+    from migrations_playbook.backfill.events import Batch  # noqa: PLC0415
+    from migrations_playbook.backfill.play import backfill  # noqa: PLC0415
+    from migrations_playbook.replacement import find_replacement  # noqa: PLC0415
 
-    bound = find("tickets.Ticket", "new_token")
+    replacement = find_replacement("tickets.Ticket", "new_token")
     began = time.monotonic()
-    events = backfill(bound, using="default")
+    events = backfill(replacement, using="default")
     # None when the killed run had done it all: it is too fast on a small table.
     first = next((event for event in events if isinstance(event, Batch)), None)
     seconds = time.monotonic() - began

@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from migrations_playbook.walk import WINDOW
+from migrations_playbook.backfill.walk import WINDOW
 from tests.benchmarks.server import running
 
 SIZE = 2000

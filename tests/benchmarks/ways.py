@@ -13,9 +13,10 @@ from django.contrib.postgres.functions import RandomUUID
 from django.db import connection, transaction
 from psycopg import sql
 
-from migrations_playbook.backfill import Batch, Options, backfill
-from migrations_playbook.shadow import find
-from migrations_playbook.throttle import Limits
+from migrations_playbook.backfill.events import Batch
+from migrations_playbook.backfill.play import Options, backfill
+from migrations_playbook.backfill.throttle import Limits
+from migrations_playbook.replacement import find_replacement
 from tickets.models import Ticket
 
 CHUNK = 1000
@@ -111,7 +112,9 @@ def pgroll() -> Iterator[int]:
 
 def playbook(options: Options = Options()) -> Iterator[int]:  # noqa: B008 - it is frozen
     """This project's backfill: one worker, no slices, no throttle."""
-    for event in backfill(find("tickets.Ticket", "new_token"), using="default", options=options):
+    for event in backfill(
+        find_replacement("tickets.Ticket", "new_token"), using="default", options=options
+    ):
         if isinstance(event, Batch):
             yield event.rows
 

@@ -15,10 +15,13 @@ from django.apps import AppConfig
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook import locks, quarantine
-from migrations_playbook.database import execute
-from migrations_playbook.dependents import Dependent, Pair, triggers
-from migrations_playbook.locks import LockPolicy, Seized
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import LockPolicy, Seized
+from migrations_playbook.postgres.query import execute
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.dependents import triggers
+from migrations_playbook.swap.dependents.base import Dependent
+from migrations_playbook.swap.pair import Pair
 
 
 class Broken(AppConfig):

@@ -15,9 +15,9 @@ from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from migrations_playbook.database import postgresql
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.management.base import PlaybookCommand
+from migrations_playbook.postgres.sessions import postgresql
 from tickets.models import Ticket
 
 # Rows between two looks at the progress bar.

@@ -1,0 +1,141 @@
+"""Pause, resume and retune every worker on every host, through the catalog.
+
+The settings are the comment of the fill trigger's function, as a small JSON object: there is no
+table of ours, COMMENT ON FUNCTION takes no lock on the table (a comment on the column would wait
+for a VACUUM), it survives restarts of workers and server, and goes with the function at the
+contract. A backfill that has filled the last row takes it away, so none is left at the swap.
+(The comment of the trigger itself is django-pgtrigger's.)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.query import execute, fetch_one
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.replacement import Replacement
+
+
+@dataclass(frozen=True)
+class Control:
+    """What was set for every worker everywhere; None leaves a worker's own option in force.
+
+    Arguments:
+        paused: whether to wait.
+        target_ms: how long a batch should take, in milliseconds.
+        max_rows_per_second: the most that each process may fill.
+        duty: the share of the time that a worker is at work, above 0 and up to 1.
+    """
+
+    paused: bool = False
+    target_ms: float | None = None
+    max_rows_per_second: float | None = None
+    duty: float | None = None
+
+    def over(self, pace: Pace) -> Pace:
+        """A worker's own pace, overruled by what was set."""
+        changes: dict[str, Any] = {
+            name: value
+            for name in ("target_ms", "max_rows_per_second", "duty")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(pace, **changes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Only what was set."""
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+
+    def __str__(self) -> str:
+        said = [
+            name.replace("_", "-") if value is True else f"{name.replace('_', '-')}={value:g}"
+            for name, value in self.as_json().items()
+        ]
+        return ", ".join(said) or "nothing"
+
+
+def read(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> Control:
+    """What is set now. Lock: none on the table; reads the catalog."""
+    return _parse(_function(connection, replacement, table)[2])
+
+
+def change(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table, **changes: Any
+) -> Control:
+    """Set some of it, and leave the rest as it is.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the trigger's function, none on the table.
+
+    Arguments:
+        changes: attributes of `Control`.
+
+    Returns:
+        What is set now.
+
+    Raises:
+        PlaybookError: somebody else's comment is there, or there is no trigger.
+    """
+    with transaction.atomic(using=connection.alias):
+        # Two who change it at a time must not undo each other.
+        execute(
+            connection,
+            sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(%s), %s)"),
+            ["playbook control", table.oid % 2**31],
+        )
+        schema, name, comment = _function(connection, replacement, table)
+        control = replace(_parse(comment), **changes)
+        text = json.dumps({"backfill": control.as_json()}) if control.as_json() else None
+        if text != comment:
+            execute(
+                connection,
+                sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(
+                    sql.Identifier(schema, name), sql.Literal(text)
+                ),
+            )
+    return control
+
+
+def clear(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Take all of it away. Lock: as `change`, if there is anything."""
+    if read(connection, replacement, table) != Control():
+        change(connection, replacement, table, **vars(Control()))
+
+
+def _function(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> tuple[str, str, str | None]:
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, p.proname, pg_catalog.obj_description(p.oid, 'pg_proc')
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+             WHERE t.tgrelid = %s AND t.tgname = %s"""),
+        [table.oid, replacement.trigger_names[0]],
+    )
+    if row is None:
+        raise PlaybookError(
+            f'The trigger "{replacement.trigger_names[0]}" is missing on {table}. '
+            'Run "manage.py pgtrigger install" first.'
+        )
+    return row[0], row[1], row[2]
+
+
+def _parse(comment: str | None) -> Control:
+    if comment is None:
+        return Control()
+    try:
+        return Control(**json.loads(comment)["backfill"])
+    except (ValueError, KeyError, TypeError):
+        raise PlaybookError(
+            "The fill trigger's function has a comment that is not the backfill's, where its "
+            "pace is kept. Remove it with COMMENT ON FUNCTION ... IS NULL."
+        ) from None

@@ -1,0 +1,141 @@
+"""What a backfill will cost the server: WAL, heap, indexes; and whether the disk has room.
+
+A model of a few lines, to tell a WAL volume of a gigabyte from one of a terabyte. The result of
+each backfill puts what it really took beside it. It takes for granted that pages can be pruned:
+where an old snapshot keeps the old versions alive, heap and indexes grow to about twice their size.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.backfill.walk import SHARES
+from migrations_playbook.postgres.query import fetch_one, fetch_value
+from migrations_playbook.postgres.tables import Table, measure_sizes
+
+# Bytes of WAL: the record of a row's lock, those of an update beside the row itself, and those of
+# one index entry.
+LOCK_WAL, UPDATE_WAL, ENTRY_WAL = 54, 50, 72
+# The shadow's value in a row that had none there, and the line pointer of a new version.
+NEW_VALUE, POINTER = 16, 4
+# Bytes a row that the heap keeps beside that: dead line pointers, and room that nothing fits into.
+WITH_SLICES, WITHOUT = 2, 8
+# The room that an index has left when it is built, as a share.
+INDEX_ROOM = 0.1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes, beforehand.
+
+    Arguments:
+        rows: rows to fill.
+        wal: WAL that will be written.
+        heap_growth: bytes that the heap grows by.
+        index_growth: bytes that the indexes grow by.
+        disk_free: bytes free where the data lie; None when the server cannot tell.
+    """
+
+    rows: int
+    wal: int
+    heap_growth: int
+    index_growth: int
+    disk_free: int | None
+
+    @property
+    def fits(self) -> bool:
+        """False only when the disk is known to be too small for what the table grows by."""
+        return self.disk_free is None or self.heap_growth + self.index_growth < self.disk_free
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        free = "unknown" if self.disk_free is None else f"{self.disk_free / 1e6:,.0f} MB"
+        return (
+            f"{self.rows:,} rows, {self.wal / 1e6:,.0f} MB of WAL, heap "
+            f"+{self.heap_growth / 1e6:,.0f} MB, indexes +{self.index_growth / 1e6:,.0f} MB; "
+            f"free on the server's disk: {free}"
+        )
+
+
+def predict(
+    connection: BaseDatabaseWrapper, table: Table, rows: int, *, vacuum_every: float
+) -> Prediction:
+    """Predict the cost of filling `rows` rows.
+
+    Lock: ACCESS SHARE on the table; reads the catalog.
+
+    Arguments:
+        rows: rows to fill.
+        vacuum_every: the share of the rows after which a slice is vacuumed; 0 for never.
+    """
+    heap, indexes = measure_sizes(connection, table)
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT (SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = %s),
+                   pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))"""),
+        [table.oid],
+    )
+    assert row is not None
+    count, max_wal_size = row
+    in_all = max(rows, int(table.estimate), 1)
+    share = rows / in_all
+    width = min(heap / in_all, 8192)
+    moved = moved_share(width)
+    plain = rows * (LOCK_WAL + UPDATE_WAL + width + NEW_VALUE + moved * count * ENTRY_WAL)
+    # After each checkpoint a page is logged whole when it is first changed. The heap is walked
+    # once; an index in random order is met all over again.
+    checkpoints = 1 + plain / (max_wal_size / 2)
+    wal = plain + share * (heap + indexes * checkpoints)
+    # Without slices an index keeps the entries of both versions. With them it keeps no more than
+    # the pages that split before the first slice has freed any.
+    entries = moved * (min(1.0, 2 * vacuum_every) or 1.0)
+    return Prediction(
+        rows=rows,
+        wal=round(wal),
+        heap_growth=round(rows * (NEW_VALUE + (WITH_SLICES if vacuum_every else WITHOUT))),
+        index_growth=round(share * indexes * max(0.0, entries - INDEX_ROOM)),
+        disk_free=disk_free(connection),
+    )
+
+
+def moved_share(width: float) -> float:
+    """The share of the rows whose new version finds no room on its page (see `walk`).
+
+    One pass's share goes elsewhere from a page that is full, and of the others those for which the
+    room is too small that the smaller old versions leave.
+
+    Arguments:
+        width: bytes of a row, with its line pointer.
+    """
+    old = max(1.0, width - POINTER)
+    first = 1 / SHARES
+    return first + (1 - first) * (1 - old / (old + NEW_VALUE + POINTER))
+
+
+def disk_free(connection: BaseDatabaseWrapper) -> int | None:
+    """Bytes free where the data folder lies; None unless the server runs here and names it.
+
+    SQL has no function for it, so only a server behind a Unix socket can be asked.
+    """
+    try:
+        with transaction.atomic(using=connection.alias):
+            folder = fetch_value(
+                connection,
+                sql.SQL("""
+                    SELECT CASE WHEN pg_catalog.inet_server_addr() IS NULL
+                           THEN pg_catalog.current_setting('data_directory') END"""),
+            )
+        return None if folder is None else shutil.disk_usage(Path(folder)).free
+    except (DatabaseError, OSError):
+        # data_directory is for superusers and pg_read_all_settings.
+        return None

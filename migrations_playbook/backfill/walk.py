@@ -1,0 +1,303 @@
+"""One worker's way through a table: which rows come next, and the statement that fills them.
+
+It walks by block, not by key: `ctid` ranges are read in the order they lie on disk (PostgreSQL
+14+), so it makes no difference whether the key is a number with gaps, a UUID or composite.
+
+And it passes over each stretch several times, filling a share of each page's rows at a time. An
+UPDATE whose new version finds room on the same page, while no indexed column changes, is a
+heap-only one (HOT): it makes no index entry. A full page has no room. But once the first share of
+its rows has gone elsewhere and is committed, the next reader of the page prunes their old versions
+away, and the next share takes their room, and so on. So most rows stay on their page, and the
+indexes hardly grow. `tests.benchmarks.walk` compares the walks, and
+docs/explanation-update-cost.md has the figures.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import Row, fetch_all, fetch_one
+from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
+from migrations_playbook.replacement import Replacement
+
+# One statement reads no more than this many blocks (128 MB), so that a stretch that is filled
+# already neither runs into a statement_timeout nor keeps a stop waiting.
+SPAN = 16_384
+# A window is read again for each share, so it stays small enough to be found in memory (8 MB).
+WINDOW = 1024
+# In how many shares a page's rows are filled. More leave fewer rows to go elsewhere (one share, and
+# what the new versions are larger by), and read each page more often.
+SHARES = 12
+# How many batches pass before a page is met again: until then the snapshots of the transactions
+# beside us, other workers' among them, are to be gone, or its old versions cannot be pruned.
+BATCHES_A_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What one statement did.
+
+    Arguments:
+        rows: rows filled; 0 where a stretch of the table had nothing to fill.
+        nulls: rows that the value expression has left null.
+        seconds: from the transaction's begin to its commit.
+    """
+
+    rows: int
+    nulls: int
+    seconds: float
+
+
+@dataclass
+class Stretch:
+    """A part of a table, and how far it has been searched for nulls.
+
+    Arguments:
+        leaf: the table.
+        block: the next block to look at.
+        end: the block to end before.
+    """
+
+    leaf: Leaf
+    block: int
+    end: int
+
+
+@dataclass
+class Window:
+    """A few blocks with nulls in them, which are passed over once for each share.
+
+    Arguments:
+        leaf: the table.
+        first: the first block.
+        end: the block to end before.
+        shares: how many.
+        share: the one that is being filled, counted from 0.
+        after: the place that this pass has come to.
+    """
+
+    leaf: Leaf
+    first: int
+    end: int
+    shares: int
+    share: int
+    after: str
+
+    def next_share(self) -> bool:
+        """Begin the next pass; False when there is none."""
+        self.share += 1
+        self.after = place(self.first)
+        return self.share < self.shares
+
+
+class Walk:
+    """Sweeps over the table, each once around, to the block that was last at its start.
+
+    Rows that come in behind that are filled by the trigger. A row that somebody has locked is
+    passed over, and is there in the next sweep: a null row never moves, since to move is to be
+    updated, and then the fill trigger fires.
+
+    Each sweep begins at a place of its own, at random, as those of the workers beside it do: two
+    who passed over the same pages would keep each other from pruning them.
+
+    Arguments:
+        replacement: what is filled.
+        found: its table.
+    """
+
+    def __init__(self, replacement: Replacement, table: Table) -> None:
+        self.replacement = replacement
+        self.table = table
+        self.application = application_name(replacement)
+        self._stretches: deque[Stretch] = deque()
+        self._window: Window | None = None
+
+    def begin(self, connection: BaseDatabaseWrapper) -> None:
+        """Begin a sweep."""
+        leaves = read_leaves(connection, self.table)
+        start = random.randrange(max(1, sum(leaf.blocks for leaf in leaves)))  # noqa: S311
+        self._stretches = around(leaves, start)
+        self._window = None
+
+    def fill(self, connection: BaseDatabaseWrapper, size: int) -> Filled | None:
+        """Fill the next `size` unlocked null rows; None at the end of the sweep.
+
+        Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows, until the commit.
+
+        Arguments:
+            connection: outside a transaction.
+            size: rows, at most. The last batch of a pass has fewer.
+        """
+        began = time.monotonic()
+        if self._window is None:
+            while self._stretches and self._stretches[0].block >= self._stretches[0].end:
+                self._stretches.popleft()
+            if not self._stretches:
+                return None
+            self._window = self._next_window(connection, self._stretches[0], size)
+            if self._window is None:
+                return Filled(0, 0, time.monotonic() - began)
+        window = self._window
+        rows, nulls, last = self._batch(
+            connection, batch_statement(self.replacement, window.leaf), size
+        )
+        # In a batch that is not full, the pass is at its end: what is left is locked, and waits
+        # for the next sweep.
+        if rows == size and last is not None:
+            window.after = last
+        elif not window.next_share():
+            self._window = None
+        return Filled(rows, nulls, time.monotonic() - began)
+
+    def _next_window(
+        self, connection: BaseDatabaseWrapper, stretch: Stretch, size: int
+    ) -> Window | None:
+        """The next blocks that have nulls in them; None when there was none in a span."""
+        until = min(stretch.block + SPAN, stretch.end)
+        first, _, _ = self._search(connection, stretch, until, 1)
+        if first is None:
+            stretch.block = until
+            return None
+        stretch.block = block_of(first)
+        until = min(stretch.block + WINDOW, stretch.end)
+        most = size * BATCHES_A_SHARE * SHARES
+        _, last, count = self._search(connection, stretch, until, most)
+        # Another worker may have filled them all in between.
+        end = until if last is None or count < most else block_of(last) + 1
+        window = Window(
+            leaf=stretch.leaf,
+            first=stretch.block,
+            end=end,
+            # A pass that is no whole batch is not worth its reading.
+            shares=max(1, min(SHARES, count // size)),
+            share=0,
+            after=place(stretch.block),
+        )
+        stretch.block = end
+        return window
+
+    def _search(
+        self, connection: BaseDatabaseWrapper, stretch: Stretch, until: int, most: int
+    ) -> tuple[str | None, str | None, int]:
+        """The places of the first and the last of the next `most` nulls, and how many they are.
+
+        Lock: ACCESS SHARE on the table.
+        """
+        statement = sql.SQL("""
+            SELECT min(ctid)::text, max(ctid)::text, count(*)
+              FROM (SELECT ctid FROM ONLY {table}
+                     WHERE ctid >= %s::tid AND ctid < %s::tid AND {shadow} IS NULL
+                     LIMIT %s) AS found""").format(
+            table=stretch.leaf.identifier, shadow=sql.Identifier(self.replacement.shadow)
+        )
+        with transaction.atomic(using=connection.alias):
+            self._settle(connection)
+            row = fetch_one(connection, statement, [place(stretch.block), place(until), most])
+        assert row is not None
+        return row[0], row[1], int(row[2])
+
+    def _batch(
+        self, connection: BaseDatabaseWrapper, statement: sql.Composed, size: int
+    ) -> tuple[int, int, str | None]:
+        window = self._window
+        assert window is not None
+        with transaction.atomic(using=connection.alias):
+            self._settle(connection)
+            row: Row | None = fetch_one(
+                connection,
+                statement,
+                [window.after, place(window.end), window.shares, window.share, size],
+            )
+        assert row is not None
+        return int(row[0]), int(row[1]), row[2]
+
+    def _settle(self, connection: BaseDatabaseWrapper) -> None:
+        """Set what holds for this transaction.
+
+        Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
+        synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
+        The name tells an administrator, and our own throttles, who this is; the session has it
+        already, unless a pooler has not carried it over. The planner has no statistics of a column
+        that was just added, and must not read the table from its beginning for every batch.
+        """
+        fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+                       pg_catalog.set_config('application_name', %s, true),
+                       pg_catalog.set_config('enable_seqscan', 'off', true),
+                       pg_catalog.set_config('enable_indexscan', 'off', true),
+                       pg_catalog.set_config('enable_bitmapscan', 'off', true),
+                       pg_catalog.set_config('jit', 'off', true)"""),
+            [self.application],
+        )
+
+
+def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
+    """The statement that claims and fills one batch; its parameters are the place to begin
+    behind, the place to end before, the number of shares, the share, and a size.
+
+    That a null row never moves makes `ctid` safe between the SELECT and the UPDATE of one
+    statement. FOR NO KEY UPDATE does not block an insert that references the row by foreign key.
+    A value equal to the live one is nulled again, for the fill trigger to draw another.
+
+    The hash of a row's place says which share it is in: some rows of each page are in each. It is
+    read as a range of places, and not as a list of them, because a page is pruned only by a scan
+    of the page.
+    """
+    return sql.SQL("""
+        WITH claimed AS MATERIALIZED (
+            SELECT ctid FROM ONLY {table}
+             WHERE ctid > %s::tid AND ctid < %s::tid AND {shadow} IS NULL
+               AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
+             LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
+        filled AS (
+            UPDATE ONLY {table} SET {shadow} = NULLIF({value}, {live})
+             WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
+            RETURNING {shadow} IS NULL AS still_null)
+        SELECT count(*), count(*) FILTER (WHERE still_null),
+               (SELECT max(ctid)::text FROM claimed)
+          FROM filled""").format(
+        table=leaf.identifier,
+        shadow=sql.Identifier(replacement.shadow),
+        live=sql.Identifier(replacement.live),
+        value=replacement.value,
+    )
+
+
+def around(leaves: list[Leaf], start: int) -> deque[Stretch]:
+    """Once around the leaves.
+
+    Arguments:
+        leaves: in their order.
+        start: the block to begin at, counted over all of them.
+    """
+    ahead, behind = [], []
+    for leaf in leaves:
+        here = min(max(start, 0), leaf.blocks)
+        ahead.append(Stretch(leaf, here, leaf.blocks))
+        behind.append(Stretch(leaf, 0, here))
+        start -= leaf.blocks
+    return deque(each for each in ahead + behind if each.block < each.end)
+
+
+def place(block: int) -> str:
+    """The place before a block's first row, as a `tid`: line pointers count from 1."""
+    return f"({block},0)"
+
+
+def block_of(at: str) -> int:
+    """The block of a `tid`."""
+    return int(at[1:].split(",", maxsplit=1)[0])
+
+
+def application_name(replacement: Replacement) -> str:
+    """What the batches call themselves in pg_stat_activity, on every host."""
+    return replacement.object_name("backfill")

@@ -1,0 +1,169 @@
+"""The threads that fill: each with a connection and a walk of its own, and nothing to coordinate.
+
+They leapfrog through SKIP LOCKED, as workers on other hosts do. What they share is the pace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.db import Error as DatabaseError
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+
+from migrations_playbook.backfill.events import Batch, Event, Waiting
+from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.backfill.pace import Pacer
+from migrations_playbook.backfill.walk import Walk
+from migrations_playbook.errors import PlaybookError, RowsLeft
+from migrations_playbook.postgres.locks import holders
+from migrations_playbook.postgres.sessions import is_connection_lost, named_session
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.replacement import Replacement
+
+# Between two sweeps that found only locked rows, in seconds; and for how long to come back.
+PAUSE_FOR_LOCKED_ROWS = 0.2
+PATIENCE_FOR_LOCKED_ROWS = 60.0
+# A batch that failed may be tried again, smaller, so often in a row.
+FAILURES = 20
+# What a smaller batch may get round: a statement timeout, a lock timeout, a deadlock.
+PASSING = (pg_errors.QueryCanceled, pg_errors.LockNotAvailable, pg_errors.DeadlockDetected)
+
+
+class Session(threading.Thread):
+    """A thread with a connection of its own, which another thread can cancel.
+
+    Arguments:
+        using: the database alias.
+        application: what the session calls itself in pg_stat_activity.
+        work: what it does with its connection.
+    """
+
+    def __init__(
+        self, using: str, application: str, work: Callable[[BaseDatabaseWrapper], None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self.using = using
+        self.application = application
+        self.work = work
+        self.error: BaseException | None = None
+        self.lost = False
+        self._connection: BaseDatabaseWrapper | None = None
+
+    def run(self) -> None:
+        with named_session(connections[self.using], self.application) as connection:
+            self._connection = connection
+            try:
+                self.work(connection)
+            except BaseException as error:
+                self.error = error
+                self.lost = isinstance(error, DatabaseError) and is_connection_lost(error)
+            finally:
+                self._connection = None
+
+    def cancel(self) -> None:
+        """Cancel the statement that it runs, if it runs one."""
+        raw: Any = self._connection and self._connection.connection
+        if raw is not None:
+            with contextlib.suppress(Exception):
+                raw.cancel()
+
+
+class Team:
+    """What the workers of a process share.
+
+    Arguments:
+        replacement: what they fill.
+        found: its table.
+        pacer: how hard they push.
+    """
+
+    def __init__(self, replacement: Replacement, table: Table, pacer: Pacer) -> None:
+        self.replacement = replacement
+        self.table = table
+        self.pacer = pacer
+        # Bounded, so that a display that hangs holds the work up rather than filling the memory.
+        self.events: queue.Queue[Event] = queue.Queue(maxsize=1000)
+        self.stopping = threading.Event()
+        self.go = threading.Event()
+        self.complete = threading.Event()
+
+    def fill(self, connection: BaseDatabaseWrapper) -> None:
+        """One worker: sweep until no null is left, or until all are to stop.
+
+        Raises:
+            RowsLeft: the rows that are left have been locked by others for too long.
+            PlaybookError: the value expression makes nulls.
+        """
+        walk = Walk(self.replacement, self.table)
+        idle_since: float | None = None
+        while not self.stopping.is_set():
+            if self._sweep(connection, walk):
+                idle_since = None
+            if self.stopping.is_set():
+                return
+            left = count_nulls(connection, self.replacement, self.table)
+            if not left:
+                self.complete.set()
+                return
+            if idle_since is None:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
+                raise RowsLeft(self._locked(connection, left))
+            self.put(Waiting(f"{left:,} rows are locked by others", seconds=PAUSE_FOR_LOCKED_ROWS))
+            self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
+
+    def put(self, event: Event) -> None:
+        while True:
+            try:
+                return self.events.put(event, timeout=0.2)
+            except queue.Full:
+                if self.stopping.is_set():
+                    return None
+
+    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk) -> int:
+        """One way through the table; return the rows filled."""
+        walk.begin(connection)
+        total = failures = 0
+        while not self.stopping.is_set():
+            if not self.go.wait(0.1):
+                continue
+            try:
+                filled = walk.fill(connection, self.pacer.rows)
+            except DatabaseError as error:
+                failures += 1
+                if not isinstance(error.__cause__, PASSING) or failures > FAILURES:
+                    raise
+                self.pacer.failed()
+                continue
+            if filled is None:
+                break
+            failures = 0
+            if filled.nulls:
+                raise PlaybookError(
+                    f"The value expression of {self.replacement.label}."
+                    f"{self.replacement.declaration.shadow} makes nulls, so the column can never "
+                    'be filled. Correct it in Meta.triggers, then run "manage.py makemigrations" '
+                    'and "manage.py migrate".'
+                )
+            if filled.rows:
+                total += filled.rows
+                self.put(Batch(filled.rows, filled.seconds))
+                pause = self.pacer.took(filled.rows, filled.seconds)
+                if pause > 0:
+                    self.stopping.wait(pause)
+        return total
+
+    def _locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
+        named = "; ".join(str(holder) for holder in holders(connection, self.table.identifier)[:5])
+        return (
+            f"{left:,} rows of {self.table} are left: other transactions have kept them locked "
+            f"for {PATIENCE_FOR_LOCKED_ROWS:.0f} s ({named or 'none of them visible'}). End those "
+            "transactions, then run the same command again."
+        )

@@ -1,0 +1,134 @@
+"""Stops `migrate` before it drops a shadow column that holds the fresh values.
+
+Removing the field from the model and running `makemigrations` gives a bare RemoveField. Before
+the swap it would keep the leaked values and lose the fresh ones; so it is stopped before the
+first operation of the plan runs. After the swap it may run where Django drops a column with what
+is bound to it. Since Django 6.1 it does not, and PostgreSQL would refuse because of the quarantine:
+so it is stopped there too. Which column is a shadow, and whether it is swapped, is read from the
+catalog: the models no longer say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.apps import AppConfig
+from django.apps.registry import Apps
+from django.core.management.base import CommandError
+from django.db import connections, migrations
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.operations.base import Operation
+from psycopg import sql
+
+from migrations_playbook.expand.operation import WithTableLock
+from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.tables import Table, is_empty, read_table
+from migrations_playbook.swap import quarantine
+
+Plan = Iterable[tuple[migrations.Migration, bool]]
+
+
+def refuse_bare_removals(
+    sender: AppConfig, *, using: str, plan: Plan, apps: Apps, **kwargs: Any
+) -> None:
+    """Stop a plan that removes a shadow column before its values are live, or in vain.
+
+    A receiver of `pre_migrate`, which is sent for every app: each time, its own migrations are
+    looked at.
+
+    Lock: ACCESS SHARE on a table whose field is removed, as any SELECT.
+
+    Raises:
+        CommandError: names the migration, and the operation to use.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return
+    for migration, backwards in plan:
+        if backwards or migration.app_label != sender.label:
+            continue
+        for operation in removals(migration.operations):
+            refused = _why_not(connection, apps, migration.app_label, operation)
+            if refused is not None:
+                raise CommandError(f"Migration {migration} drops {refused}; nothing was changed.")
+
+
+def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField]:
+    """The operations that drop a column, however they are wrapped.
+
+    What SeparateDatabaseAndState removes from the state alone drops nothing.
+    """
+    for operation in operations:
+        if isinstance(operation, migrations.RemoveField):
+            yield operation
+        elif isinstance(operation, WithTableLock):
+            yield from removals(operation.operations)
+        elif isinstance(operation, migrations.SeparateDatabaseAndState):
+            yield from removals(operation.database_operations)
+
+
+def _why_not(
+    connection: BaseDatabaseWrapper, apps: Apps, app_label: str, operation: migrations.RemoveField
+) -> str | None:
+    """The column, why the operation must not drop it now, and what to do; None when it may."""
+    try:
+        model = apps.get_model(app_label, operation.model_name)
+        field = model._meta.get_field(operation.name)
+    except LookupError:
+        return None  # made by the same plan: there is no table yet, and so no value to lose
+    column = getattr(field, "column", None)
+    table = read_table(connection, table_identifier(model))
+    if table is None or column not in table.columns:
+        return None
+    live = _live_columns(connection, table, column, operation.name)
+    swapped = any(table.columns[each].number > table.columns[column].number for each in live)
+    use = "Use migrations_playbook.operations.ContractShadow instead of RemoveField"
+    if (
+        swapped
+        and quarantine.swapped_since(connection, table, column)
+        and not _cascades(connection)
+    ):
+        return (
+            f'"{table}.{column}", to which the quarantine is bound, and this Django drops no '
+            f"column with what is bound to it. {use}"
+        )
+    if not live or swapped or is_empty(connection, table):
+        return None
+    return (
+        f'"{table}.{column}", which holds the fresh values: the columns are not swapped, so the '
+        f"leaked ones would stay. {use}, after the swap"
+    )
+
+
+def _cascades(connection: BaseDatabaseWrapper) -> bool:
+    """Whether RemoveField drops what is bound to the column too."""
+    editor = connection.SchemaEditorClass
+    return editor is not None and "CASCADE" in editor.sql_delete_column
+
+
+def _live_columns(
+    connection: BaseDatabaseWrapper, table: Table, shadow: str, field: str
+) -> list[str]:
+    """The columns that the declared triggers pair with this one; none when it is no shadow.
+
+    The *keep* trigger compares the two columns in its WHEN, so it depends on both.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT a.attname
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_depend own
+                ON own.classid = 'pg_catalog.pg_trigger'::regclass AND own.objid = t.oid
+               AND own.refobjid = t.tgrelid AND own.refobjsubid = %s
+              JOIN pg_catalog.pg_depend other
+                ON other.classid = own.classid AND other.objid = t.oid
+               AND other.refobjid = t.tgrelid AND other.refobjsubid <> own.refobjsubid
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = t.tgrelid AND a.attnum = other.refobjsubid
+             WHERE t.tgrelid = %s AND a.attnum > 0 AND starts_with(t.tgname, %s)"""),
+        [table.columns[shadow].number, table.oid, f"pgtrigger_keep_{field[:20]}"],
+    )
+    return [row[0] for row in rows]

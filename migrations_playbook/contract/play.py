@@ -1,0 +1,156 @@
+"""Play 4: drop the shadow column and all that belongs to it, once it holds only leaked values.
+
+The code of that release knows no shadow column any more, so nothing here reads a declaration: a
+migration says the names (`operations.ContractShadow`), and the catalog says the phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from django.db import Error as DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.errors import Refused, WrongPhase
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import LockPolicy, Seized
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.steps import Lock, Step, run
+from migrations_playbook.postgres.tables import Table, is_empty, read_table
+from migrations_playbook.swap import quarantine
+
+
+def contract(
+    connection: BaseDatabaseWrapper,
+    identifier: sql.Identifier,
+    *,
+    live: str,
+    shadow: str,
+    triggers: Sequence[str],
+    policy: LockPolicy = locks.DEFAULT_POLICY,
+) -> Seized:
+    """Drop the shadow column, inside the caller's transaction.
+
+    What belongs to it goes too: the declared triggers and the quarantine with their functions,
+    the count of stale writes, the column's constraint and index. Anything else that is bound to
+    the column makes PostgreSQL refuse, and name it.
+
+    Lock: SHARE UPDATE EXCLUSIVE, then ACCESS EXCLUSIVE on the table until the transaction ends;
+    catalog changes only.
+
+    Arguments:
+        connection: in a transaction.
+        identifier: the table.
+        live: the live column's name.
+        shadow: the shadow column's name.
+        triggers: the declared triggers, as they are named in the catalog.
+        policy: how long and how often to ask for the lock.
+
+    Raises:
+        WrongPhase: there is no such column.
+        Refused: the columns are not swapped, and the table has rows; or something else is bound
+            to the column.
+        LockNotAvailable: the lock was not to be had; nothing was changed.
+    """
+    locks.reserve(connection, identifier, policy)
+    table = read_table(connection, identifier)
+    if table is None or shadow not in table.columns or live not in table.columns:
+        raise WrongPhase(
+            f"{_plain(identifier)} has no columns {live!r} and {shadow!r}, so there is nothing to "
+            'contract. "manage.py showmigrations" shows what this database has had.'
+        )
+    refuse_loss(connection, table, live=live, shadow=shadow)
+    # Nobody can alter the table from here on, so what was read stays true.
+    planned = list(steps(connection, table, shadow=shadow, triggers=triggers))
+    seized = locks.seize(connection, identifier, policy)
+    try:
+        run(connection, planned)
+    except DatabaseError as error:
+        if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
+            raise
+        # This DETAIL names objects, never a row's values.
+        others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
+        raise Refused(
+            f"Something else of yours is bound to {shadow!r} of {table}: {others}. Drop it, or "
+            'let it read the live column, then run "manage.py migrate" again.'
+        ) from None
+    return seized
+
+
+def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str) -> None:
+    """Refuse to drop a shadow column that holds the fresh values.
+
+    Lock: ACCESS SHARE on the table; reads one row at most.
+
+    Raises:
+        Refused: the columns are not swapped, and the table has rows.
+    """
+    if table.columns[live].number > table.columns[shadow].number:
+        return
+    if is_empty(connection, table):
+        return
+    raise Refused(
+        f"{table} is not swapped: dropping {shadow!r} now would keep the leaked values in "
+        f'{live!r} and lose the fresh ones. Run "manage.py playbook_status" for the next command, '
+        'swap, then run "manage.py migrate" again.'
+    )
+
+
+def steps(
+    connection: BaseDatabaseWrapper, table: Table, *, shadow: str, triggers: Sequence[str]
+) -> Iterator[Step]:
+    """The contract, statement by statement.
+
+    Lock: ACCESS EXCLUSIVE on the table, which the first of them takes.
+    """
+    functions = _functions(connection, table, triggers)
+    yield from quarantine.drop(table, shadow)
+    for trigger in triggers:
+        yield Step(
+            f"Drop the trigger {trigger}",
+            sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                sql.Identifier(trigger), table.identifier
+            ),
+            Lock.ACCESS_EXCLUSIVE,
+        )
+    for function in functions:
+        yield Step(
+            f"Drop the function {'.'.join(function)}",
+            sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(*function)),
+            Lock.NONE,
+        )
+    yield Step(
+        f"Drop the column {shadow} with its constraint and index",
+        sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table.identifier, sql.Identifier(shadow)),
+        Lock.ACCESS_EXCLUSIVE,
+    )
+
+
+def _functions(
+    connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The functions that these triggers call, and no other table's trigger does."""
+    return [
+        (schema, name)
+        for schema, name in fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT DISTINCT n.nspname, p.proname
+                  FROM pg_catalog.pg_trigger t
+                  JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+                  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                 WHERE t.tgrelid = %s AND t.tgname = ANY (%s)
+                   -- The clones on partitions go with the table's own.
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger o
+                                    WHERE o.tgfoid = p.oid AND o.tgrelid <> t.tgrelid
+                                      AND o.tgparentid = 0)
+                 ORDER BY 1, 2"""),
+            [table.oid, list(triggers)],
+        )
+    ]
+
+
+def _plain(table: sql.Identifier) -> str:
+    return table.as_string(None).replace('"', "")

@@ -1,0 +1,197 @@
+"""What runs a migration's operations under a strong lock that is taken boundedly.
+
+FROZEN: an applied migration must mean tomorrow what it meant today. A change in what an operation
+does to a database is a new class beside the old one. Migrations import it from
+`migrations_playbook.operations`, and MigrationWriter takes that address from `__module__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import InternalError, ProgrammingError
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ProjectState
+from pgtrigger.migrations import AddTrigger
+from psycopg import errors as pg_errors
+
+from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
+from migrations_playbook.expand.soundness import unsound
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+POSTGRES = "postgresql"
+
+
+class WithTableLock(Operation):
+    """Runs operations on one table under a strong lock that is taken boundedly.
+
+    A plain migration asks for ACCESS EXCLUSIVE and waits as long as it takes; behind one idle
+    transaction, every later reader then waits behind the migration. This asks in short attempts
+    with pauses between them (`locks.reserve`, `locks.seize`), and fails cleanly when the
+    lock is not to be had: the transaction rolls back, and `migrate` can be run again.
+
+    The states of the operations are worked out before the lock is asked for: rendering the models
+    of a large project can take longer than the statements themselves.
+
+    Lock: ACCESS EXCLUSIVE on the table, from the first statement to the end of the migration.
+
+    Arguments:
+        model_name: the model whose table is locked.
+        operations: what runs under the lock; catalog changes only, nothing that scans.
+    """
+
+    def __init__(self, model_name: str, operations: Sequence[Operation]) -> None:
+        self.model_name = model_name
+        self.operations = list(operations)
+
+    @property
+    def reduces_to_sql(self) -> bool:  # type: ignore[override]
+        return all(operation.reduces_to_sql for operation in self.operations)
+
+    @property
+    def reversible(self) -> bool:  # type: ignore[override]
+        return all(operation.reversible for operation in self.operations)
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return (
+            type(self).__name__,
+            [],
+            {"model_name": self.model_name, "operations": self.operations},
+        )
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        for operation in self.operations:
+            operation.state_forwards(app_label, state)
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        with one_sentence(self.model_name):
+            self._refuse_unsound(app_label, schema_editor, from_state)
+            for operation, before, after in self._locked(app_label, schema_editor, from_state):
+                operation.database_forwards(app_label, schema_editor, before, after)
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        with one_sentence(self.model_name):
+            done = self._locked(app_label, schema_editor, to_state)
+            for operation, before, after in reversed(done):
+                operation.database_backwards(app_label, schema_editor, after, before)
+
+    def describe(self) -> str:
+        inner = "; ".join(operation.describe() for operation in self.operations)
+        return f"Under a bounded lock on {self.model_name}: {inner}"
+
+    @property
+    def migration_name_fragment(self) -> str | None:  # type: ignore[override]
+        return "_".join(
+            operation.migration_name_fragment
+            for operation in self.operations
+            if operation.migration_name_fragment
+        )
+
+    def _locked(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> list[tuple[Operation, ProjectState, ProjectState]]:
+        """Take the lock; return each operation with the states that it leads from and to.
+
+        Lock: ACCESS EXCLUSIVE on the table, until the end of the migration.
+        """
+        states = [state]
+        for operation in self.operations:
+            following = states[-1].clone()
+            operation.state_forwards(app_label, following)
+            _ = following.apps  # render the models now, before the lock
+            states.append(following)
+        self._lock(app_label, schema_editor, state)
+        return list(zip(self.operations, states, states[1:], strict=False))
+
+    def _refuse_unsound(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> None:
+        """Refuse to expand what could not be swapped later, an inherited table say."""
+        expands = any(
+            isinstance(operation, AddTrigger)
+            and isinstance(getattr(operation.trigger, "sql", None), PinnedTriggerSql)
+            for operation in self.operations
+        )
+        if not expands or schema_editor.collect_sql or schema_editor.connection.vendor != POSTGRES:
+            return
+        model = state.apps.get_model(app_label, self.model_name)
+        # What the models declare today; of a model that is gone nothing is known any more.
+        label, table = model._meta.label, table_identifier(model)
+        live: list[str | None] = [
+            each.live for each in declared_replacements() if each.label == label
+        ]
+        reasons = (unsound(schema_editor.connection, table, each) for each in live or [None])
+        why = next((reason for reason in reasons if reason is not None), None)
+        if why is not None:
+            raise Refused(
+                f"{model._meta.db_table} is {why}, so its columns could not be exchanged; nothing "
+                f"was changed. Take the Shadow out of the Meta.triggers of {model._meta.label}."
+            )
+
+    def _lock(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> None:
+        connection = schema_editor.connection
+        if connection.vendor != POSTGRES:
+            return
+        table = table_identifier(state.apps.get_model(app_label, self.model_name))
+        if schema_editor.collect_sql:
+            schema_editor.execute(
+                f"LOCK TABLE {table.as_string(None)} IN ACCESS EXCLUSIVE MODE", params=None
+            )
+            return
+        locks.reserve(connection, table)
+        locks.seize(connection, table)
+
+
+WithTableLock.__module__ = "migrations_playbook.operations"
+
+
+@contextmanager
+def one_sentence(model_name: str) -> Iterator[None]:
+    """Make `migrate` end with one sentence and an exit code, not with a traceback.
+
+    Two `migrate` at once both find the migration unapplied; the lock lets one in after the other,
+    and the later one then finds its work done.
+    """
+    try:
+        yield
+    except PlaybookError as error:
+        raise CommandError(str(error), returncode=error.exit_code) from None
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, pg_errors.DuplicateColumn | pg_errors.UndefinedColumn):
+            raise
+        raise CommandError(
+            f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
+            'Run "manage.py migrate" again.',
+            returncode=TRY_AGAIN,
+        ) from None
+    except InternalError as error:
+        if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
+            raise
+        # Since Django 6.1 no column is dropped with what is bound to it. The DETAIL names objects.
+        others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
+        raise CommandError(
+            f"A column of {model_name} was not dropped, because something is bound to it: "
+            f'{others}; nothing was changed. While it is swapped, "manage.py swap_token_columns '
+            '--revert" takes the quarantine away; anything else is yours to drop.'
+        ) from None

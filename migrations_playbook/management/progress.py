@@ -1,0 +1,211 @@
+"""Draws events: a live line on a terminal, plain lines where the output is piped.
+
+Knows what happened only from events, and knows no database.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from migrations_playbook.backfill.events import (
+    Batch,
+    Event,
+    Finished,
+    Note,
+    Recounted,
+    Started,
+    Vacuumed,
+    Waiting,
+)
+
+# The window of the moving average that the rate and the remaining time come from, in seconds.
+AVERAGE_OVER = 30.0
+# Between two plain lines, in seconds.
+PLAIN_EVERY = 5.0
+
+
+class Tally:
+    """What the events add up to, for the result at the end."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.rows = 0
+        self.batches = 0
+        self.remaining: int | None = None
+        self.complete = False
+        self.batch_size = 0
+        self.vacuums = 0
+        self.reason: str | None = None
+        # Seconds waited by the name of what was waited for.
+        self.waited: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def add(self, event: Event) -> None:
+        """Take one event into account."""
+        if isinstance(event, Batch):
+            self.rows += event.rows
+            self.batches += 1
+        elif isinstance(event, Waiting):
+            for name in event.signals:
+                self.waited[name] = self.waited.get(name, 0.0) + event.seconds
+        elif isinstance(event, Vacuumed):
+            self.vacuums += event.ran
+        elif isinstance(event, Note):
+            self.notes.append(event.text)
+        elif isinstance(event, Finished):
+            self.remaining = event.rows_remaining
+            self.complete = event.complete
+            self.batch_size = event.batch_size
+            self.reason = event.reason
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows_filled": self.rows,
+            "rows_remaining": self.remaining,
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": round(self.rate, 1),
+            "batches": self.batches,
+            "batch_size": self.batch_size,
+            "vacuums": self.vacuums,
+            "waited": {name: round(seconds, 1) for name, seconds in self.waited.items()},
+            "notes": self.notes,
+        }
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float:
+        """Rows a second over the whole run."""
+        return self.rows / self.seconds if self.rows else 0.0
+
+
+class Live(Progress):
+    """The progress line, and below it what is being waited for: beside it, it would be cut off."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"], style="yellow", overflow="ellipsis", no_wrap=True)
+
+
+class RateColumn(ProgressColumn):
+    """Rows a second, as a moving average."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
+
+
+class RowsColumn(ProgressColumn):
+    """Done / total."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
+
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else f"{task.total:,.0f}"
+        return Text(f"{task.completed:,.0f} / {total}", style="progress.download")
+
+
+def follow(events: Iterable[Event], tally: Tally, *, what: str, stream: TextIO | None) -> None:
+    """Draw events as they come, and add them up.
+
+    Arguments:
+        events: what a backfill yields.
+        tally: where they are added up.
+        what: the name in front of the bar.
+        stream: where to draw; None draws nothing. It must be the raw stream: Django's
+            OutputWrapper adds a newline to every write, which would print a line a frame.
+    """
+    if stream is None:
+        for event in events:
+            tally.add(event)
+        return
+    console = Console(file=stream)
+    live = console.is_terminal
+    progress = Live(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=None),
+        RowsColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        RateColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        console=console,
+        expand=True,
+        speed_estimate_period=AVERAGE_OVER,
+        disable=not live,
+    )
+    task_id = progress.add_task(what, total=None, note="", exact=False)
+    task = progress.tasks[0]
+    said = time.monotonic()
+    with progress:
+        for event in events:
+            tally.add(event)
+            _advance(progress, task, event)
+            if isinstance(event, Note):
+                console.print(event.text, soft_wrap=True, highlight=False)
+            if not live and time.monotonic() - said >= PLAIN_EVERY:
+                said = time.monotonic()
+                console.print(plain_line(task), soft_wrap=True, highlight=False)
+        progress.update(task_id, note="")
+
+
+def plain_line(task: Task) -> str:
+    """One line of progress; no remaining time before there is something to base it on."""
+    total = "?" if task.total is None else f"{task.total:,.0f}"
+    parts = [f"{task.description}: {task.completed:,.0f} / {total} rows"]
+    if task.total:
+        parts[0] += f" ({task.percentage:.0f} %)"
+    if task.speed:
+        parts.append(f"{task.speed:,.0f} rows/s")
+    parts.append(f"{timedelta(seconds=int(task.elapsed or 0))} elapsed")
+    if task.time_remaining:
+        parts.append(f"{timedelta(seconds=int(task.time_remaining))} left")
+    note = str(task.fields["note"])
+    return ", ".join(parts) + (f"; {note}" if note else "")
+
+
+def _advance(progress: Progress, task: Task, event: Event) -> None:
+    match event:
+        case Started(total=total, exact=exact):
+            progress.update(task.id, total=total, exact=exact)
+        case Batch(rows=rows):
+            done: float = task.completed + rows
+            counted = task.total or 0
+            # An estimate may have been too low. A count is not, for null rows never become more:
+            # a batch that goes beyond it was in the last count already.
+            if task.fields["exact"]:
+                done = min(done, counted)
+            progress.update(task.id, completed=done, total=max(done, counted), note="")
+        case Recounted(remaining=remaining, exact=exact):
+            # What others have filled since counts too.
+            known = max(task.total or 0, task.completed + remaining)
+            progress.update(task.id, completed=known - remaining, total=known, exact=exact)
+        case Waiting(reason=reason):
+            progress.update(task.id, note=reason)
+        case Finished(complete=complete):
+            if complete:
+                progress.update(task.id, total=task.completed)

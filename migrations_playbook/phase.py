@@ -1,0 +1,125 @@
+"""Where a replacement stands, as the catalog shows it. Reads only; every play asks here first.
+
+There is no bookkeeping table to drift from the truth: the phase follows from the columns, their
+attribute numbers, the triggers and the rows.
+
+Lock: ACCESS SHARE at most, as any SELECT takes, in every function of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.tables import TREE, Table, read_table
+from migrations_playbook.replacement import Replacement
+
+
+class Phase(StrEnum):
+    """Where a shadow column stands; see `phase`."""
+
+    NONE = "none"
+    EXPANDED = "expanded"
+    FILLED = "filled"
+    SWAPPED = "swapped"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a play needs to decide what is missing.
+
+    Arguments:
+        table: the table, or None when it does not exist.
+        phase: see `phase`.
+        problem: what keeps the shadow from being filled, in one sentence; None when all is well.
+    """
+
+    table: Table | None
+    phase: Phase
+    problem: str | None
+
+    @property
+    def swapped(self) -> bool:
+        return self.phase is Phase.SWAPPED
+
+
+def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> State:
+    """Where the shadow stands.
+
+    - `none`: no shadow column: before the expand, or after the contract.
+    - `expanded`: the shadow column is there, and some rows have no value in it yet.
+    - `filled`: no null is left. The swap may run.
+    - `swapped`: the live column's attribute number is higher than the shadow's. The shadow was
+      added later, so a live name with the higher number can only mean that the names were
+      exchanged. Dump and restore keep the order. (The table's own numbers: a partition that is
+      attached later may have its columns in any order.)
+    """
+    table = read_table(connection, replacement.identifier)
+    if (
+        table is None
+        or replacement.shadow not in table.columns
+        or replacement.live not in table.columns
+    ):
+        return State(table, Phase.NONE, None)
+    if table.columns[replacement.live].number > table.columns[replacement.shadow].number:
+        return State(table, Phase.SWAPPED, None)
+    problem = _trigger_problem(connection, replacement, table)
+    if problem is not None or has_nulls(connection, replacement, table):
+        return State(table, Phase.EXPANDED, problem)
+    return State(table, Phase.FILLED, None)
+
+
+def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:
+    """Whether any row's shadow is null. A sequential scan when none is."""
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NULL)").format(
+                table.identifier, sql.Identifier(replacement.shadow)
+            ),
+        )
+    )
+
+
+def was_exchanged_before(replacement: Replacement, table: Table) -> bool:
+    """Whether the columns have been exchanged and exchanged back.
+
+    A revert renames both columns in one transaction, so both catalog rows were then last written
+    by the same one; the expand and whatever made the live column are two.
+    """
+    return (
+        table.columns[replacement.live].written_by == table.columns[replacement.shadow].written_by
+    )
+
+
+def _trigger_problem(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> str | None:
+    # A partition has a clone of the trigger, which can be disabled by itself.
+    enabled: dict[str, bool] = dict(
+        fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT tgname, bool_and(tgenabled <> 'D')
+                  FROM pg_catalog.pg_trigger JOIN {tree} AS tree ON tree.oid = tgrelid
+                 WHERE tgname = ANY (%s)
+                 GROUP BY tgname HAVING bool_or(tgrelid = %s)""").format(tree=TREE),
+            [table.oid, list(replacement.trigger_names), table.oid],
+        )
+    )
+    for name in replacement.trigger_names:
+        if name not in enabled:
+            return (
+                f'The trigger "{name}" is missing on {table}, so new rows stay without a value. '
+                'Run "manage.py pgtrigger install" first.'
+            )
+        if not enabled[name]:
+            return (
+                f'The trigger "{name}" on {table} is disabled, so new rows stay without a value. '
+                'Run "manage.py pgtrigger enable" first.'
+            )
+    return None

@@ -1,0 +1,1 @@
+"""What the plays share with PostgreSQL. It imports no play."""

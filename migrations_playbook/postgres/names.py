@@ -1,0 +1,55 @@
+"""The names that PostgreSQL knows things by: Django's tables and columns, and objects of ours."""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.db import models
+from psycopg import sql
+
+# NAMEDATALEN is 64 in every stock build: 63 bytes of name.
+MAX_NAME_BYTES = 63
+
+
+def table_parts(model: type[models.Model]) -> tuple[str, ...]:
+    """The name of a model's table, with its schema in front if `db_table` names one.
+
+    Django has no option for a schema; the idiom is `db_table = 'schema"."table'`, which becomes
+    right once Django has put its quotes around it.
+    """
+    return tuple(unquoted(part) for part in model._meta.db_table.strip('"').split('"."'))
+
+
+def table_identifier(model: type[models.Model]) -> sql.Identifier:
+    """The name of a model's table, to be composed into SQL."""
+    return sql.Identifier(*table_parts(model))
+
+
+def column_of(model: type[models.Model], field: str) -> str:
+    """The column of a model's field."""
+    column = model._meta.get_field(field).column  # type: ignore[union-attr]
+    assert column is not None
+    return unquoted(str(column))
+
+
+def unquoted(name: str) -> str:
+    """A `db_table` or `db_column` as PostgreSQL has it, without the quotes that Django leaves.
+
+    Django puts quotes around a name unless it has them already, and doubles none inside.
+    """
+    if len(name) > 1 and name.startswith('"') and name.endswith('"'):
+        name = name[1:-1]
+    return name.replace('""', '"')
+
+
+def compose_name(*parts: str, limit: int = MAX_NAME_BYTES) -> str:
+    """A name made of parts, cut to `limit` bytes with a digest to stay unique.
+
+    Deterministic: the same parts give the same name in every run and on every host.
+    """
+    name = "_".join(parts)
+    if len(name.encode()) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    room = limit - len(digest) - 1
+    return name.encode()[:room].decode(errors="ignore") + "_" + digest

@@ -1,0 +1,106 @@
+"""What a role must be allowed, found before the work begins and named as the GRANT to run."""
+
+from __future__ import annotations
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.errors import Refused
+from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.tables import TREE, Table
+
+
+def may_select(connection: BaseDatabaseWrapper, table: Table) -> bool:
+    """Whether the role may read the table.
+
+    Lock: none that conflicts with anything.
+    """
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT pg_catalog.has_table_privilege(%s, 'SELECT')
+                    OR pg_catalog.has_any_column_privilege(%s, 'SELECT')"""),
+            [table.oid, table.oid],
+        )
+    )
+
+
+def refuse_without_fill_rights(connection: BaseDatabaseWrapper, table: Table) -> None:
+    """The backfill reads the table and updates it, and needs nothing else.
+
+    It goes into each partition by itself, so it needs the same there.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: a right is missing; says the GRANT to run.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname, pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+                   pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                       OR pg_catalog.has_any_column_privilege(c.oid, 'SELECT'),
+                   pg_catalog.has_table_privilege(c.oid, 'UPDATE')
+                       OR pg_catalog.has_any_column_privilege(c.oid, 'UPDATE'),
+                   current_user::text
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY tree.level, c.oid""").format(tree=TREE),
+        [table.oid],
+    )
+    me = sql.Identifier(rows[0][-1]).as_string(None)
+    schemas: dict[str, None] = {}
+    tables: dict[str, list[str]] = {"SELECT": [], "UPDATE": []}
+    for schema, name, uses, selects, updates, _ in rows:
+        identifier = sql.Identifier(schema, name).as_string(None)
+        if not uses:
+            schemas[sql.Identifier(schema).as_string(None)] = None
+        for right, has in (("SELECT", selects), ("UPDATE", updates)):
+            if not has:
+                tables[right].append(identifier)
+    missing = [f"GRANT USAGE ON SCHEMA {schema} TO {me}" for schema in schemas]
+    missing += [
+        f"GRANT {right} ON {', '.join(lacking)} TO {me}"
+        for right, lacking in tables.items()
+        if lacking
+    ]
+    if missing:
+        raise Refused(f"The role {me} may not fill {table}. Run: {'; '.join(missing)}.")
+
+
+def can_be(connection: BaseDatabaseWrapper, role: str) -> bool:
+    """Whether the current role has the rights of another one, as ownership asks."""
+    return bool(
+        fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_has_role(%s::name, 'USAGE')"), [role])
+    )
+
+
+def not_owned(connection: BaseDatabaseWrapper, kind: str, name: str, owner: str) -> str | None:
+    """The refusal for an object that the current role may not change; None when it may."""
+    if can_be(connection, owner):
+        return None
+    return (
+        f'the {kind} {name} belongs to "{owner}": run GRANT '
+        f"{sql.Identifier(owner).as_string(None)} TO {current_role(connection)}"
+    )
+
+
+def current_role(connection: BaseDatabaseWrapper) -> str:
+    """The current role, quoted."""
+    role = fetch_value(connection, sql.SQL("SELECT current_user::text"))
+    return sql.Identifier(str(role)).as_string(None)
+
+
+def may_not_create(connection: BaseDatabaseWrapper, schema: str) -> str | None:
+    """The refusal for a view in whose schema nothing may be created; None when it may."""
+    if fetch_value(
+        connection, sql.SQL("SELECT pg_catalog.has_schema_privilege(%s, 'CREATE')"), [schema]
+    ):
+        return None
+    return (
+        f"to replace it takes the right to create in its schema: run GRANT CREATE ON SCHEMA "
+        f"{sql.Identifier(schema).as_string(None)} TO {current_role(connection)}"
+    )

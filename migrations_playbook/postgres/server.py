@@ -1,0 +1,50 @@
+"""The server as a whole: its cores, its log, whether it may be written to.
+
+Lock: none, in every function of this file.
+"""
+
+from __future__ import annotations
+
+import os
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all, fetch_value
+
+
+def server_cores(connection: BaseDatabaseWrapper) -> int:
+    """The server's cores, as near as SQL comes to them.
+
+    Behind a Unix socket they are this machine's. Elsewhere max_parallel_workers stands for them,
+    which tuning guides and hosting companies set to the number of cores.
+
+    Lock: none.
+    """
+    ((local, workers),) = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.inet_server_addr() IS NULL,
+                   pg_catalog.current_setting('max_parallel_workers')::int"""),
+    )
+    return (os.cpu_count() or 1) if local else int(workers)
+
+
+def wal_position(connection: BaseDatabaseWrapper) -> int:
+    """The end of the write-ahead log, in bytes since its beginning."""
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), '0/0')"),
+        )
+    )
+
+
+def is_read_only(connection: BaseDatabaseWrapper) -> bool:
+    """Whether this is a standby, or a session that may not write: good enough for a status."""
+    return bool(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT pg_catalog.current_setting('transaction_read_only')::bool"),
+        )
+    )

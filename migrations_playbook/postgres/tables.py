@@ -1,0 +1,181 @@
+"""Tables as the catalog has them: columns, partitions, sizes. Reads only.
+
+Lock: ACCESS SHARE at most, as any SELECT takes, in every function of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all, fetch_one, fetch_value
+
+# A table and its partitions of all levels: what is to be looked up in FROM. Its one parameter is
+# an oid, or a name that is cast to regclass; a table without partitions is a tree of one. What is
+# being detached is out of it already for whoever goes through the table, ALTER TABLE included.
+TREE = sql.SQL("""(
+    WITH RECURSIVE tree (oid, parent, level) AS (
+        SELECT %s::regclass::oid, NULL::oid, 0
+        UNION
+        SELECT i.inhrelid, i.inhparent, tree.level + 1
+          FROM pg_catalog.pg_inherits i
+          JOIN tree ON i.inhparent = tree.oid AND NOT i.inhdetachpending)
+    SELECT oid, parent, level FROM tree)""")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as pg_attribute has it.
+
+    Arguments:
+        number: its attribute number: what views, indexes and triggers are bound to.
+        type: its type, with modifiers, as `format_type` writes it.
+        type_schema: the schema of its type; its operators are looked up there.
+        not_null: whether it has a NOT NULL.
+        default: its default expression, or None.
+        written_by: the transaction that last changed its catalog row.
+    """
+
+    name: str
+    number: int
+    type: str
+    type_schema: str
+    not_null: bool
+    default: str | None
+    written_by: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as pg_class has it.
+
+    Arguments:
+        kind: `relkind`: "r" an ordinary table, "p" a partitioned one.
+        estimate: the rows that the last ANALYZE or VACUUM saw; -1 when there was none.
+        parent: the oid of what it is a partition of; None for the table itself.
+        partitions: of a partitioned table those of all levels, the upper levels first. One that
+            was attached may have its columns in another order: each has numbers of its own.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    owner: str
+    kind: str
+    estimate: float
+    columns: dict[str, Column]
+    parent: int | None = None
+    partitions: tuple[Table, ...] = ()
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The schema-qualified name: it means the same whatever the search_path."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A table that holds rows itself: the table, or one of its partitions or children.
+
+    Arguments:
+        blocks: its length when it was asked for, in blocks.
+    """
+
+    schema: str
+    name: str
+    blocks: int
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+def read_table(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> Table | None:
+    """A table by its name, its columns and partitions, or None when it is not there."""
+    oid = fetch_value(
+        connection, sql.SQL("SELECT pg_catalog.to_regclass(%s)::oid"), [identifier.as_string(None)]
+    )
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   c.relkind::text, c.reltuples, tree.parent
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY tree.level, c.oid""").format(tree=TREE),
+        [oid],
+    )
+    if not rows:
+        return None
+    columns = _columns(connection, [row[0] for row in rows])
+    first, *others = (
+        Table(oid, schema, name, owner, kind, estimate, columns[oid], parent)
+        for oid, schema, name, owner, kind, estimate, parent in rows
+    )
+    return replace(first, partitions=tuple(others))
+
+
+def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict[str, Column]]:
+    """Each table's columns by name."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT a.attrelid, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+                   a.xmin::text
+              FROM pg_catalog.pg_attribute a
+              JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+              JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+              LEFT JOIN pg_catalog.pg_attrdef d
+                     ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped"""),
+        [oids],
+    )
+    found: dict[int, dict[str, Column]] = {oid: {} for oid in oids}
+    for oid, name, *rest in rows:
+        found[oid][name] = Column(name, *rest)
+    return found
+
+
+def read_leaves(connection: BaseDatabaseWrapper, table: Table) -> list[Leaf]:
+    """The tables that hold the rows: `ctid` means something within one of them only."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname,
+                   pg_catalog.pg_relation_size(c.oid)
+                       / pg_catalog.current_setting('block_size')::bigint
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'r'
+             ORDER BY c.oid""").format(tree=TREE),
+        [table.oid],
+    )
+    return [Leaf(schema, name, int(blocks)) for schema, name, blocks in rows]
+
+
+def measure_sizes(connection: BaseDatabaseWrapper, table: Table) -> tuple[int, int]:
+    """The bytes of the table's heap (with TOAST) and of its indexes, all partitions together."""
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT sum(pg_catalog.pg_table_size(oid)), sum(pg_catalog.pg_indexes_size(oid))
+              FROM {tree} AS tree""").format(tree=TREE),
+        [table.oid],
+    )
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
+    """Whether the table has no row."""
+    return not fetch_value(
+        connection, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table.identifier)
+    )

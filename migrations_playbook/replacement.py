@@ -1,0 +1,101 @@
+"""What is exchanged, by the names that PostgreSQL knows it by: a declaration bound to its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import pgtrigger
+from django.apps import apps
+from django.db import models
+from psycopg import sql
+
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.names import column_of, compose_name, table_parts
+from migrations_playbook.shadow import FillTrigger, Shadow
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A declaration bound to its model: every name as PostgreSQL knows it.
+
+    Arguments:
+        model: the model that declares the two fields (never a proxy or a child of it).
+        declaration: what the model's `Meta.triggers` says.
+    """
+
+    model: type[models.Model]
+    declaration: Shadow
+
+    @property
+    def label(self) -> str:
+        """`tickets.Ticket`: how a person names it."""
+        return self.model._meta.label
+
+    @property
+    def table_parts(self) -> tuple[str, ...]:
+        """The table's name, with its schema in front if `db_table` names one."""
+        return table_parts(self.model)
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(*self.table_parts)
+
+    @property
+    def live(self) -> str:
+        return column_of(self.model, self.declaration.live)
+
+    @property
+    def shadow(self) -> str:
+        return column_of(self.model, self.declaration.shadow)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The primary key's columns, in their order: more than one for a composite key."""
+        return tuple(column_of(self.model, field.name) for field in self.model._meta.pk_fields)
+
+    @property
+    def value(self) -> sql.SQL:
+        """The value expression, for a statement that has parameters beside it."""
+        text = self.declaration.value_sql(self.model).replace("%", "%%")
+        return sql.SQL(text)
+
+    @property
+    def trigger_names(self) -> tuple[str, ...]:
+        """The declared triggers as they are named in the catalog."""
+        return tuple(
+            trigger.get_pgid(self.model)  # type: ignore[arg-type]
+            for trigger in self.declaration.triggers
+        )
+
+    def object_name(self, purpose: str) -> str:
+        """A name for an object that the engine makes for this shadow: one name a purpose."""
+        return compose_name(self.table_parts[-1], self.shadow, purpose)
+
+
+def declared_replacements() -> Iterator[Replacement]:
+    """Every shadow that an installed model declares, in the order of the models."""
+    for model, trigger in pgtrigger.registered():
+        if isinstance(trigger, FillTrigger):
+            yield Replacement(cast("type[models.Model]", model), trigger.declaration)
+
+
+def find_replacement(label: str, shadow: str) -> Replacement:
+    """The shadow of a model.
+
+    Arguments:
+        label: the model's label, `tickets.Ticket`.
+        shadow: the shadow field's name.
+
+    Raises:
+        PlaybookError: no such model, or it declares no such shadow.
+    """
+    model = apps.get_model(label)
+    for replacement in declared_replacements():
+        if replacement.model is model and replacement.declaration.shadow == shadow:
+            return replacement
+    raise PlaybookError(
+        f"{label} declares no shadow column {shadow!r}. Add "
+        f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.'
+    )

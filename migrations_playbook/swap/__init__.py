@@ -1,0 +1,1 @@
+"""Play 3: prepare, exchange, verify. Its own inverse."""

@@ -1,0 +1,180 @@
+"""What follows a committed exchange: materialized views, statistics, and the proof.
+
+It may be interrupted anywhere. What is left then is in the catalog, and is finished by the same
+command (`unfinished`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from django.db import Error as DatabaseError
+from django.db import OperationalError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+
+from migrations_playbook.errors import (
+    ConnectionLost,
+    LockNotAvailable,
+    VerificationFailed,
+    primary_message,
+)
+from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.query import execute, pin_search_path, set_local
+from migrations_playbook.postgres.sessions import is_connection_lost
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap import proof
+from migrations_playbook.swap.dependents.inventory import read_left
+from migrations_playbook.swap.dependents.materialized import Left
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.prepare import Preparing
+from migrations_playbook.swap.proof import Verified
+
+REFRESH = "--refresh-materialized-views"
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """An exchange was interrupted before its end, and what it has left is done now.
+
+    Arguments:
+        left: the materialized views that are to be renewed.
+    """
+
+    left: tuple[str, ...]
+
+
+def conclude(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    after: tuple[Step, ...],
+    policy: LockPolicy,
+    *,
+    kept: int = 0,
+    rights_changed: tuple[str, ...] = (),
+) -> Iterator[Preparing | Verified]:
+    """Do what follows a committed exchange, and prove it.
+
+    Lock: see `follow`; then ACCESS SHARE.
+
+    Arguments:
+        pair: the columns as they stood before the exchange.
+        after: what follows.
+        kept, rights_changed: see `proof.verify`.
+
+    Raises:
+        LockNotAvailable: something of `after` could not be done; says which command finishes it.
+        ConnectionLost: the server went away in between; likewise.
+        VerificationFailed: the numbers are not what they must be, or could not be counted.
+    """
+    revert = pair.revert
+    step: Step | None = None
+    try:
+        for step in after:
+            yield Preparing(step.what)
+            follow(connection, pair, step, policy)
+        step = None
+        now = reread(connection, pair)
+        verified = proof.verify(connection, now, kept=kept, rights_changed=rights_changed)
+    except DatabaseError as error:
+        done = f"The exchange of {pair.replacement.label} was committed, but"
+        if step is not None:
+            sentence = f"{done} this was not done: {step.what} ({primary_message(error)})."
+            again = f' Run "{finishing(revert=revert)}" to finish.'
+        else:
+            sentence = f"{done} could not be verified: {primary_message(error)}."
+            again = "" if revert else ' Run "manage.py swap_token_columns --verify".'
+        kind = ConnectionLost if is_connection_lost(error) else VerificationFailed
+        raise kind(sentence + again) from None
+    yield verified
+    insist(pair.replacement, verified, revert=revert)
+
+
+def unfinished(
+    connection: BaseDatabaseWrapper, replacement: Replacement, *, revert: bool
+) -> tuple[Pair, list[Left]] | None:
+    """What an exchange that was committed has left to do, and the columns as before it; or None.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        revert: whether it was an exchange back.
+    """
+    table = read_table(connection, replacement.identifier)
+    if table is None or not {replacement.live, replacement.shadow} <= table.columns.keys():
+        return None
+    now = Pair(replacement, table, revert=not revert)
+    if (now.live.number > now.shadow.number) is revert:
+        return None
+    left = read_left(connection, now)
+    return (replace(now, revert=revert, refresh=True), left) if left else None
+
+
+def finishing(*, revert: bool) -> str:
+    """The command that finishes what an interrupted exchange has left."""
+    return f"manage.py swap_token_columns {'--revert ' if revert else ''}{REFRESH}"
+
+
+def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> None:
+    """Raise unless the proof was passed.
+
+    Raises:
+        VerificationFailed: says what is wrong.
+    """
+    if verified.passed:
+        return
+    back = "" if revert else ' Run "manage.py swap_token_columns --revert" to go back.'
+    bound_to = "".join(f"; still bound to it: {each}" for each in verified.still_bound)
+    rights = "".join(f"; privileges changed: {each}" for each in verified.rights_changed)
+    shown = f" ({', '.join(verified.exposing)})" if verified.exposing else ""
+    copies = "".join(f"; not renewed: materialized view {each}" for each in verified.left)
+    if verified.left:
+        back = f' Run "{finishing(revert=revert)}" to finish.'
+    raise VerificationFailed(
+        f"{replacement.label} was exchanged, but the numbers are not what they must be: "
+        f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.unchanged} "
+        f"unchanged, {verified.leaked} with another row's retired value, {verified.exposed} "
+        f"shown by views{shown}{copies}{bound_to}{rights}.{back}"
+    )
+
+
+def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy) -> None:
+    """Do what follows a committed exchange: renew materialized views, collect statistics.
+
+    Lock: what the step says on the table; on a materialized view ACCESS EXCLUSIVE, asked for in
+    short attempts.
+
+    Raises:
+        LockNotAvailable: the exchange is committed, but this is not done.
+    """
+    weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
+    for attempt in range(1, policy.attempts + 1):
+        try:
+            with transaction.atomic(using=connection.alias):
+                timeout = policy.patience_ms if weak else policy.timeout_ms
+                set_local(connection, "lock_timeout", f"{timeout}ms")
+                pin_search_path(connection)
+                execute(connection, step.statement)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, pg_errors.LockNotAvailable):
+                raise
+            # Outside the queue, where nobody waits behind us; so nothing can wake us either.
+            time.sleep(policy.pause(attempt))
+        else:
+            return
+    raise LockNotAvailable(
+        f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
+        f"others hold what it needs: {step.what}. Until then leaked values may be shown there. Run "
+        f'"{finishing(revert=pair.revert)}" to finish.'
+    )
+
+
+def reread(connection: BaseDatabaseWrapper, pair: Pair) -> Pair:
+    """The same columns as they stand now."""
+    table = read_table(connection, pair.replacement.identifier)
+    assert table is not None
+    return replace(pair, table=table, revert=not pair.revert)

@@ -1,0 +1,245 @@
+"""Indexes, and the unique constraints that stand on them: which there are, and whose twin is whose.
+
+Each gets a twin on the shadow column; `twins` has the statements. On a partitioned table an index
+is a family: one without rows of its own on the table, and a part of it on each partition, which has
+a name of its own there and is known by its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.swap.dependents.base import Key, Object
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index as the catalogs have it.
+
+    Arguments:
+        relation: the table or partition that it is on.
+        parent: the index of the level above that it is a part of; None for one by itself.
+        on: which of the two columns it is bound to.
+        columns: its columns' names in order, without INCLUDE; None for an expression.
+        definition: from USING on, as pg_get_indexdef writes it.
+        predicate: the WHERE of a partial index.
+        tablespace: its own tablespace; None for the database's.
+        targets: the positions of its expression columns, each with its statistics target.
+        options: its storage parameters.
+        constraint: the oid of its constraint, or None.
+        constraint_type: `contype`.
+        constraint_definition: as pg_get_constraintdef writes it.
+        valid: False for what a failed concurrent build leaves behind, and for a partitioned one
+            that has no part on some partition yet.
+        older: whether it is older than the swap that is to be reverted.
+    """
+
+    oid: int
+    relation: int
+    parent: int | None
+    name: str
+    on: list[str]
+    columns: list[str | None]
+    definition: str
+    predicate: str | None
+    tablespace: str | None
+    targets: list[tuple[int, int]]
+    options: list[str]
+    constraint: int | None
+    constraint_type: str | None
+    constraint_definition: str | None
+    deferrable: bool
+    deferred: bool
+    unique: bool
+    primary: bool
+    exclusion: bool
+    replica_identity: bool
+    clustered: bool
+    valid: bool
+    comment: str | None
+    constraint_comment: str | None
+    older: bool
+
+    @property
+    def kind(self) -> str:
+        if self.constraint_type == "u":
+            return "unique constraint"
+        return "unique index" if self.unique else "index"
+
+    @property
+    def covers(self) -> frozenset[Object]:
+        objects: set[Object] = {("pg_class", self.oid)}
+        if self.constraint is not None:
+            objects.add(("pg_constraint", self.constraint))
+        return frozenset(objects)
+
+
+def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Index]:
+    """The indexes that are bound to either column, of the table and its partitions; by name.
+
+    Arguments:
+        since: the transaction of the swap, if the columns are exchanged.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            WITH bound AS (
+                SELECT i.indexrelid, col.name
+                  FROM pg_catalog.pg_index i
+                  JOIN {columns} ON col.relation = i.indrelid
+                 WHERE col.number = ANY (i.indkey)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                    WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                                      AND d.objid = i.indexrelid
+                                      AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                                      AND d.refobjid = i.indrelid
+                                      AND d.refobjsubid = col.number))
+            SELECT i.indexrelid, i.indrelid,
+                   (SELECT h.inhparent FROM pg_catalog.pg_inherits h
+                     WHERE h.inhrelid = i.indexrelid),
+                   c.relname,
+                   ARRAY(SELECT b.name FROM bound b WHERE b.indexrelid = i.indexrelid),
+                   ARRAY(SELECT t.attname
+                           FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, nth)
+                           LEFT JOIN pg_catalog.pg_attribute t
+                                  ON t.attrelid = i.indrelid AND t.attnum = nullif(k.attnum, 0)
+                          WHERE k.nth <= i.indnkeyatts ORDER BY k.nth),
+                   pg_catalog.pg_get_indexdef(i.indexrelid),
+                   pg_catalog.pg_get_expr(i.indpred, i.indrelid), s.spcname,
+                   ARRAY(SELECT ARRAY[attnum, attstattarget] FROM pg_catalog.pg_attribute t
+                          WHERE t.attrelid = i.indexrelid AND t.attstattarget >= 0),
+                   coalesce(c.reloptions, '{{}}'),
+                   k.oid, k.contype::text, pg_catalog.pg_get_constraintdef(k.oid),
+                   coalesce(k.condeferrable, false),
+                   coalesce(k.condeferred, false), i.indisunique, i.indisprimary,
+                   i.indisexclusion, i.indisreplident, i.indisclustered,
+                   i.indisvalid AND i.indisready,
+                   pg_catalog.obj_description(i.indexrelid, 'pg_class'),
+                   pg_catalog.obj_description(k.oid, 'pg_constraint'),
+                   coalesce(age(i.xmin) > age(%s::xid), false),
+                   -- What pg_get_indexdef begins with.
+                   format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
+                          CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname,
+                          CASE WHEN r.relkind = 'p' THEN 'ONLY ' END, n.nspname, r.relname)
+              FROM pg_catalog.pg_index i
+              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+              JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+              LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+              LEFT JOIN pg_catalog.pg_constraint k
+                     ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
+                    AND k.contype IN ('p', 'u', 'x')
+             WHERE i.indexrelid IN (SELECT indexrelid FROM bound)
+             ORDER BY c.relname, c.oid""").format(columns=COLUMNS),
+        [*pair.columns, since],
+    )
+    # One without a definition was dropped by another process while the query ran.
+    return [
+        _from_using_on(Index(*fields), prefix) for *fields, prefix in rows if fields[6] is not None
+    ]
+
+
+def _from_using_on(index: Index, prefix: str) -> Index:
+    assert index.definition.startswith(prefix), "pg_get_indexdef has changed its form"
+    return replace(index, definition=index.definition.removeprefix(prefix))
+
+
+@dataclass(frozen=True)
+class Part:
+    """An index on the live column of one relation, and its twin there.
+
+    Arguments:
+        pair: the columns in that relation.
+        index: the index.
+        twin: its counterpart on the shadow column, if there is one.
+        above: the part of the level above that it belongs to.
+    """
+
+    pair: Pair
+    index: Index
+    twin: Index | None
+    above: Part | None = None
+
+    @property
+    def twin_name(self) -> str:
+        return self.twin.name if self.twin is not None else self.pair.twin_name(self.index.name)
+
+
+# An index with its parts on the partitions, the upper levels first; of a plain table, itself alone.
+Family = tuple[Part, ...]
+
+
+def families(pair: Pair, found: list[Index]) -> list[Family]:
+    """The live column's indexes, each with its twin if it has one; by name.
+
+    One that is older than the swap and has no twin was on the shadow column alone before it, and
+    goes back there by itself.
+    """
+    result: list[Family] = []
+    here = _grouped(found, lambda index: index.relation)
+    below = _grouped(found, lambda index: index.parent)
+    relations = {each.table.oid: each for each in pair.relations}
+
+    def parts(part: Part) -> Iterator[Part]:
+        """A part and those below; a twin is known by its parent, by its name until it has one."""
+        yield part
+        attached = {
+            each.relation: each for each in (below.get(part.twin.oid, ()) if part.twin else ())
+        }
+        for index in below.get(part.index.oid, ()):
+            each = relations[index.relation]
+            twin = attached.get(index.relation) or next(
+                (
+                    other
+                    for other in here[index.relation]
+                    if other.name == each.twin_name(index.name) and other.parent is None
+                ),
+                None,
+            )
+            yield from parts(Part(each, index, twin, part))
+
+    for each in pair.relations:
+        mine = here.get(each.table.oid, [])
+        by_name = {index.name: index for index in mine}
+        on_live = [index for index in mine if pair.replacement.live in index.on]
+        twins = {pair.twin_name(index.name) for index in on_live}
+        for index in on_live:
+            twin = by_name.get(pair.twin_name(index.name))
+            if index.parent is not None or index.name in twins:
+                continue
+            if twin is not None or not index.older:
+                result.append(tuple(parts(Part(each, index, twin))))
+    return result
+
+
+def _grouped(
+    found: list[Index], key: Callable[[Index], int | None]
+) -> dict[int | None, list[Index]]:
+    groups: dict[int | None, list[Index]] = {}
+    for index in found:
+        groups.setdefault(key(index), []).append(index)
+    return groups
+
+
+def unique_keys(pair: Pair, found: list[Family]) -> list[Key]:
+    """For each whole unique index on the live column: the other columns of its key."""
+    keys = []
+    for part, *_ in found:
+        index = part.index
+        columns = [column for column in index.columns if column is not None]
+        if (
+            index.unique
+            and index.predicate is None
+            and len(columns) == len(index.columns)
+            and pair.replacement.live in columns
+            and pair.replacement.shadow not in columns
+        ):
+            others = tuple(column for column in columns if column != pair.replacement.live)
+            keys.append(Key(part.pair.identifier, others))
+    return keys

@@ -1,0 +1,184 @@
+"""Materialized views: they hold copies of the leaked values, and are bound by attribute number.
+
+The exchange leaves a twin without data beside each, from the same text: its names mean the new
+columns. After it, one that reads the column itself is replaced by its twin, which is filled and
+indexed first; one that reads it through a view is refreshed, and its twin dropped. So the twin says
+what is left to be done, whatever has interrupted the swap: `left` reads it from the catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.roles import may_not_create, not_owned
+from migrations_playbook.postgres.steps import Step
+from migrations_playbook.swap.dependents.base import Dependent, how_bound
+from migrations_playbook.swap.dependents.renewal import (
+    Copy,
+    drop_twin,
+    leave_twin,
+    renew,
+    twin_name,
+)
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+COPIES = (
+    "it holds copies of the leaked values; run the swap with --refresh-materialized-views, which "
+    "builds it anew afterwards"
+)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A materialized view that is still to be renewed after an exchange.
+
+    Arguments:
+        name: with its schema.
+        steps: what renews it, each in a transaction of its own.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """The materialized views that read either column, directly or through views.
+
+    Lock: none on the table but ACCESS SHARE; ACCESS EXCLUSIVE on the materialized view for the
+    moment in which it is replaced, or for a refresh that cannot be concurrent.
+    """
+    for each, twin in _with_twins(pair, _read(connection, pair)):
+        how = how_bound(pair, each.names) if each.direct else "through a view"
+        rules = [copy.rule for copy in (each, twin) if copy is not None and copy.direct]
+        covers = frozenset(("pg_rewrite", rule) for rule in rules)
+        take = (drop_twin(pair, each),) if twin is not None else ()
+        if each.direct and twin is not None:
+            # An interrupted exchange the other way: it was never replaced, and is right again.
+            refused = not_owned(connection, "materialized view", str(each), each.owner)
+            yield Dependent(
+                "materialized view", str(each), f"{how}, not renewed yet", covers,
+                refused=refused, take=take,
+            )  # fmt: skip
+            continue
+        refused = _refusal(connection, pair, each)
+        yield Dependent(
+            "materialized view",
+            str(each),
+            how if twin is None else f"{how}, not renewed yet",
+            covers,
+            refused=refused,
+            take=take,
+            give=() if refused else tuple(leave_twin(pair, each)),
+            after=() if refused else renew(connection, pair, each),
+        )
+
+
+def left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
+    """What an interrupted exchange has left to be renewed: those beside which a twin stands.
+
+    Must run with the search_path pinned. Lock: none that conflicts with anything.
+    """
+    return [
+        Left(str(each), renew(connection, pair, each))
+        for each, twin in _with_twins(pair, _read(connection, pair))
+        if twin is not None
+    ]
+
+
+def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:
+    """Each materialized view that is nobody's twin, with its own if it has one."""
+    by_name = {(each.schema, each.name): each for each in found}
+    twins = {(each.schema, twin_name(pair, each.name)) for each in found}
+    for each in found:
+        if (each.schema, each.name) not in twins:
+            yield each, by_name.get((each.schema, twin_name(pair, each.name)))
+
+
+def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | None:
+    refused = not_owned(connection, "materialized view", str(each), each.owner)
+    if refused is None:
+        refused = may_not_create(connection, each.schema)
+    if refused is not None:
+        return refused
+    if each.direct and pair.replacement.shadow in each.names and not pair.revert:
+        return (
+            f"it reads {pair.replacement.shadow}, which will hold the leaked values; drop it first"
+        )
+    if not pair.refresh:
+        return COPIES
+    if each.direct and each.dependants:
+        return f"{each.dependants} would have to be created again with it; drop it first"
+    if each.direct and each.settings:
+        return "its columns have privileges, comments or statistics of their own; drop it first"
+    return None
+
+
+def _read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            WITH RECURSIVE reader (oid, rule, direct) AS (
+                (SELECT r.ev_class, r.oid, col.name IS NOT NULL
+                   FROM pg_catalog.pg_depend d
+                   JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+                   JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+                   LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+                  WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
+                    -- A whole row, as in to_json(t), is in the query's tree but not in pg_depend.
+                    AND (col.name IS NOT NULL
+                         OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
+                UNION
+                SELECT r.ev_class, r.oid, false
+                  FROM reader
+                  JOIN pg_catalog.pg_depend d
+                    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
+                   AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+                  JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+                 WHERE r.ev_class <> reader.oid)
+            SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   r.direct,
+                   ARRAY(SELECT DISTINCT col.name FROM pg_catalog.pg_depend d
+                           JOIN {columns} ON col.relation = d.refobjid
+                                         AND col.number = d.refobjsubid
+                          WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                            AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                            AND d.objid = r.rule),
+                   (SELECT string_agg(DISTINCT coalesce(
+                               x.ev_class::regclass::text,
+                               pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)), ', ')
+                      FROM pg_catalog.pg_depend d
+                      LEFT JOIN pg_catalog.pg_rewrite x
+                             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND x.oid = d.objid
+                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+                       AND d.refobjid = c.oid AND d.deptype = 'n'
+                       AND x.ev_class IS DISTINCT FROM c.oid),
+                   EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = c.oid AND a.attnum > 0
+                              AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL
+                                   OR a.attstattarget >= 0
+                                   OR pg_catalog.col_description(c.oid, a.attnum) IS NOT NULL))
+                       OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext s
+                                   WHERE s.stxrelid = c.oid),
+                   EXISTS (SELECT FROM pg_catalog.pg_index i
+                            WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                              AND i.indpred IS NULL AND i.indexprs IS NULL)
+                       AND c.relispopulated,
+                   c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
+                   coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class')
+              FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
+                     GROUP BY oid, rule) AS r
+              JOIN pg_catalog.pg_class c ON c.oid = r.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
+              LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+             WHERE c.relkind = 'm' ORDER BY c.oid""").format(columns=COLUMNS),
+        [*pair.columns, pair.oids, *pair.columns],
+    )
+    # One without a text was dropped by another process while the query ran.
+    return [Copy(*row) for row in rows if row[11] is not None]

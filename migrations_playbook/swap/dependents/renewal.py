@@ -1,0 +1,248 @@
+"""How a materialized view is renewed: the twin that says so, and the steps that follow.
+
+The twin is left by the exchange, without data, from the same text; its names mean the new columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import comment
+from migrations_playbook.swap.dependents.views import with_options
+from migrations_playbook.swap.pair import Pair
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A materialized view that reads one of the columns.
+
+    Arguments:
+        rule: the oid of its rule in pg_rewrite.
+        direct: whether it reads the column itself, not through a view.
+        names: which of the two columns it is bound to.
+        dependants: what stands on it and would go with it.
+        settings: whether its columns carry something of their own.
+        concurrently: whether it can be refreshed while it is read.
+        populated: whether it holds data at all.
+        text: its query, with the names as they are now.
+    """
+
+    oid: int
+    rule: int
+    schema: str
+    name: str
+    owner: str
+    direct: bool
+    names: list[str]
+    dependants: str | None
+    settings: bool
+    concurrently: bool
+    populated: bool
+    text: str
+    method: str
+    tablespace: str | None
+    options: list[str]
+    comment: str | None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+def twin_name(pair: Pair, name: str) -> str:
+    """The name of a materialized view's twin."""
+    return compose_name(name, pair.replacement.shadow, "renewed")
+
+
+def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
+    """Note in the catalog what is to be renewed. Lock: none that conflicts with anything."""
+    twin = sql.Identifier(each.schema, twin_name(pair, each.name))
+    yield Step(
+        f"Leave beside {each} how it is to be renewed",
+        sql.SQL("CREATE MATERIALIZED VIEW {} USING {}{}{} AS\n{}\nWITH NO DATA").format(
+            twin,
+            sql.Identifier(each.method),
+            with_options(each.options),
+            sql.SQL(" TABLESPACE {}").format(sql.Identifier(each.tablespace))
+            if each.tablespace
+            else sql.SQL(""),
+            sql.SQL(each.text.rstrip().removesuffix(";")),
+        ),
+        Lock.NONE,
+    )
+    # It is filled with its owner's rights, as the old one was.
+    yield Step(
+        "Give it to the same owner",
+        sql.SQL("ALTER MATERIALIZED VIEW {} OWNER TO {}").format(twin, sql.Identifier(each.owner)),
+        Lock.NONE,
+    )
+
+
+def drop_twin(pair: Pair, each: Copy) -> Step:
+    """Drop the twin. Lock: none on the table."""
+    return Step(
+        f"Drop what an interrupted run has left beside {each}",
+        sql.SQL("DROP MATERIALIZED VIEW {}").format(
+            sql.Identifier(each.schema, twin_name(pair, each.name))
+        ),
+        Lock.NONE,
+    )
+
+
+def renew(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> tuple[Step, ...]:
+    """The steps that renew it, each in a transaction of its own; all can be done again.
+
+    Lock: ACCESS EXCLUSIVE on the materialized view for the moment in which it is replaced, or for
+    a refresh that cannot be concurrent.
+    """
+    return tuple(_replace(connection, pair, each) if each.direct else _refresh(pair, each))
+
+
+def _refresh(pair: Pair, each: Copy) -> Iterator[Step]:
+    refresh = sql.SQL("REFRESH MATERIALIZED VIEW {}{}").format(
+        sql.SQL("CONCURRENTLY " if each.concurrently else ""), each.identifier
+    )
+    # One string is one transaction: the twin goes when the work is done, and not before.
+    done = drop_twin(pair, each).statement
+    yield Step(
+        f"Refresh {each}",
+        sql.SQL(";\n").join([refresh, done] if each.populated else [done]),
+        Lock.NONE,
+    )
+
+
+def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterator[Step]:
+    """Fill the twin, and let it take its original's place.
+
+    Each step can be done again: what an interrupted run has filled may be of yesterday.
+    """
+    new = sql.Identifier(each.schema, twin_name(pair, each.name))
+    if each.populated:
+        yield Step(
+            f"Fill what is to take the place of {each}",
+            sql.SQL("REFRESH MATERIALIZED VIEW {}").format(new),
+            Lock.NONE,
+        )
+    last: list[sql.Composable] = [
+        sql.SQL("DROP MATERIALIZED VIEW {}").format(each.identifier),
+        sql.SQL("ALTER MATERIALIZED VIEW {} RENAME TO {}").format(new, sql.Identifier(each.name)),
+    ]
+    for index in _indexes(connection, each.oid):
+        renewed = compose_name(index.name, "renewed")
+        build = [
+            sql.SQL(index.definition[0] + "IF NOT EXISTS ")
+            + sql.Identifier(renewed)
+            + sql.SQL(" ON ")
+            + new
+            + sql.SQL(index.definition[1])
+        ]
+        if index.tablespace is not None:
+            build.append(
+                sql.SQL("ALTER INDEX {} SET TABLESPACE {}").format(
+                    sql.Identifier(each.schema, renewed), sql.Identifier(index.tablespace)
+                )
+            )
+        yield Step(
+            f"Build the index {index.name} of {each} anew", sql.SQL(";\n").join(build), Lock.NONE
+        )
+        last.append(
+            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+                sql.Identifier(each.schema, renewed), sql.Identifier(index.name)
+            )
+        )
+        if index.clustered:
+            last.append(
+                sql.SQL("ALTER MATERIALIZED VIEW {} CLUSTER ON {}").format(
+                    each.identifier, sql.Identifier(index.name)
+                )
+            )
+        last += [
+            step.statement
+            for step in comment(
+                index.name,
+                sql.SQL("INDEX {}").format(sql.Identifier(each.schema, index.name)),
+                index.comment,
+            )
+        ]
+    last += _grants(connection, each)
+    last += [
+        step.statement
+        for step in comment(
+            str(each), sql.SQL("MATERIALIZED VIEW {}").format(each.identifier), each.comment
+        )
+    ]
+    yield Step(
+        f"Let it take the place of {each}",
+        # One string is one transaction.
+        sql.SQL(";\n").join(last),
+        Lock.NONE,
+    )
+
+
+@dataclass(frozen=True)
+class CopyIndex:
+    """An index of a materialized view.
+
+    Arguments:
+        definition: what pg_get_indexdef writes before its name, and after its table's.
+    """
+
+    name: str
+    definition: tuple[str, str]
+    clustered: bool
+    tablespace: str | None
+    comment: str | None
+
+
+def _indexes(connection: BaseDatabaseWrapper, oid: int) -> Iterator[CopyIndex]:
+    """The indexes of a materialized view, by name."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.relname, i.indisunique, pg_catalog.pg_get_indexdef(c.oid),
+                   pg_catalog.quote_ident(c.relname), pg_catalog.quote_ident(n.nspname),
+                   pg_catalog.quote_ident(r.relname), i.indisclustered,
+                   s.spcname, pg_catalog.obj_description(c.oid, 'pg_class')
+              FROM pg_catalog.pg_index i
+              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+              JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+              LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+             WHERE i.indrelid = %s ORDER BY c.relname"""),
+        [oid],
+    )
+    for name, unique, text, quoted, schema, table, clustered, space, note in rows:
+        start = f"CREATE {'UNIQUE ' if unique else ''}INDEX "
+        prefix = f"{start}{quoted} ON {schema}.{table}"
+        assert text.startswith(prefix), "pg_get_indexdef has changed its form"
+        yield CopyIndex(name, (start, text[len(prefix) :]), clustered, space, note)
+
+
+def _grants(connection: BaseDatabaseWrapper, each: Copy) -> Iterator[sql.Composable]:
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT CASE WHEN x.grantee <> 0 THEN pg_catalog.pg_get_userbyid(x.grantee) END,
+                   x.privilege_type, x.is_grantable
+              FROM pg_catalog.pg_class c
+             CROSS JOIN pg_catalog.aclexplode(c.relacl) AS x
+             WHERE c.oid = %s AND x.grantee <> c.relowner"""),
+        [each.oid],
+    )
+    for grantee, privilege, grantable in rows:
+        yield sql.SQL("GRANT {} ON {} TO {}{}").format(
+            sql.SQL(privilege),
+            each.identifier,
+            sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
+            sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+        )

@@ -1,0 +1,163 @@
+"""Indexes and constraints restated for the other column, by PostgreSQL itself.
+
+To put a column's name in the place of another's in an expression is not a matter of text: the
+name may be a function's, a type's or a literal's too. So PostgreSQL does it: on an empty scratch
+copy of the table the definition is executed, the two columns are renamed, and the definition is
+read back. The transaction is rolled back, and nothing remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.errors import primary_message
+from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.query import execute, fetch_value
+from migrations_playbook.postgres.steps import rename_steps
+from migrations_playbook.swap.pair import Pair
+
+SCRATCH = sql.Identifier("pg_temp", "playbook_scratch")
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What follows the name, for each object by its oid.
+
+    Arguments:
+        indexes: from USING on, with the columns exchanged.
+        predicates: the WHERE of a partial index, with the columns exchanged.
+        constraints: from CHECK or UNIQUE on, with the columns exchanged.
+        failures: why an object could not be restated.
+    """
+
+    indexes: dict[int, str]
+    predicates: dict[int, str]
+    constraints: dict[int, str]
+    failures: dict[int, str]
+
+
+def exchanged(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    indexes: Mapping[int, tuple[bool, str]],
+    constraints: Mapping[int, str],
+) -> Definitions:
+    """The definitions with the two columns exchanged.
+
+    Must run with the search_path pinned, so that every name in a definition is qualified. What
+    is on a partition is restated on the same scratch table, whose columns have the same names.
+
+    Lock: ACCESS SHARE on the table (CREATE TABLE LIKE).
+
+    Arguments:
+        indexes: by oid, whether unique, and the definition from USING on.
+        constraints: by oid, the definition from CHECK or UNIQUE on.
+    """
+    result = Definitions({}, {}, {}, {})
+    if not indexes and not constraints:
+        return result
+    # The partitions' parts of an index are worded alike: each wording is restated once.
+    alike = _first(indexes) | _first(constraints)
+    with transaction.atomic(using=connection.alias):
+        execute(
+            connection,
+            sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.identifier),
+        )
+        for oid, (unique, definition) in indexes.items():
+            if alike[oid] != oid:
+                continue
+            _try(
+                connection,
+                result,
+                oid,
+                sql.SQL("CREATE {} INDEX {} ON {} {}").format(
+                    sql.SQL("UNIQUE" if unique else ""),
+                    sql.Identifier(f"playbook_{oid}"),
+                    SCRATCH,
+                    sql.SQL(definition),
+                ),
+            )
+        for oid, definition in constraints.items():
+            if alike[oid] != oid:
+                continue
+            _try(
+                connection,
+                result,
+                oid,
+                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+                    SCRATCH, sql.Identifier(f"playbook_{oid}"), sql.SQL(definition)
+                ),
+            )
+        between = compose_name(pair.replacement.live, pair.replacement.shadow, "between")
+        for step in rename_steps(SCRATCH, pair.replacement.live, pair.replacement.shadow, between):
+            execute(connection, step.statement)
+        done = set(alike.values()) - result.failures.keys()
+        for oid in indexes.keys() & done:
+            result.indexes[oid] = _index(connection, oid)
+            predicate = _predicate(connection, oid)
+            if predicate is not None:
+                result.predicates[oid] = predicate
+        for oid in constraints.keys() & done:
+            result.constraints[oid] = _constraint(connection, oid)
+        transaction.set_rollback(True, using=connection.alias)
+    for found in (result.indexes, result.predicates, result.constraints, result.failures):
+        found.update({oid: found[first] for oid, first in alike.items() if first in found})
+    return result
+
+
+def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
+    """For each oid, the first one with the same wording."""
+    first: dict[Any, int] = {}
+    return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
+
+
+def _try(
+    connection: BaseDatabaseWrapper, result: Definitions, oid: int, statement: sql.Composable
+) -> None:
+    try:
+        with transaction.atomic(using=connection.alias):
+            execute(connection, statement)
+    except DatabaseError as error:
+        result.failures[oid] = primary_message(error)
+
+
+def _index(connection: BaseDatabaseWrapper, oid: int) -> str:
+    text = str(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT pg_catalog.pg_get_indexdef(%s::regclass)"),
+            [f"pg_temp.playbook_{oid}"],
+        )
+    )
+    # The names before USING are our own, and have no " USING " in them.
+    return "USING " + text.split(" USING ", 1)[1]
+
+
+def _predicate(connection: BaseDatabaseWrapper, oid: int) -> str | None:
+    text: str | None = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index
+             WHERE indexrelid = %s::regclass"""),
+        [f"pg_temp.playbook_{oid}"],
+    )
+    return text
+
+
+def _constraint(connection: BaseDatabaseWrapper, oid: int) -> str:
+    return str(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint
+                 WHERE conrelid = 'pg_temp.playbook_scratch'::regclass AND conname = %s"""),
+            [f"playbook_{oid}"],
+        )
+    )

@@ -1,0 +1,50 @@
+"""What the table itself must be, and what the role must be allowed, for an exchange to be sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.expand.soundness import unsound
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.roles import current_role
+from migrations_playbook.swap.dependents.base import Dependent
+from migrations_playbook.swap.pair import Pair
+
+
+def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """What about the table keeps it from being exchanged, and what the role lacks."""
+    why = unsound(connection, pair.identifier, pair.replacement.live)
+    if why is not None:
+        yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+                   pg_catalog.has_schema_privilege(c.relnamespace, 'CREATE'),
+                   pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
+                   current_database()
+              FROM unnest(%s::oid[]) WITH ORDINALITY AS relation (oid, nth)
+              JOIN pg_catalog.pg_class c ON c.oid = relation.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY relation.nth"""),
+        [pair.oids],
+    )
+    me = current_role(connection)
+    # Partitions may have other owners, and be in other schemas: a statement once, with its table.
+    missing: dict[str, str] = {}
+    for schema, name, owner, owns, creates, temporary, database in rows:
+        on, shown = sql.Identifier(schema).as_string(None), f"{schema}.{name}"
+        if not owns:
+            role = sql.Identifier(owner).as_string(None)
+            missing.setdefault(f"GRANT {role} TO {me}", shown)
+        if not creates:
+            missing.setdefault(f"GRANT CREATE ON SCHEMA {on} TO {me}", shown)
+        if not temporary:
+            quoted = sql.Identifier(database).as_string(None)
+            missing.setdefault(f"GRANT TEMPORARY ON DATABASE {quoted} TO {me}", shown)
+    for statement, shown in missing.items():
+        yield Dependent("right", me, f"to alter {shown}", refused=f"run {statement}")

@@ -1,0 +1,99 @@
+"""Triggers of the table: `UPDATE OF` and `WHEN` are bound by attribute number.
+
+Their text is taken before the exchange and said again after it, when its names mean the other
+columns. The partitions' clones of a trigger come and go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import Dependent, comment, how_bound
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+
+def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """The triggers that are bound to either column, and those of a partition's own; by name.
+
+    Lock: DROP TRIGGER takes ACCESS EXCLUSIVE on the table, CREATE TRIGGER SHARE ROW EXCLUSIVE.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT t.oid, t.tgrelid, t.tgparentid, t.tgname,
+                   pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text,
+                   pg_catalog.obj_description(t.oid, 'pg_trigger'), array_agg(DISTINCT col.name)
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_depend d
+                ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.tgrelid
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+             -- PostgreSQL 14 has clones as internal.
+             WHERE NOT t.tgisinternal OR t.tgparentid <> 0
+             GROUP BY t.oid ORDER BY t.tgname, t.tgrelid""").format(columns=COLUMNS),
+        pair.columns,
+    )
+    relations = {each.table.oid: each for each in pair.relations}
+    original = {oid: parent for oid, _, parent, *_ in rows if parent}
+    clones: dict[int, list[tuple[int, Pair, str]]] = {}
+    for oid, relation, _, _, _, enabled, *_ in rows:
+        first = oid
+        while first in original:
+            first = original[first]
+        clones.setdefault(first, []).append((oid, relations[relation], enabled))
+    for oid, relation, parent, name, definition, _, note, names in rows:
+        if parent:
+            continue
+        if definition is None:
+            # pg_get_triggerdef() reads the catalog as it is now, the query as it was when it began:
+            # another process, such as a second swap, has dropped it in between.
+            continue
+        on, label = relations[relation], relations[relation].labelled(name)
+        covers = frozenset(("pg_trigger", clone) for clone, *_ in clones[oid])
+        if name in (pair.own.on_insert, pair.own.on_update):
+            # Made in the swap for the names after it, and dropped in the revert.
+            yield Dependent("trigger", label, "quarantine", covers, moves=False)
+            continue
+        identifier = sql.Identifier(name)
+        yield Dependent(
+            "trigger",
+            label,
+            how_bound(pair, names),
+            covers,
+            take=(
+                Step(
+                    f"Take the trigger {label} off the old columns",
+                    sql.SQL("DROP TRIGGER {} ON {}").format(identifier, on.identifier),
+                    Lock.ACCESS_EXCLUSIVE,
+                ),
+            ),
+            give=(
+                Step(
+                    f"Put the trigger {label} on the new columns",
+                    sql.SQL(definition),
+                    Lock.ACCESS_EXCLUSIVE,
+                ),
+                *(
+                    step
+                    for _, each, enabled in clones[oid]
+                    for step in _enabled(each, name, enabled)
+                ),
+                *comment(
+                    label, sql.SQL("TRIGGER {} ON {}").format(identifier, on.identifier), note
+                ),
+            ),
+        )
+
+
+def _enabled(pair: Pair, name: str, enabled: str) -> Iterator[Step]:
+    how = {"D": "DISABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}.get(enabled)
+    if how:
+        yield pair.alter_only(
+            f"Keep the trigger {pair.labelled(name)} as it was set",
+            sql.SQL("{} TRIGGER {}").format(sql.SQL(how), sql.Identifier(name)),
+        )

@@ -1,0 +1,391 @@
+"""What the swap does about indexes and unique constraints.
+
+A twin on the shadow column is built concurrently before the exchange; in the exchange the two
+change names. A revert drops the twin that the swap has built.
+
+On a partitioned table nothing can be built concurrently, and no constraint be made of an index. So
+it is done as pg_dump does it: the table gets an index that is invalid until it has a part on every
+partition, each of these is built concurrently by itself, and then they are attached to it. All of
+that is in the preparation; in the exchange the parts change names, each in its partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from psycopg import sql
+
+from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import Dependent, Key, Object, comment, how_bound
+from migrations_playbook.swap.dependents.indexes import Family, Index, Part
+from migrations_playbook.swap.dependents.restate import Definitions
+from migrations_playbook.swap.dependents.views import with_options
+from migrations_playbook.swap.pair import Pair
+
+
+def dependents(
+    pair: Pair, found: list[Index], families: list[Family], restated: Definitions
+) -> Iterator[Dependent]:
+    """What the swap does about each index.
+
+    Arguments:
+        found: all that are bound to either column.
+        families: those on the live column, with their twins.
+        restated: what they are on the shadow column.
+    """
+    seen: set[int] = set()
+    for family in families:
+        index = family[0].index
+        how = how_bound(pair, index.on)
+        covers: frozenset[Object] = frozenset()
+        for part in family:
+            for each in (part.index, *((part.twin,) if part.twin else ())):
+                covers |= each.covers
+                seen.add(each.oid)
+        why = next(filter(None, (_refusal(part, restated) for part in family)), None)
+        if why is not None:
+            yield Dependent(index.kind, index.name, how, covers, refused=why)
+            continue
+        yield Dependent(
+            index.kind,
+            index.name,
+            how,
+            covers,
+            build=tuple(_build(family, restated)),
+            give=tuple(step for part in family for step in _exchange(part)),
+            unique_on=_unique_on(family[0]) if index.unique else None,
+        )
+    names = {index.oid: index.name for index in found}
+    for index in found:
+        if index.oid in seen or index.parent in names:
+            continue
+        covers = index.covers
+        for each in _below(index, found):
+            covers |= each.covers
+        yield Dependent(index.kind, index.name, how_bound(pair, index.on), covers, moves=False)
+
+
+def _below(index: Index, found: list[Index]) -> Iterator[Index]:
+    for each in found:
+        if each.parent == index.oid:
+            yield each
+            yield from _below(each, found)
+
+
+def _refusal(part: Part, restated: Definitions) -> str | None:
+    index = part.index
+    if index.primary:
+        return "the column is of the primary key, which other tables and the application go by"
+    if index.exclusion:
+        return (
+            "an exclusion constraint cannot be built without blocking writes; drop it, and add "
+            "it again after the swap"
+        )
+    if not index.valid:
+        return (
+            "it is invalid: not every partition has its part of it; build and attach that"
+            if part.pair.partitioned
+            else "it is invalid, left by a build that failed; REINDEX INDEX CONCURRENTLY it, or "
+            "drop it"
+        )
+    failures = [restated.failures.get(oid) for oid in (index.oid, index.constraint) if oid]
+    if not any(failures) and _definition(part, restated) is None:
+        return "its tablespace cannot be restated with its predicate"
+    return next(filter(None, failures), None)
+
+
+def _alike(part: Part, restated: Definitions) -> bool:
+    """Whether a twin is what it should be; on a partitioned table it may still lack parts."""
+    index, twin = part.index, part.twin
+    return (
+        twin is not None
+        and twin.definition == restated.indexes[index.oid]
+        and (twin.valid or part.pair.partitioned)
+        and (
+            twin.constraint is None
+            or (twin.deferrable, twin.deferred) == (index.deferrable, index.deferred)
+        )
+    )
+
+
+def _build(family: Family, restated: Definitions) -> Iterator[Step]:
+    """What is missing of the twins before the exchange.
+
+    Lock: SHARE UPDATE EXCLUSIVE for what is built concurrently; ACCESS EXCLUSIVE, boundedly and for
+    the moment of a catalog change, on a partitioned table for its empty index (which takes SHARE
+    itself, and so would keep writes waiting), and on a partition for its constraint and for the
+    part that is attached (to which PostgreSQL takes ACCESS EXCLUSIVE, and planners look at it).
+    """
+    whole = [part.twin for part in family if part.twin and _belongs(part)]
+    if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
+        # What is attached goes with the table's own, and only with it.
+        yield _drop(family[0], "Drop {}, which is not like its original", family=family)
+        family = _without_twins(family)
+    missing = [part for part in family if not _alike(part, restated)]
+    for part in missing:
+        if part.pair.partitioned:
+            yield from _make_partitioned(part, restated)
+        else:
+            yield from _make(part, restated)
+    if len(family) == 1:
+        return
+    for part in family:
+        made = None if part in missing else part.twin
+        if part.index.constraint and not part.pair.partitioned and not (made and made.constraint):
+            yield _make_constraint(part, part.twin_name, part.twin_name)
+    # The lowest level first: only a part that is whole makes the one above whole.
+    for part in reversed(family):
+        made = None if part in missing else part.twin
+        if part.above is not None and not (made and made.parent):
+            yield _attach(part, part.above)
+
+
+def _belongs(part: Part) -> bool:
+    """Whether a part's twin is one with those of the table and the partitions."""
+    return part.pair.partitioned or (part.twin is not None and part.twin.parent is not None)
+
+
+def _without_twins(family: Family) -> Family:
+    """A family without those twins that belong together."""
+    result: dict[int, Part] = {}
+    for part in family:
+        above = None if part.above is None else result[part.above.index.oid]
+        twin = None if _belongs(part) else part.twin
+        result[part.index.oid] = replace(part, twin=twin, above=above)
+    return tuple(result.values())
+
+
+def _make(part: Part, restated: Definitions) -> Iterator[Step]:
+    """Build a twin concurrently, in the place of one that is no good."""
+    twin = part.twin
+    name = part.pair.twin_name(part.index.name)
+    identifier = sql.Identifier(part.pair.table.schema, name)
+    if twin is not None and twin.constraint is not None:
+        yield _drop(part, "Drop the constraint {}, which is not like its original")
+    elif twin is not None:
+        why = "is not like its original" if twin.valid else "was left invalid by a failed build"
+        yield Step(
+            f"Drop the index {name}, which {why}",
+            sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier),
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+        )
+    yield Step(
+        f"Build the index {name}",
+        sql.SQL("CREATE {}INDEX CONCURRENTLY {} ON {} {}").format(
+            _unique(part), sql.Identifier(name), part.pair.identifier, _definition(part, restated)
+        ),
+        Lock.SHARE_UPDATE_EXCLUSIVE,
+    )
+    yield from _targets(part)
+
+
+def _make_partitioned(part: Part, restated: Definitions) -> Iterator[Step]:
+    """Make a partitioned table's twin, which is empty, and invalid until its parts are attached."""
+    name = part.pair.twin_name(part.index.name)
+    if part.index.constraint is not None:
+        definition = restated.constraints[part.index.constraint]
+        deferrable = _deferrable(part.index).as_string(None)
+        yield part.pair.alter_only(
+            f"Add the constraint {name}, without the partitions",
+            sql.SQL("ADD CONSTRAINT {} {}{}{}{}").format(
+                sql.Identifier(name),
+                sql.SQL(definition.removesuffix(deferrable)),
+                with_options(part.index.options),
+                _tablespace(part.index, "USING INDEX TABLESPACE"),
+                sql.SQL(deferrable),
+            ),
+        )
+    else:
+        yield Step(
+            f"Make the index {name}, without the partitions",
+            sql.SQL("CREATE {}INDEX {} ON ONLY {} {}").format(
+                _unique(part),
+                sql.Identifier(name),
+                part.pair.identifier,
+                _definition(part, restated),
+            ),
+            Lock.ACCESS_EXCLUSIVE,
+            part.pair.identifier,
+        )
+    yield from _targets(part)
+
+
+def _attach(part: Part, above: Part) -> Step:
+    name, whole = part.twin_name, above.twin_name
+    return Step(
+        f"Let {name} be a part of {whole}",
+        sql.SQL("ALTER INDEX {} ATTACH PARTITION {}").format(
+            sql.Identifier(above.pair.table.schema, whole),
+            sql.Identifier(part.pair.table.schema, name),
+        ),
+        Lock.ACCESS_EXCLUSIVE,
+        part.pair.identifier,
+    )
+
+
+def _make_constraint(part: Part, name: str, index: str) -> Step:
+    return part.pair.alter_table(
+        f"Make the new index the constraint {name}",
+        sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
+            sql.Identifier(name), sql.Identifier(index), _deferrable(part.index)
+        ),
+    )
+
+
+def _drop(part: Part, what: str, *, family: Family = ()) -> Step:
+    """Drop a twin, with its parts. Lock: ACCESS EXCLUSIVE on the table and its partitions."""
+    name = part.pair.twin_name(part.index.name)
+    if (part.twin or part.index).constraint is not None:
+        return part.pair.alter_table(
+            what.format(name), sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(name))
+        )
+    # A part may be a partition's constraint, which DROP INDEX drops only when told to. Nothing else
+    # depends on it: a foreign key to the column is refused.
+    cascade = any(each.index.constraint is not None for each in family)
+    return Step(
+        what.format(name),
+        sql.SQL("DROP INDEX {}{}").format(
+            sql.Identifier(part.pair.table.schema, name), sql.SQL(" CASCADE" if cascade else "")
+        ),
+        Lock.ACCESS_EXCLUSIVE,
+        part.pair.identifier,
+    )
+
+
+def _unique(part: Part) -> sql.SQL:
+    return sql.SQL("UNIQUE " if part.index.unique else "")
+
+
+def _definition(part: Part, restated: Definitions) -> sql.Composed | None:
+    """What follows the table in CREATE INDEX; None when its tablespace finds no place in it."""
+    index = part.index
+    definition, where = restated.indexes[index.oid], ""
+    predicate = restated.predicates.get(index.oid)
+    if index.tablespace is not None and predicate is not None:
+        where = f" WHERE {predicate}"
+        if not definition.endswith(where):
+            return None
+        definition = definition[: -len(where)]
+    return sql.SQL("{}{}{}").format(
+        sql.SQL(definition), _tablespace(index, "TABLESPACE"), sql.SQL(where)
+    )
+
+
+def _tablespace(index: Index, clause: str) -> sql.Composable:
+    if index.tablespace is None:
+        return sql.SQL("")
+    return sql.SQL(" {} {}").format(sql.SQL(clause), sql.Identifier(index.tablespace))
+
+
+def _deferrable(index: Index) -> sql.Composed:
+    return sql.SQL("{}{}").format(
+        sql.SQL(" DEFERRABLE" if index.deferrable else ""),
+        sql.SQL(" INITIALLY DEFERRED" if index.deferred else ""),
+    )
+
+
+def _targets(part: Part) -> Iterator[Step]:
+    # Before it has parts: an index hands its target on to those.
+    name = part.pair.twin_name(part.index.name)
+    for number, target in part.index.targets:
+        yield Step(
+            f"Give the index {name} its statistics target",
+            sql.SQL("ALTER INDEX {} ALTER COLUMN {} SET STATISTICS {}").format(
+                sql.Identifier(part.pair.table.schema, name),
+                sql.Literal(number),
+                sql.Literal(target),
+            ),
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+        )
+
+
+def _exchange(part: Part) -> Iterator[Step]:
+    """Give the twin, or its constraint, the name of the original, and the original the twin's.
+
+    Lock: ACCESS EXCLUSIVE, on the index or the constraint's table.
+    """
+    pair, index, twin_name = part.pair, part.index, part.twin_name
+    between = compose_name(index.name, "between")
+    is_constraint = index.constraint is not None
+
+    def rename(old: str, new: str) -> Step:
+        if is_constraint:
+            return pair.rename_constraint(old, new)
+        return Step(
+            f"Rename {old} to {new}",
+            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+                sql.Identifier(pair.table.schema, old), sql.Identifier(new)
+            ),
+            Lock.ACCESS_EXCLUSIVE,
+        )
+
+    yield rename(index.name, between)
+    whole = part.above is not None or pair.partitioned
+    if is_constraint and not whole and not (part.twin and part.twin.constraint is not None):
+        yield _make_constraint(part, index.name, twin_name)
+    else:
+        yield rename(twin_name, index.name)
+    yield rename(between, twin_name)
+    identifier = sql.Identifier(pair.table.schema, index.name)
+    yield from comment(index.name, sql.SQL("INDEX {}").format(identifier), index.comment)
+    yield from comment(
+        index.name,
+        sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(index.name), pair.identifier),
+        index.constraint_comment,
+    )
+    if index.clustered:
+        yield pair.alter_table(
+            f"Cluster on {index.name}",
+            sql.SQL("CLUSTER ON {}").format(sql.Identifier(index.name)),
+        )
+
+
+def replica_identities(families: list[Family]) -> Iterator[Dependent]:
+    """The replica identity of each relation that has one of these indexes for it.
+
+    The columns of such an index must not be null: it is let go before NOT NULL changes columns, and
+    taken up again after that.
+
+    Lock: ACCESS EXCLUSIVE on the table or the partition.
+    """
+    for part in (each for family in families for each in family):
+        if not part.index.replica_identity:
+            continue
+        name = part.index.name
+        yield Dependent(
+            "replica identity",
+            part.pair.labelled(name),
+            f"on {part.pair.replacement.live}",
+            take=(
+                part.pair.alter_table(
+                    f"Let {name} be the replica identity no longer",
+                    sql.SQL("REPLICA IDENTITY DEFAULT"),
+                ),
+            ),
+            give=(
+                part.pair.alter_table(
+                    f"Let {name} be the replica identity",
+                    sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(name)),
+                ),
+            ),
+        )
+
+
+def drop_twins(families: Iterable[Family]) -> Iterator[Step]:
+    """What a revert ends with: drop what the swap had built. Lock: ACCESS EXCLUSIVE."""
+    for family in families:
+        # By then they have changed names, and the twin's kind is the original's.
+        root = replace(family[0], twin=None)
+        yield _drop(root, "Drop {}, which the swap had built", family=family)
+
+
+def _unique_on(part: Part) -> Key:
+    """The columns of the twin's key; the shadow alone when an expression hides them."""
+    replacement, index = part.pair.replacement, part.index
+    exchange = {replacement.live: replacement.shadow, replacement.shadow: replacement.live}
+    names = [exchange.get(column, column) for column in index.columns if column is not None]
+    return Key(
+        part.pair.identifier, tuple(names) if replacement.shadow in names else (replacement.shadow,)
+    )

@@ -1,0 +1,117 @@
+"""Views and rules: bound by attribute number, a view would go on serving the leaked values.
+
+The text is taken before the exchange and replaces the view with itself after it, when its names
+mean the other columns. What stands on the view (privileges, comments, other views) stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.roles import may_not_create, not_owned
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import Dependent, how_bound
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+VIEW, MATERIALIZED_VIEW = "v", "m"
+
+
+def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """The views and rules that are bound to either column, or to a partition's; the youngest first.
+
+    A reader locks a view before the table, so each is locked before the table is: the other way
+    round would be a deadlock. The youngest come first, since a view can only stand on older ones.
+
+    Lock: ACCESS EXCLUSIVE on each view, and on each table that has such a rule.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT r.oid, r.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
+                   pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
+                   n.oid = pg_catalog.pg_my_temp_schema()
+                       OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
+                   CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
+                        ELSE pg_catalog.pg_get_ruledef(r.oid) END,
+                   array_agg(DISTINCT col.name)
+              FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+              JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+              JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
+             GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""").format(
+            columns=COLUMNS
+        ),
+        pair.columns,
+    )
+    for oid, rule, relation, schema, name, kind, owner, options, mine, text, names in rows:
+        identifier = sql.Identifier(schema, name)
+        shown = f"{schema}.{name}"
+        covers = frozenset({("pg_rewrite", oid)})
+        how = how_bound(pair, names)
+        is_view = rule == "_RETURN"
+        what = "view" if is_view else "rule"
+        label = shown if is_view else f"{rule} on {shown}"
+        refused = not_owned(connection, "view" if kind == VIEW else "table", shown, owner)
+        if not mine:
+            refused = "it is a temporary view of another session; end that session first"
+        if is_view and refused is None:
+            refused = may_not_create(connection, schema)
+        if refused is not None:
+            yield Dependent(what, label, how, covers, refused=refused)
+            continue
+        statement: sql.Composable = sql.SQL(text.rstrip().removesuffix(";"))
+        if is_view:
+            statement = sql.SQL("CREATE OR REPLACE VIEW {}{} AS\n{}").format(
+                identifier, with_options(options), statement
+            )
+        else:
+            statement = sql.SQL("CREATE OR REPLACE {}").format(
+                sql.SQL(text.rstrip().removesuffix(";").removeprefix("CREATE "))
+            )
+        yield Dependent(
+            what,
+            label,
+            how,
+            covers,
+            lock_first=(lock(shown, identifier, kind, owner),) if relation not in pair.oids else (),
+            give=(
+                Step(
+                    f"Let the {what} {label} read the new columns",
+                    statement,
+                    Lock.ACCESS_EXCLUSIVE,
+                ),
+            ),
+        )
+
+
+def lock(shown: str, relation: sql.Identifier, kind: str, owner: str) -> Step:
+    """Lock a relation and nothing beneath it, which LOCK TABLE on a view would do.
+
+    That its owner is its owner changes nothing, under ACCESS EXCLUSIVE.
+    """
+    if kind == VIEW:
+        statement = sql.SQL("ALTER VIEW {} OWNER TO {}").format(relation, sql.Identifier(owner))
+    else:
+        statement = sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(relation)
+    return Step(f"Lock {shown}, as its readers do before the table", statement, Lock.NONE)
+
+
+def with_options(options: list[str]) -> sql.Composable:
+    """The WITH clause that says a relation's options again; empty without any."""
+    if not options:
+        return sql.SQL("")
+    pairs = [option.split("=", 1) for option in options]
+    return sql.SQL(" WITH ({})").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+            for name, value in pairs
+        )
+    )

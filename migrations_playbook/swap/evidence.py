@@ -1,0 +1,98 @@
+"""What an incident report needs, as a JSON file; it holds no token."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.query import fetch_one
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.proof import Digest, digest
+
+
+class Evidence:
+    """Collects what is to be told while a swap goes on, and writes it at its end.
+
+    Arguments:
+        path: the file; it must not exist, so that no evidence is overwritten.
+        play: "swap", "revert" or "verify".
+
+    Raises:
+        PlaybookError: the file exists, or cannot be written.
+    """
+
+    def __init__(self, path: Path, play: str) -> None:
+        self.path = path
+        self.began = datetime.now(UTC)
+        self.facts: dict[str, Any] = {"play": play, "outcome": "unfinished"}
+        try:
+            # Readable by its owner only: it names roles, tables and times.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            raise PlaybookError(
+                f"{path} exists, and evidence is not overwritten. Name another file."
+            ) from None
+        except OSError as error:
+            raise PlaybookError(
+                f"{path} cannot be written ({error.strerror}). Name another file."
+            ) from None
+
+    def before(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
+        """Note where and by whom, what is bound, and the digest of the live values before."""
+        row = fetch_one(
+            connection,
+            sql.SQL("""
+                SELECT current_database(), inet_server_addr()::text, inet_server_port(),
+                       current_setting('server_version'), session_user::text,
+                       current_user::text"""),
+        )
+        assert row is not None
+        database, address, port, version, session, role = row
+        self.facts |= {
+            "database": database,
+            "server": {"address": address, "port": port, "version": version},
+            "role": role,
+            "session_role": session,
+            "os_user": os.environ.get("SUDO_USER") or os.environ.get("USER"),
+            "model": pair.replacement.label,
+            "table": str(pair.table),
+            "column": pair.replacement.live,
+            "retired_column": pair.replacement.shadow,
+        }
+        self.facts["live_values_before"] = self._digest(digest(connection, pair))
+
+    def after(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
+        """Note the digest of the live values after."""
+        self.facts["live_values_after"] = self._digest(digest(connection, pair))
+
+    def add(self, facts: dict[str, Any]) -> None:
+        """Note counts, durations and names."""
+        self.facts |= facts
+
+    def write(self, outcome: str) -> None:
+        """Write the file.
+
+        Arguments:
+            outcome: how it ended, in a sentence.
+        """
+        ended = datetime.now(UTC)
+        self.facts |= {
+            "outcome": outcome,
+            "began": self.began.isoformat(),
+            "ended": ended.isoformat(),
+            "seconds": round((ended - self.began).total_seconds(), 3),
+        }
+        self.path.write_text(json.dumps(self.facts, indent=2) + "\n")
+
+    def _digest(self, found: Digest) -> dict[str, Any]:
+        return {
+            **found.as_json(),
+            "how": "sum and exclusive or of hashtextextended(value::text, 0)",
+        }

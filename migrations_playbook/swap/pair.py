@@ -1,0 +1,130 @@
+"""The two columns of a replacement, in the table and in each of its partitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.tables import Column, Table, read_table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap import quarantine
+
+# The two columns of a table and of each of its partitions, to be joined to what is bound to them;
+# its parameters are `Pair.columns`.
+COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, number, name)")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two columns that are to be exchanged, as they stand before it.
+
+    A partitioned table has such a pair itself and in each of its partitions, with the numbers that
+    the columns have there: see `relations`.
+
+    Arguments:
+        replacement: the declaration.
+        table: the table, or a partition of it.
+        revert: whether the exchange is one back.
+        refresh: whether materialized views are to be built anew afterwards.
+    """
+
+    replacement: Replacement
+    table: Table
+    revert: bool
+    refresh: bool = False
+
+    @property
+    def live(self) -> Column:
+        return self.table.columns[self.replacement.live]
+
+    @property
+    def shadow(self) -> Column:
+        return self.table.columns[self.replacement.shadow]
+
+    @property
+    def relations(self) -> tuple[Pair, ...]:
+        """The pair of the table, and of each of its partitions; the upper levels first."""
+        return (self, *(replace(self, table=each) for each in self.table.partitions))
+
+    @property
+    def columns(self) -> list[list[Any]]:
+        """The columns of all these: relations, attribute numbers and names, as `COLUMNS` asks."""
+        return [
+            [each.table.oid for each in self.relations for _ in range(2)],
+            [
+                number
+                for each in self.relations
+                for number in (each.live.number, each.shadow.number)
+            ],
+            [self.replacement.live, self.replacement.shadow] * len(self.relations),
+        ]
+
+    @property
+    def oids(self) -> list[int]:
+        """The table and its partitions."""
+        return [self.table.oid, *(each.oid for each in self.table.partitions)]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return self.table.identifier
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the rows are in partitions rather than here."""
+        return self.table.kind == "p"
+
+    def labelled(self, name: str) -> str:
+        """A name that is only one within its table, as a person would look it up."""
+        return name if self.table.parent is None else f"{name} on {self.table}"
+
+    def reread(self, connection: BaseDatabaseWrapper) -> Pair:
+        """The same as the catalog has it now, with the partitions that there are now."""
+        table = read_table(connection, self.identifier)
+        assert table is not None, f"{self.table} is gone"
+        return replace(self, table=table)
+
+    @property
+    def not_null_check(self) -> str:
+        """The name of the CHECK that proves the shadow not null."""
+        return self.replacement.object_name("not_null")
+
+    @property
+    def own(self) -> quarantine.Names:
+        """The names of the quarantine's objects."""
+        return quarantine.Names.of(self.table.name, self.replacement.shadow)
+
+    def twin_name(self, name: str) -> str:
+        """The name of an object's counterpart on the shadow column."""
+        return compose_name(name, self.replacement.shadow)
+
+    def alter_table(
+        self, what: str, action: sql.Composable, lock: Lock = Lock.ACCESS_EXCLUSIVE
+    ) -> Step:
+        """An ALTER TABLE of the table and, as far as the action is inherited, its partitions."""
+        statement = sql.SQL("ALTER TABLE {} {}").format(self.identifier, action)
+        return Step(what, statement, lock, self.identifier)
+
+    def alter_only(self, what: str, action: sql.Composable) -> Step:
+        """An ALTER TABLE of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        if not self.partitioned:
+            return self.alter_table(what, action)
+        statement = sql.SQL("ALTER TABLE ONLY {} {}").format(self.identifier, action)
+        return Step(what, statement, Lock.ACCESS_EXCLUSIVE, self.identifier)
+
+    def rename_constraint(self, old: str, new: str) -> Step:
+        """Lock: ACCESS EXCLUSIVE on the table and its partitions."""
+        return self.alter_table(
+            f"Rename {old} to {new}",
+            sql.SQL("RENAME CONSTRAINT {} TO {}").format(sql.Identifier(old), sql.Identifier(new)),
+        )
+
+    def alter_column(self, what: str, column: str, action: sql.Composable) -> Step:
+        """An ALTER COLUMN of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        return self.alter_only(
+            what, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(column), action)
+        )
