@@ -229,7 +229,7 @@ def test_a_copy_of_whole_rows_is_one_too(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "named"),
+    ("replacement", "named"),
     [
         ("COMMENT ON COLUMN copies.token IS 'secret'", "comments or statistics of their own"),
         ("CREATE STATISTICS pairs ON id, token FROM copies", "comments or statistics of their own"),
