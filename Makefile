@@ -15,7 +15,7 @@ help: ## List what can be made
 demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live traffic, and give a verdict
 	@$(BIN)/python manage.py rehearse --rows $(ROWS) --report reports/rehearsal
 
-test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/test_seed.py -x")
+test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/tickets/test_seed.py -x")
 	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types

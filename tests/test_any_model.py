@@ -15,7 +15,7 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap, verify
 from migrations_playbook.swap.proof import Verified
 from tests.fixtures.database import Database
-from tests.models_zoo import (
+from tests.fixtures.models_zoo import (
     CODES,
     MODELS,
     TEXTS,

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from migrations_playbook.errors import Refused
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
-from tests.models_zoo import NUMBERS, Numbers, expand, fill
+from tests.fixtures.models_zoo import NUMBERS, Numbers, expand, fill
 from tickets.models import Ticket
 
 

@@ -13,7 +13,7 @@ from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, wait_until
-from tests.test_locks import server_setting
+from tests.postgres.test_locks import server_setting
 from tickets.models import Ticket
 
 

@@ -14,8 +14,15 @@ from migrations_playbook.swap.play import plan, swappable
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements, with_columns_sorted
-from tests.models_partitioned import OF_ITS_OWN, Partitioned, add_shadow, make, play, tokens
-from tests.models_zoo import fill
+from tests.fixtures.models_partitioned import (
+    OF_ITS_OWN,
+    Partitioned,
+    add_shadow,
+    make,
+    play,
+    tokens,
+)
+from tests.fixtures.models_zoo import fill
 
 APP = "everywhere_app"
 BOUND = """

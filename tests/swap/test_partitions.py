@@ -21,7 +21,7 @@ from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.play import swap, swappable
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
-from tests.models_partitioned import (
+from tests.fixtures.models_partitioned import (
     OF_ITS_OWN,
     STATEMENTS,
     Hashes,
@@ -33,7 +33,7 @@ from tests.models_partitioned import (
     tokens,
     verified,
 )
-from tests.models_zoo import fill
+from tests.fixtures.models_zoo import fill
 
 APP = "partitions_app"
 shapes = pytest.mark.parametrize("model", STATEMENTS, ids=lambda model: model.__name__)

@@ -20,7 +20,7 @@ from app.embedded.programs import ServerError
 from app.embedded.server import Cluster
 from tests.fixtures.database import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 USER_OF_THE_SERVER = """
 import os, sys

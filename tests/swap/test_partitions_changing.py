@@ -18,8 +18,8 @@ from migrations_playbook.swap.exchange import Exchanged, Unprepared, exchange
 from migrations_playbook.swap.play import swap, swappable
 from migrations_playbook.swap.prepare import Preparing, prepare
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
-from tests.models_partitioned import Levels, Ranges, expand, play, tokens, verified
-from tests.models_zoo import fill
+from tests.fixtures.models_partitioned import Levels, Ranges, expand, play, tokens, verified
+from tests.fixtures.models_zoo import fill
 
 # The old release's table, in an order of its own, with rows that were filled elsewhere.
 ATTACHED = """
