@@ -1,0 +1,77 @@
+"""Applied migrations name the operations and the trigger SQL: these addresses never change."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+
+import pytest
+from django.db import migrations, models
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.writer import MigrationWriter
+from pgtrigger import compiler
+
+from migrations_playbook.operations import ContractShadow, WithTableLock
+from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+TRIGGER = compiler.Trigger(
+    name="fill_new_code",
+    sql=PinnedTriggerSql(
+        func="RETURN NEW;", hash="0", operation="INSERT", pgid="x", table="t", when="BEFORE"
+    ),
+)
+OPERATIONS = (
+    WithTableLock(
+        model_name="voucher",
+        operations=[
+            migrations.AddField("voucher", "new_code", models.TextField(null=True)),
+        ],
+    ),
+    ContractShadow(
+        model_name="voucher",
+        live="code",
+        shadow="new_code",
+        field=models.TextField(null=True),
+        triggers=[TRIGGER],
+    ),
+)
+APPLIED = (
+    "tickets.migrations.0002_expand_new_token",
+    "tests.releases.n3.migrations.0004_contract_new_token",
+)
+
+
+def written(*operations: Operation) -> str:
+    migration = type("Migration", (migrations.Migration,), {"operations": list(operations)})
+    return MigrationWriter(migration("0001_initial", "vouchers"), include_header=False).as_string()
+
+
+def operations_in(source: str) -> str:
+    """Return the expression that a migration's `operations` are, whatever its layout."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "operations":
+            return ast.unparse(node.value)
+    raise AssertionError("the migration has no operations")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: type(operation).__name__)
+def test_an_operation_is_written_with_the_address_that_applied_migrations_have(
+    operation: Operation,
+) -> None:
+    source = written(operation)
+    assert "import migrations_playbook.operations\n" in source
+    assert f" migrations_playbook.operations.{type(operation).__name__}(\n" in source
+
+
+def test_the_trigger_sql_is_written_with_the_address_that_applied_migrations_have() -> None:
+    source = written(OPERATIONS[1])
+    assert "import migrations_playbook.trigger_sql\n" in source
+    assert "sql=migrations_playbook.trigger_sql.PinnedTriggerSql(" in source
+
+
+@pytest.mark.parametrize("module", APPLIED)
+def test_an_applied_migration_loads_and_is_written_again_as_it_stands(module: str) -> None:
+    applied = import_module(module)
+    again = written(*applied.Migration.operations)
+    assert operations_in(again) == operations_in(inspect.getsource(applied))
