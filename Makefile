@@ -18,10 +18,11 @@ demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live tra
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/tickets/test_seed.py -x")
 	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
 
-lint: $(STAMP) ## Check style, formatting and types
+lint: $(STAMP) ## Check style, formatting, types, and that no import runs up
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP) ## Measure; see tests/benchmarks/
 	@$(BIN)/python -m tests.benchmarks --rows $(ROWS) $(ARGS)
