@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json as jsonlib
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
 from migrations_playbook.errors import PlaybookError, Stopped
-from migrations_playbook.management.base import PlaybookCommand, add_number, positive_float
+from migrations_playbook.management.base import ShadowCommand, add_number, positive_float
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.rehearsal import events as happened
-from migrations_playbook.rehearsal.events import Result
-from migrations_playbook.rehearsal.play import Play, StepFailed
-from migrations_playbook.rehearsal.script import Options, Script
-from migrations_playbook.replacement import find_replacement
+from migrations_playbook.rehearsal import happenings
+from migrations_playbook.rehearsal.happenings import Happening
+from migrations_playbook.rehearsal.play import Rehearsal
+from migrations_playbook.rehearsal.runner import StepFailed
+from migrations_playbook.rehearsal.script import RehearsalOptions, Script
+from migrations_playbook.rehearsal.verdict import Verdict
 
 
-class RehearseCommand(PlaybookCommand):
-    """A rehearsal of one script, which a subclass names."""
+class RehearseCommand(ShadowCommand):
+    """A rehearsal of one declared shadow column, which a subclass names.
+
+    A subclass may say what the options `--stamp`, `--row` and `--read` say, and which commands of
+    the project are played.
+    """
 
     help = (
         "Rehearse the whole migration in a scratch database, under the traffic of two releases "
         "at a time, and say whether it passed."
     )
-    script: Script
+    stamp: str | None = None
+    row: str | None = None
+    read: str | None = None
+    backfill: tuple[str, ...] | None = None
+    swap: tuple[str, ...] | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        usual = Options()
+        usual = RehearsalOptions()
         add_number(parser, "--rows", usual.rows, "Rows in the table")
         number = partial(add_number, parser, kind=positive_float)
         number("--rate", usual.rate, "Requests a second, of all clients together")
@@ -52,14 +63,27 @@ class RehearseCommand(PlaybookCommand):
             metavar="DIR",
             help="Write report.json and report.html there (default: no report).",
         )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """As ever, but `--json` takes a file here."""
-        parser = super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
         parser.add_argument(
-            "--json", type=Path, metavar="FILE", help="Write the verdict there as one JSON object."
+            "--stamp",
+            default=self.stamp,
+            metavar="FIELD",
+            help="The field that the clients write (default: the first date with time, or else "
+            "the first text or integer, that is neither unique nor has choices).",
         )
-        return parser
+        parser.add_argument(
+            "--row",
+            default=self.row,
+            metavar="CALLABLE",
+            help="The dotted path of what makes a row: it takes the model, and returns the fields "
+            "that it sets (default: the model's defaults).",
+        )
+        parser.add_argument(
+            "--read",
+            default=self.read,
+            metavar="CALLABLE",
+            help="The dotted path of what reads rows: it takes a query set and a live value, and "
+            "returns a query set (default: a page of the newest rows).",
+        )
 
     def handle(
         self,
@@ -71,100 +95,155 @@ class RehearseCommand(PlaybookCommand):
         max_stall_ms: float,
         template: str | None,
         report: Path | None,
-        json: Path | None,
+        json: bool,
         **options: Any,
     ) -> None:
-        replacement = find_replacement(self.script.model, self.script.shadow)
-        rehearsal = Play(
-            self.script,
-            Options(rows, rate, seconds, max_stall_ms, template),
+        replacement = self.replacement()
+        rehearsal = Rehearsal(
+            self.build_script(**options),
+            RehearsalOptions(rows, rate, seconds, max_stall_ms, template),
             replacement,
             postgresql(database),
         )
-        for path in (json, report and report / "report.json", report and report / "report.html"):
-            if path is not None:
-                refuse_unwritable(path)
-        # The raw stream: Django's wrapper would add a newline to every write.
-        console = Console(file=getattr(self.stdout, "_out", None), highlight=False)
-        events = rehearsal.run()
-        with GracefulStop(patient=False) as stop:
-            try:
-                follow(events, console)
-            except KeyboardInterrupt:
-                events.close()
-                raise Stopped(
-                    "Stopped: the scratch database is dropped, and nothing else was touched.",
-                    stop.exit_code,
-                ) from None
-            except StepFailed as error:
-                raise PlaybookError(f"The stage could not be set: {error}") from None
-        result = rehearsal.result
-        console.print(phase_table(result))
-        console.print(check_table(result))
-        for reason in result.reasons:
-            console.print(reason, style="red", markup=False)
-        if json is not None:
-            json.write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
         if report is not None:
-            # Imported late: the plotting library takes a while.
-            from migrations_playbook.rehearsal.report import page  # noqa: PLC0415
+            refuse_report(report)
+        # The raw stream: Django's wrapper would add a newline to every write.
+        console = Console(file=getattr(self.stdout, "_out", None), highlight=False, quiet=json)
+        play_to_end(rehearsal.run(), console)
+        verdict = rehearsal.verdict
+        if report is not None:
+            write_report(report, verdict, replacement.label, max_stall_ms)
+        if json:
+            self.say_json(verdict.as_json())
+        show_verdict(verdict, report, console)
+        if not verdict.passed:
+            # Not a refusal: whoever asked for JSON has had the verdict.
+            raise CommandError(f"The rehearsal failed: {', '.join(verdict.failed_checks)}.")
 
-            (report / "report.json").write_text(jsonlib.dumps(result.as_json(), indent=2) + "\n")
-            (report / "report.html").write_text(page(result, replacement.label, max_stall_ms))
-            console.print(f"The report is {report / 'report.html'}.", markup=False)
-        if not result.passed:
-            failed = ", ".join(name for name, number in result.checks.items() if number)
-            raise PlaybookError(f"The rehearsal failed: {failed}.")
-        console.print("The rehearsal passed.", style="bold green")
+    def build_script(
+        self, *, stamp: str | None, row: str | None, read: str | None, **options: Any
+    ) -> Script:
+        """Build what is rehearsed from the options, and from what a subclass says."""
+        target = f"{self.model}.{self.shadow}"
+        return Script(
+            model=self.model,
+            shadow=self.shadow,
+            backfill=self.backfill or ("playbook", "backfill", target),
+            swap=self.swap or ("playbook", "swap", target),
+            stamp=stamp,
+            row=row,
+            read=read,
+        )
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Make a file's folder, and see that the file can be written, before minutes are spent on it.
+def play_to_end(events: Generator[Happening, None, None], console: Console) -> None:
+    """Play a rehearsal, and draw what happens.
 
     Raises:
-        PlaybookError: it cannot.
+        Stopped: a signal came.
+        PlaybookError: the rehearsal could not be started.
     """
+    with GracefulStop(patient=False) as stop:
+        try:
+            follow_rehearsal(events, console)
+        except KeyboardInterrupt:
+            events.close()
+            raise Stopped(
+                "Stopped: the scratch database is dropped, and nothing else was touched.",
+                stop.exit_code,
+            ) from None
+        except StepFailed as error:
+            raise PlaybookError(f"The stage could not be set: {error}") from None
+
+
+def refuse_report(folder: Path) -> None:
+    """Make the report's folder, and see that it can be written, before minutes are spent.
+
+    Raises:
+        PlaybookError: the folder cannot be written, or the plotting library is not there.
+    """
+    if not _can_import("matplotlib"):
+        raise PlaybookError(
+            "The report needs matplotlib, which is not installed. Run "
+            '"pip install django-migrations-playbook[rehearsal]", or leave --report out.'
+        )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("report.json", "report.html"):
+            (folder / name).open("a").close()
     except OSError as error:
         raise PlaybookError(
-            f"{path} cannot be written: {error.strerror}. Name another place with --report or "
-            "--json."
+            f"{folder} cannot be written: {error.strerror}. Name another place with --report."
         ) from None
 
 
-def follow(events: Any, console: Console) -> None:
-    """Draw the events as they come: a live line on a terminal, a line a phase elsewhere."""
+def _can_import(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # how Python says it of a module that was ruled out in sys.modules
+        return False
+
+
+def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float) -> None:
+    """Write report.json and report.html.
+
+    Arguments:
+        folder: is there, and can be written.
+        verdict: of the rehearsal.
+        label: what was rehearsed, `tickets.Ticket`.
+        max_stall_ms: the bound of a request, in milliseconds.
+    """
+    # Imported late: the plotting library takes a while, and need not be installed.
+    from migrations_playbook.rehearsal.report import build_page  # noqa: PLC0415
+
+    (folder / "report.json").write_text(jsonlib.dumps(verdict.as_json(), indent=2) + "\n")
+    (folder / "report.html").write_text(build_page(verdict, label, max_stall_ms))
+
+
+def follow_rehearsal(events: Generator[Happening, None, None], console: Console) -> None:
+    """Draw what happens as it comes: a live line on a terminal, a line a phase elsewhere."""
     with Status("Setting the stage ...", console=console) as status:
         for event in events:
             match event:
-                case happened.Began(name=name):
+                case happenings.PhaseBegan(name=name):
                     status.update(f"{name} ...")
                     if not console.is_terminal:
                         console.print(f"{name} ...")
-                case happened.Going():
+                case happenings.PhaseGoing():
                     status.update(
                         f"[bold]{event.name}[/] {event.seconds:4.1f} s: {event.requests:,} "
                         f"requests, {event.errors} failed, longest {event.longest_ms:.0f} ms"
                     )
-                case happened.Ended(figures=ended, lock_hold_ms=held):
+                case happenings.PhaseEnded(figures=ended):
+                    held = ended.lock_hold_ms
                     lock = "" if held is None else f", lock held for {held:.1f} ms"
                     console.print(
                         f"[bold]{ended.name}[/]: {ended.seconds:.1f} s, {ended.requests:,} "
                         f"requests, {ended.errors} failed, p99 {ended.p99_ms:.1f} ms, longest "
                         f"{ended.max_ms:.1f} ms{lock}"
                     )
-                case happened.Note(text=text):
+                case happenings.Remark(text=text):
                     console.print(text, markup=False)
-                case happened.Tickets(when=when, rows=rows):
+                case happenings.Fingerprints(when=when, rows=rows):
                     shown = ", ".join(f"{key}: {fingerprint}" for key, fingerprint in rows)
                     console.print(f"Fingerprints of three rows {when}: {shown}", markup=False)
 
 
-def phase_table(result: Result) -> Table:
-    """The phases, a row each."""
-    table = Table(title=f"{result.rows:,} rows", title_justify="left", padding=0)
+def show_verdict(verdict: Verdict, report: Path | None, console: Console) -> None:
+    """Print the tables, each reason for a failure, and the last line of a rehearsal that passed."""
+    console.print(build_phase_table(verdict))
+    console.print(build_check_table(verdict))
+    for reason in verdict.reasons:
+        console.print(reason, style="red", markup=False)
+    if report is not None:
+        console.print(f"The report is {report / 'report.html'}.", markup=False)
+    if verdict.passed:
+        console.print("The rehearsal passed.", style="bold green")
+
+
+def build_phase_table(verdict: Verdict) -> Table:
+    """Build the table of the phases, a row each."""
+    table = Table(title=f"{verdict.rows:,} rows", title_justify="left", padding=0)
     for heading in (
         "phase",
         "seconds",
@@ -177,7 +256,7 @@ def phase_table(result: Result) -> Table:
     ):
         justify: Literal["left", "right"] = "left" if heading == "phase" else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
-    for phase, each in zip(result.phases, result.figures, strict=True):
+    for each in verdict.figures:
         table.add_row(
             each.name,
             f"{each.seconds:.1f}",
@@ -186,16 +265,16 @@ def phase_table(result: Result) -> Table:
             f"{each.p50_ms:.1f}",
             f"{each.p99_ms:.1f}",
             f"{each.max_ms:.1f}",
-            "" if phase.lock_hold_ms is None else f"{phase.lock_hold_ms:.1f}",
+            "" if each.lock_hold_ms is None else f"{each.lock_hold_ms:.1f}",
         )
     return table
 
 
-def check_table(result: Result) -> Table:
-    """The checks, a row each."""
+def build_check_table(verdict: Verdict) -> Table:
+    """Build the table of the checks, a row each."""
     table = Table(title="Checks", title_justify="left")
     table.add_column("what must be zero")
     table.add_column("violations", justify="right")
-    for name, number in result.checks.items():
+    for name, number in verdict.checks.items():
         table.add_row(name.replace("_", " "), str(number), style="red" if number else "")
     return table

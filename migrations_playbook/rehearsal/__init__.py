@@ -1,13 +1,15 @@
 """The whole play under the traffic of two releases at a time, with a verdict.
 
-- `script`: what is rehearsed: the model, the releases' settings, the commands.
-- `play`: the phases in their order; yields events.
-- `events`: what happens, and what came of it.
+- `script`: what is rehearsed, and how.
+- `history`: the four releases, as they follow from the migrations.
+- `play`: the whole rehearsal; yields happenings.
+- `acts`: what happens in each phase.
+- `course`: how the phases go: their times, and what is told meanwhile.
+- `happenings`: what a command shows.
+- `verdict`: what came of it.
 - `scratch`: the database that it happens in, made and dropped.
-- `client`: one process of a release, at work through Django's ORM; keeps its own books.
-- `fleet`: starts those processes, and collects what they report.
-- `witness`: when the columns were exchanged, as a bystander sees it.
-- `audit`: compares the clients' books with the table.
-- `measure`: requests, latencies, phases.
-- `report`: `report.json` and `report.html`.
+- `runner`: starts the processes; `__main__` is what each of them does.
+- `stage`: what is done to the scratch database besides the commands.
+- `traffic`: the releases at work, and their books.
+- `report`: `report.html`.
 """

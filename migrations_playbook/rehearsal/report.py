@@ -12,8 +12,8 @@ from django.utils import timezone
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from migrations_playbook.rehearsal.events import Result
-from migrations_playbook.rehearsal.measure import Phase, Request
+from migrations_playbook.rehearsal.traffic.measure import ClientRequest, PlayedPhase
+from migrations_playbook.rehearsal.verdict import Verdict
 
 INK, FAINT = "#1f2933", "#7b8794"
 COLOURS = {"N": "#b45309", "N+1": "#2563eb", "N+2": "#059669", "N+3": "#9333ea"}
@@ -56,50 +56,50 @@ MEANINGS = {
 }
 
 
-def page(result: Result, label: str, max_stall_ms: float) -> str:
-    """The page.
+def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
+    """Build the page.
 
     Arguments:
-        result: of the rehearsal.
+        verdict: of the rehearsal.
         label: what was rotated, `tickets.Ticket`.
         max_stall_ms: the bound of a request, in milliseconds.
     """
-    verdict = "passed" if result.passed else "failed"
-    latencies = [each.ms for each in result.requests]
-    held = result.swap.get("lock_hold_ms")
+    outcome = "passed" if verdict.passed else "failed"
+    latencies = [each.ms for each in verdict.requests]
+    held = verdict.swap.get("lock_hold_ms")
     tiles = [
-        (f"{result.rows:,}", "rows at the start"),
-        (f"{len(result.requests):,}", "requests"),
-        (f"{sum(1 for each in result.requests if each.wrong):,}", "of them failed"),
+        (f"{verdict.rows:,}", "rows at the start"),
+        (f"{len(verdict.requests):,}", "requests"),
+        (f"{sum(1 for each in verdict.requests if each.wrong):,}", "of them failed"),
         (f"{max(latencies, default=0):.0f} ms", f"longest (at most {max_stall_ms:.0f} ms)"),
         ("" if held is None else f"{held:.1f} ms", "lock held by the swap"),
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Rehearsal of {escape(label)}: {verdict}</title><style>{STYLE}</style></head><body>
-<h1>Rehearsal of {escape(label)}<span class="verdict {verdict}">{verdict}</span></h1>
+<title>Rehearsal of {escape(label)}: {outcome}</title><style>{STYLE}</style></head><body>
+<h1>Rehearsal of {escape(label)}<span class="verdict {outcome}">{outcome}</span></h1>
 <p class="faint">{timezone.now():%d %B %Y, %H:%M} UTC. The whole rotation in a scratch database,
 with processes of the old and the new release at work throughout.</p>
 <div class="figures">{"".join(_tile(*tile) for tile in tiles)}</div>
-{_reasons(result)}
+{_reasons(verdict)}
 <h2>Every request, by release</h2>
-{plot(result, max_stall_ms)}
+{draw_plot(verdict, max_stall_ms)}
 <p class="faint">Latency counts from when a request was due, so a stall shows in full.</p>
 <h2>Phases</h2>
-{_phases(result)}
+{_phases(verdict)}
 <h2>Checks</h2>
-{_checks(result)}
+{_checks(verdict)}
 </body></html>
 """
 
 
-def plot(result: Result, max_stall_ms: float) -> str:
-    """Latency of every request and throughput over time, as an SVG element."""
-    if not result.phases:
+def draw_plot(verdict: Verdict, max_stall_ms: float) -> str:
+    """Draw the latency of every request and the throughput over time, as an SVG element."""
+    if not verdict.phases:
         return '<p class="faint">No phase was played.</p>'
-    began = result.phases[0].began
-    requests = [each for each in result.requests if each.due >= began]
+    began = verdict.phases[0].began
+    requests = [each for each in verdict.requests if each.due >= began]
     # Text stays text, and the same run gives the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rehearsal", "font.size": 9}):
         figure = Figure(figsize=(11, 6.2), layout="constrained")
@@ -107,18 +107,20 @@ def plot(result: Result, max_stall_ms: float) -> str:
         _latency(upper, requests, began, max_stall_ms)
         _throughput(lower, requests, began)
         for axes in (upper, lower):
-            _shade(axes, result.phases, began)
-        _name_phases(upper, result.phases, began)
+            _shade(axes, verdict.phases, began)
+        _name_phases(upper, verdict.phases, began)
         upper.legend(loc="upper left", markerscale=3, framealpha=0.9, ncols=4, edgecolor="none")
         lower.set_xlabel("seconds since the beginning", color=FAINT)
-        lower.set_xlim(0, result.phases[-1].ended - began)
+        lower.set_xlim(0, verdict.phases[-1].ended - began)
         text = io.StringIO()
         figure.savefig(text, format="svg", dpi=150, metadata={"Date": None})
     # An XML prologue has no place inside a page.
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _latency(axes: Axes, requests: Sequence[Request], began: float, max_stall_ms: float) -> None:
+def _latency(
+    axes: Axes, requests: Sequence[ClientRequest], began: float, max_stall_ms: float
+) -> None:
     for release, colour in COLOURS.items():
         own = [each for each in requests if each.release == release]
         if own:
@@ -162,7 +164,7 @@ def _latency(axes: Axes, requests: Sequence[Request], began: float, max_stall_ms
     _plain(axes)
 
 
-def _throughput(axes: Axes, requests: Sequence[Request], began: float) -> None:
+def _throughput(axes: Axes, requests: Sequence[ClientRequest], began: float) -> None:
     """Answers in each second, by release, one on top of the other."""
     answered = Counter(
         (each.release, int(each.due - began + each.ms / 1000))
@@ -196,7 +198,7 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.6, zorder=1)
 
 
-def _shade(axes: Axes, phases: Sequence[Phase], began: float) -> None:
+def _shade(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> None:
     for number, phase in enumerate(phases):
         axes.axvspan(
             phase.began - began,
@@ -207,7 +209,7 @@ def _shade(axes: Axes, phases: Sequence[Phase], began: float) -> None:
         )
 
 
-def _name_phases(axes: Axes, phases: Sequence[Phase], began: float) -> None:
+def _name_phases(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> None:
     for phase in phases:
         axes.annotate(
             phase.name,
@@ -229,20 +231,20 @@ def _tile(value: str, meaning: str) -> str:
     )
 
 
-def _reasons(result: Result) -> str:
-    if not result.reasons:
+def _reasons(verdict: Verdict) -> str:
+    if not verdict.reasons:
         return ""
-    items = "".join(f"<li>{escape(reason)}</li>" for reason in result.reasons)
+    items = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
     return f"<h2>Why it failed</h2><ul>{items}</ul>"
 
 
-def _phases(result: Result) -> str:
+def _phases(verdict: Verdict) -> str:
     rows = "".join(
         f"<tr><td>{escape(each.name)}</td><td>{each.seconds:.1f}</td><td>{each.requests:,}</td>"
         f"<td{_bad(each.errors)}>{each.errors}</td><td>{each.p50_ms:.1f}</td>"
         f"<td>{each.p99_ms:.1f}</td><td>{each.max_ms:.1f}</td>"
-        f"<td>{'' if phase.lock_hold_ms is None else f'{phase.lock_hold_ms:.1f}'}</td></tr>"
-        for phase, each in zip(result.phases, result.figures, strict=True)
+        f"<td>{'' if each.lock_hold_ms is None else f'{each.lock_hold_ms:.1f}'}</td></tr>"
+        for each in verdict.figures
     )
     return (
         "<table><tr><th>phase</th><th>seconds</th><th>requests</th><th>errors</th><th>p50 ms</th>"
@@ -250,10 +252,10 @@ def _phases(result: Result) -> str:
     )
 
 
-def _checks(result: Result) -> str:
+def _checks(verdict: Verdict) -> str:
     rows = "".join(
         f"<tr><td>{escape(MEANINGS.get(name, name))}</td><td{_bad(number)}>{number:,}</td></tr>"
-        for name, number in result.checks.items()
+        for name, number in verdict.checks.items()
     )
     return (
         '<table class="checks"><tr><th>what must be zero</th><th>found</th></tr>'

@@ -11,13 +11,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import conninfo, pq, sql
 from psycopg import errors as pg_errors
-from psycopg import pq, sql
 
 from migrations_playbook.errors import PlaybookError
 
@@ -26,9 +26,26 @@ MAINTENANCE = "postgres"
 MARK = "Scratch database of a rehearsal. The next one drops it if this one was killed."
 
 
+@dataclass(frozen=True)
+class ScratchDatabase:
+    """The database that a rehearsal happens in.
+
+    Arguments:
+        alias: the project's alias that leads to it, in the processes of the rehearsal.
+        name: its name on the server.
+        conninfo: how libpq reaches it.
+    """
+
+    alias: str
+    name: str
+    conninfo: str
+
+
 @contextmanager
-def scratch(connection: BaseDatabaseWrapper, template: str | None) -> Iterator[str]:
-    """Make a database, hand out its URL, and drop it in the end with whoever is connected.
+def make_scratch(
+    connection: BaseDatabaseWrapper, template: str | None
+) -> Iterator[ScratchDatabase]:
+    """Make a database, hand it out, and drop it in the end with whoever is connected.
 
     Lock: an advisory one of its name, in a session of its own in the maintenance database.
 
@@ -40,7 +57,7 @@ def scratch(connection: BaseDatabaseWrapper, template: str | None) -> Iterator[s
         PlaybookError: the template is not there or in use, or the role may not create databases.
     """
     name = f"rehearsal_{os.getpid()}_{secrets.token_hex(3)}"
-    server = url(connection, MAINTENANCE)
+    server = compose_conninfo(connection, MAINTENANCE)
     if template is not None:
         connection.close()  # it may be of this very database
     with psycopg.connect(server, autocommit=True) as owner:
@@ -49,7 +66,7 @@ def scratch(connection: BaseDatabaseWrapper, template: str | None) -> Iterator[s
         owner.execute("SELECT pg_catalog.pg_advisory_lock(hashtextextended(%s, 0))", [name])
         try:
             _create(owner, name, template)
-            yield url(connection, name)
+            yield ScratchDatabase(connection.alias, name, compose_conninfo(connection, name))
         finally:
             # In another session: the owner's may have been ended meanwhile.
             with psycopg.connect(server, autocommit=True) as session:
@@ -68,7 +85,7 @@ def drop_orphans(connection: BaseDatabaseWrapper) -> list[str]:
         The names of those that were dropped.
     """
     dropped = []
-    with psycopg.connect(url(connection, MAINTENANCE), autocommit=True) as session:
+    with psycopg.connect(compose_conninfo(connection, MAINTENANCE), autocommit=True) as session:
         marked = session.execute(
             """
             SELECT datname FROM pg_catalog.pg_database
@@ -87,22 +104,20 @@ def drop_orphans(connection: BaseDatabaseWrapper) -> list[str]:
     return dropped
 
 
-def url(connection: BaseDatabaseWrapper, name: str) -> str:
-    """The address of another database of the same server, fit for DATABASE_URL and for libpq."""
+def compose_conninfo(connection: BaseDatabaseWrapper, name: str) -> str:
+    """Compose how libpq reaches another database of the same server.
+
+    Arguments:
+        connection: any of the server.
+        name: the database.
+    """
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     found = {
-        key: str(value)
+        key: value
         for key, value in connection.get_connection_params().items()
         if key in known and value not in (None, "")
     }
-    found.pop("dbname", None)
-    found.pop("client_encoding", None)
-    user, password = found.pop("user", ""), found.pop("password", "")
-    host, port = found.pop("host", ""), found.pop("port", "")
-    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
-    place = quote(host, safe="") + (f":{port}" if port else "")
-    query = f"?{urlencode(found)}" if found else ""
-    return f"postgresql://{login}{'@' if login else ''}{place}/{quote(name, safe='')}{query}"
+    return conninfo.make_conninfo(**{**found, "dbname": name})
 
 
 def _create(owner: psycopg.Connection[Any], name: str, template: str | None) -> None:

@@ -1,60 +1,47 @@
-"""What is rehearsed: everything that the rehearsal must be told about an application."""
+"""What is rehearsed, and how: everything that a rehearsal must be told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from django.db import models
+from django.utils.module_loading import import_string
 
-@dataclass(frozen=True)
-class Releases:
-    """Settings modules of four releases over one database, which they take from DATABASE_URL.
+from migrations_playbook.errors import PlaybookError
 
-    Arguments:
-        n: before the rotation; knows the live column alone.
-        n1: expanded; knows both columns. The commands are run with its settings.
-        n2: has forgotten the shadow column; the database has not.
-        n3: its migration is the contract.
-    """
-
-    n: str
-    n1: str
-    n2: str
-    n3: str
+# Makes the values of one row: takes the release's model, returns the fields that it sets.
+RowMaker = Callable[[type[models.Model]], dict[str, Any]]
+# Makes one read: takes the model's manager and a live value, returns the rows to be read.
+RowReader = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Script:
-    """An application's part in the rehearsal.
+    """A project's part in the rehearsal of one shadow column.
 
     Arguments:
-        model: the model's label.
-        live: the live field.
+        model: the model's label, `tickets.Ticket`.
         shadow: the shadow field.
-        stamp: a nullable DateTimeField that the clients write: when a ticket was redeemed, say.
-        before: the last migration of the model's app in release N.
-        releases: the four settings modules.
-        seed: the command that makes rows; their number is added to it.
-        backfill: the command of play 2.
-        swap: the command of play 3.
+        backfill: what is typed after `manage.py` for play 2.
+        swap: what is typed after `manage.py` for play 3.
+        stamp: the field that the clients write; None for the first that will do.
+        row: the dotted path of a `RowMaker`; None for the model's defaults.
+        read: the dotted path of a `RowReader`; None for a page of the newest rows.
     """
 
     model: str
-    live: str
     shadow: str
-    stamp: str
-    before: str
-    releases: Releases
-    seed: str
-    backfill: str
-    swap: str
-
-    @property
-    def app_label(self) -> str:
-        return self.model.partition(".")[0]
+    backfill: tuple[str, ...]
+    swap: tuple[str, ...]
+    stamp: str | None = None
+    row: str | None = None
+    read: str | None = None
 
 
 @dataclass(frozen=True)
-class Options:
+class RehearsalOptions:
     """How a rehearsal is run.
 
     Arguments:
@@ -62,7 +49,7 @@ class Options:
         rate: requests a second, of all clients together.
         seconds: how long each phase goes on at least.
         max_stall_ms: a request that takes longer fails the rehearsal, in milliseconds.
-        template: a database to copy instead of seeding, or None.
+        template: a database to copy instead of making rows, or None.
         until: the last phase to play, or None for all.
     """
 
@@ -72,3 +59,18 @@ class Options:
     max_stall_ms: float = 500.0
     template: str | None = None
     until: str | None = None
+
+
+def import_callable(path: str) -> Any:
+    """Import what a project names by its dotted path.
+
+    Raises:
+        PlaybookError: there is no such callable.
+    """
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise PlaybookError(f"{path!r} cannot be imported: {error}.") from None
+    if not callable(found):
+        raise PlaybookError(f"{path!r} is no callable.")
+    return found

@@ -1,5 +1,8 @@
 """The four releases of a rotation, as they would be deployed one after the other.
 
+Their migrations have been applied, and run unchanged for ever. (A rehearsal needs none of them: it
+derives its releases from the history of the migrations.)
+
 | release | code knows           | migrations                                             |
 |---------|----------------------|--------------------------------------------------------|
 | n       | `token`              | 0001: the table                                        |
@@ -9,6 +12,6 @@
 | n3      | `token`              | 0004: contract                                         |
 
 All four are the app "tickets" over one database: each has settings, models and migrations of its
-own. N+1 is the app `tickets` of this project itself, so that what is rehearsed is what is shipped.
+own. N+1 is the app `tickets` of this project itself.
 A release brings the migrations of those before it by having their folders in its `__path__`.
 """

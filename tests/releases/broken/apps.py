@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,12 +11,15 @@ from typing import Any
 import pgtrigger.migrations
 import psycopg
 from django.apps import AppConfig
+from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import execute
+from migrations_playbook.rehearsal.scratch import compose_conninfo
+from migrations_playbook.rehearsal.traffic.client import Client
 from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents import triggers
 from migrations_playbook.swap.dependents.base import Dependent
@@ -58,7 +60,7 @@ class PlainLock(Broken):
             *,
             first: Sequence[sql.Composable] = (),
         ) -> Seized:
-            idle = psycopg.connect(os.environ["DATABASE_URL"])
+            idle = psycopg.connect(compose_conninfo(connection, connection.settings_dict["NAME"]))
             idle.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
             threading.Timer(2.0, idle.close).start()
             execute(connection, sql.SQL("SET LOCAL lock_timeout = 0"))
@@ -79,3 +81,13 @@ class NoReinstall(Broken):
                 yield replace(each, take=(), give=())
 
         triggers.dependents = left_behind
+
+
+class NoClient(Broken):
+    """The clients cannot read the rows that they begin with."""
+
+    def ready(self) -> None:
+        def fail(client: Client, key: str) -> models.Model:
+            raise LookupError
+
+        Client.fetch_row = fail  # type: ignore[method-assign, assignment]

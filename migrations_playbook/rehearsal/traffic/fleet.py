@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.rehearsal.measure import Request
-from migrations_playbook.rehearsal.script import Script
+from migrations_playbook.rehearsal.history import Release
+from migrations_playbook.rehearsal.runner import LOOK, ProcessRunner
+from migrations_playbook.rehearsal.traffic.measure import ClientRequest
 
 # Threads of a process, and rows that each begins with.
 THREADS = 4
@@ -22,18 +21,7 @@ HANDFUL = 25
 PATIENCE = 60.0
 
 
-def environment(url: str, settings: str) -> dict[str, str]:
-    """What a process of a release needs: its settings, the database, and our own import path."""
-    return {
-        **os.environ,
-        "DATABASE_URL": url,
-        "DJANGO_SETTINGS_MODULE": settings,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-class Process:
+class ClientProcess:
     """One process of a release.
 
     Arguments:
@@ -41,7 +29,9 @@ class Process:
         requests: where its requests are collected.
     """
 
-    def __init__(self, release: str, popen: subprocess.Popen[str], requests: list[Request]) -> None:
+    def __init__(
+        self, release: Release, popen: subprocess.Popen[str], requests: list[ClientRequest]
+    ) -> None:
         self.release = release
         self.popen = popen
         self.ready = threading.Event()
@@ -63,7 +53,7 @@ class Process:
                 if report == "ready":
                     self.ready.set()
                 else:
-                    self._requests.append(Request(self.release, *report))
+                    self._requests.append(ClientRequest(self.release, *report))
         self.ready.set()
 
     def _drain(self) -> None:
@@ -93,54 +83,34 @@ class Fleets:
     """All processes that are at work.
 
     Arguments:
-        script: what is rehearsed.
-        url: the scratch database.
+        runner: starts their processes.
         keys: primary keys to hand out; each client's rows are its own.
     """
 
-    def __init__(self, script: Script, url: str, keys: list[str]) -> None:
-        self.requests: list[Request] = []
+    def __init__(self, runner: ProcessRunner, keys: list[str]) -> None:
+        self.requests: list[ClientRequest] = []
         self.problems: list[str] = []
-        self._script = script
-        self._url = url
+        self._runner = runner
         self._keys = iter(keys)
-        self._processes: list[Process] = []
+        self._processes: list[ClientProcess] = []
 
-    def join(self, release: str, settings: str, rate: float) -> Iterator[None]:
+    def join(self, release: Release, rate: float) -> Generator[None, None, None]:
         """Start a process; yield until it is at work.
 
         Arguments:
-            release: its name.
-            settings: its settings module.
+            release: whose models it has.
             rate: requests a second.
 
         Raises:
             PlaybookError: it did not come up.
         """
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "migrations_playbook.rehearsal.client"],
-            env=environment(self._url, settings),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+        popen = self._runner.start(
+            "client",
+            release=release,
+            rate=rate,
+            keys=[self._take_handful() for _ in range(THREADS)],
         )
-        assert popen.stdin is not None
-        popen.stdin.write(
-            json.dumps(
-                {
-                    "model": self._script.model,
-                    "live": self._script.live,
-                    "stamp": self._script.stamp,
-                    "rate": rate,
-                    "keys": [self._handful() for _ in range(THREADS)],
-                }
-            )
-            + "\n"
-        )
-        popen.stdin.flush()
-        process = Process(release, popen, self.requests)
+        process = ClientProcess(release, popen, self.requests)
         self._processes.append(process)
         yield from self._until(process.ready.is_set)
         if not process.ready.is_set() or popen.poll() is not None:
@@ -148,7 +118,7 @@ class Fleets:
             popen.wait()
             raise PlaybookError(f"Release {release} did not come up: {process.problem()}.")
 
-    def leave(self, release: str, count: int = 1) -> Iterator[None]:
+    def leave(self, release: Release, count: int = 1) -> Generator[None, None, None]:
         """Send processes of a release home; yield until their books are filed."""
         leaving = [each for each in self._processes if each.release == release][:count]
         for each in leaving:
@@ -163,31 +133,31 @@ class Fleets:
             if problem := each.problem():
                 self.problems.append(problem)
 
-    def leave_all(self) -> Iterator[None]:
+    def leave_all(self) -> Generator[None, None, None]:
         """Send everybody home."""
         for release in dict.fromkeys(each.release for each in self._processes):
             yield from self.leave(release, len(self._processes))
 
-    def kill(self) -> None:
+    def kill_all(self) -> None:
         """End what is left, without ceremony."""
         for each in self._processes:
             each.popen.kill()
             each.popen.wait()
             each.problem()
 
-    def check(self) -> None:
+    def note_deaths(self) -> None:
         """Note processes that ended on their own."""
         for each in list(self._processes):
             if not each.left and each.popen.poll() is not None:
                 self._processes.remove(each)
                 self.problems.append(each.problem() or f"release {each.release} left unasked")
 
-    def _handful(self) -> list[str]:
+    def _take_handful(self) -> list[str]:
         return list(itertools.islice(self._keys, HANDFUL))
 
-    def _until(self, condition: Callable[[], bool]) -> Iterator[None]:
+    def _until(self, condition: Callable[[], bool]) -> Generator[None, None, None]:
         deadline = time.monotonic() + PATIENCE
         while not condition() and time.monotonic() < deadline:
             yield
             # For one of several processes, and to look at each of them between.
-            time.sleep(0.02)
+            time.sleep(LOOK)

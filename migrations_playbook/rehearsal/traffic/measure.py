@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-class Request(NamedTuple):
+class ClientRequest(NamedTuple):
     """One request of a client.
 
     Arguments:
@@ -27,13 +27,15 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A phase of the rehearsal.
+class PlayedPhase:
+    """A phase that was played.
 
     Arguments:
+        name: the phase.
         began: in seconds of the monotonic clock.
         ended: the same.
-        lock_hold_ms: how long the phase's strongest lock was held, where it says so.
+        lock_hold_ms: how long its strongest lock was held, in milliseconds; None where it says
+            nothing of the kind.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Figures:
+class PhaseFigures:
     """What a phase's requests add up to; latencies in milliseconds, 0 when there was none."""
 
     name: str
@@ -53,8 +55,10 @@ class Figures:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    lock_hold_ms: float | None
 
     def as_json(self) -> dict[str, Any]:
+        """Give the figures as `--json` prints them."""
         return {
             "name": self.name,
             "seconds": round(self.seconds, 2),
@@ -66,23 +70,24 @@ class Figures:
         }
 
 
-def figures(phase: Phase, requests: Sequence[Request]) -> Figures:
+def add_up(phase: PlayedPhase, requests: Sequence[ClientRequest]) -> PhaseFigures:
     """Add up the requests that were due in a phase."""
     within = [each for each in requests if phase.began <= each.due < phase.ended]
     latencies = sorted(each.ms for each in within)
-    return Figures(
+    return PhaseFigures(
         name=phase.name,
         seconds=phase.ended - phase.began,
         requests=len(within),
         errors=sum(1 for each in within if each.wrong),
-        p50_ms=quantile(latencies, 0.5),
-        p99_ms=quantile(latencies, 0.99),
+        p50_ms=find_quantile(latencies, 0.5),
+        p99_ms=find_quantile(latencies, 0.99),
         max_ms=latencies[-1] if latencies else 0.0,
+        lock_hold_ms=phase.lock_hold_ms,
     )
 
 
-def quantile(ascending: Sequence[float], fraction: float) -> float:
-    """The smallest value that at least this fraction does not exceed; 0 of none."""
+def find_quantile(ascending: Sequence[float], fraction: float) -> float:
+    """Find the smallest value that at least this fraction does not exceed; 0 of none."""
     if not ascending:
         return 0.0
     return ascending[max(0, math.ceil(fraction * len(ascending)) - 1)]

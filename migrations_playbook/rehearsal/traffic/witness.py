@@ -31,15 +31,15 @@ class Witness:
     """Within this context, watches the two columns' attribute numbers.
 
     Arguments:
-        url: the scratch database.
+        conninfo: the scratch database.
         table: the table.
         live: the live column's name.
         shadow: the shadow column's name.
     """
 
-    def __init__(self, url: str, table: sql.Identifier, live: str, shadow: str) -> None:
+    def __init__(self, conninfo: str, table: sql.Identifier, live: str, shadow: str) -> None:
         self.exchanges: list[Exchange] = []
-        self._url = url
+        self._conninfo = conninfo
         self._query = sql.SQL("""
             SELECT max(attnum) FILTER (WHERE attname = {}) > max(attnum) FILTER (WHERE attname = {})
               FROM pg_catalog.pg_attribute
@@ -60,7 +60,7 @@ class Witness:
         self._thread.join()
 
     def _watch(self) -> None:
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
             before = time.monotonic()
             swapped = self._look(connection)
             while True:

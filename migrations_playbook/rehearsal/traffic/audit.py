@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from migrations_playbook.rehearsal.witness import Exchange
+from migrations_playbook.rehearsal.traffic.witness import Exchange
 
 # A book's entries, each with whether the columns were swapped when it was made; null when that
 # was in the very moment of an exchange.
@@ -24,14 +24,18 @@ DATED = """(
 
 
 @dataclass(frozen=True)
-class Names:
-    """The table and the columns that are compared, as PostgreSQL knows them."""
+class AuditedColumns:
+    """The table and the columns that are compared, as PostgreSQL knows them.
+
+    Arguments:
+        stamp: the column that the clients write, or None.
+    """
 
     table: sql.Identifier
     key: str
     live: str
     shadow: str
-    stamp: str
+    stamp: str | None
 
 
 class Audit:
@@ -47,20 +51,20 @@ class Audit:
 
     Arguments:
         connection: of the scratch database, in autocommit.
-        names: what is compared.
+        columns: what is compared.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], names: Names) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], columns: AuditedColumns) -> None:
         self.connection = connection
-        self.names = names
+        self.columns = columns
         self._told_otherwise = 0
         self._changed = 0
         self._parts = {
-            "table": names.table,
-            "key": sql.Identifier(names.key),
-            "live": sql.Identifier(names.live),
-            "shadow": sql.Identifier(names.shadow),
-            "stamp": sql.Identifier(names.stamp),
+            "table": columns.table,
+            "key": sql.Identifier(columns.key),
+            "live": sql.Identifier(columns.live),
+            "shadow": sql.Identifier(columns.shadow),
+            "stamp": sql.Identifier(columns.stamp) if columns.stamp else sql.NULL,
             "told": sql.SQL(DATED).format(sql.Identifier("told")),
             "created": sql.SQL(DATED).format(sql.Identifier("created")),
         }
@@ -72,17 +76,19 @@ class Audit:
             "told (key text, value text, asked float8, answered float8)",
             "missed (key text, told float8, answered float8)",
             "created (key text, asked float8, answered float8)",
-            "wrote (key text, stamp timestamptz)",
             "exchange (began float8, ended float8)",
         ):
             self._run("CREATE UNLOGGED TABLE rehearsal." + columns)
         self._run("""
             CREATE UNLOGGED TABLE rehearsal.leaked AS
             SELECT {key} AS key, {live} AS value FROM {table}""")
+        self._run("""
+            CREATE UNLOGGED TABLE rehearsal.wrote AS
+            SELECT {key}::text AS key, {stamp} AS stamp FROM {table} WITH NO DATA""")
         self._run("ANALYZE rehearsal.leaked")
         return self._count("SELECT count(*) FROM rehearsal.leaked")
 
-    def note(self, exchanges: Iterable[Exchange]) -> None:
+    def enter_exchanges(self, exchanges: Iterable[Exchange]) -> None:
         """Enter when the columns were exchanged."""
         for each in exchanges:
             self.connection.execute(
@@ -134,7 +140,7 @@ class Audit:
             )
         self._run("TRUNCATE rehearsal.told")
 
-    def checks(self, *, rows: int, rotated: bool) -> dict[str, int]:
+    def read_checks(self, *, rows: int, rotated: bool) -> dict[str, int]:
         """What must be zero.
 
         Arguments:
@@ -172,7 +178,7 @@ class Audit:
                  WHERE t.{live} IN (SELECT value FROM rehearsal.leaked)""")
         return found
 
-    def schema(self) -> set[str]:
+    def read_schema(self) -> set[str]:
         """The table's columns, constraints, indexes and triggers, a line each."""
         rows = self.connection.execute(
             sql.SQL("""
@@ -191,11 +197,11 @@ class Audit:
                 UNION ALL
                 SELECT pg_get_triggerdef(t.oid)
                   FROM it JOIN pg_trigger t ON t.tgrelid = it.oid WHERE NOT t.tgisinternal
-                """).format(self.names.table.as_string())
+                """).format(self.columns.table.as_string())
         ).fetchall()
         return {row[0] for row in rows}
 
-    def fingerprints(self, keys: list[str]) -> list[tuple[str, str]]:
+    def read_fingerprints(self, keys: list[str]) -> list[tuple[str, str]]:
         """A few rows' keys, each with a fingerprint of its live value (never the value)."""
         return self.connection.execute(
             sql.SQL("""
@@ -206,7 +212,7 @@ class Audit:
             [keys],
         ).fetchall()
 
-    def sample(self, count: int) -> list[str]:
+    def draw_keys(self, count: int) -> list[str]:
         """Primary keys from all over the table, in no order."""
         return [
             row[0]
@@ -218,7 +224,7 @@ class Audit:
             )
         ]
 
-    def has_got_to(self, key: str) -> bool:
+    def is_filled(self, key: str) -> bool:
         """Whether a row's shadow is filled."""
         row = self.connection.execute(
             sql.SQL("SELECT {shadow} IS NOT NULL FROM {table} WHERE {key} = {wanted}").format(
@@ -227,15 +233,19 @@ class Audit:
         ).fetchone()
         return bool(row and row[0])
 
-    def key_at(self, fraction: float) -> str | None:
-        """The primary key that this fraction of the rows lies before."""
+    def find_key(self, fraction: float) -> str | None:
+        """Find the row that this fraction of the table lies before, as the backfill goes."""
         row = self.connection.execute(
             sql.SQL("""
-                SELECT {key}::text FROM {table} ORDER BY {key}
+                SELECT {key}::text FROM {table} ORDER BY ctid
                 OFFSET (SELECT floor(count(*) * %s) FROM {table}) LIMIT 1""").format(**self._parts),
             [fraction],
         ).fetchone()
         return None if row is None else row[0]
+
+    def is_rotated(self) -> bool:
+        """Say whether the live column is the new one: after an odd number of exchanges."""
+        return bool(self._count("SELECT count(*) FROM rehearsal.exchange") % 2)
 
     def _created(self) -> int:
         return self._count("SELECT count(*) FROM rehearsal.created")
@@ -245,8 +255,8 @@ class Audit:
             self._count(
                 "SELECT count(*) FROM pg_attribute WHERE attrelid = {name}::regclass "
                 "AND attname = {column} AND NOT attisdropped",
-                name=sql.Literal(self.names.table.as_string()),
-                column=sql.Literal(self.names.shadow),
+                name=sql.Literal(self.columns.table.as_string()),
+                column=sql.Literal(self.columns.shadow),
             )
         )
 

@@ -1,0 +1,209 @@
+"""What happens in each phase, under traffic.
+
+What is played are the commands that an operator types, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from migrations_playbook.rehearsal.course import Course
+from migrations_playbook.rehearsal.happenings import Happening, Remark
+from migrations_playbook.rehearsal.history import History, Release
+from migrations_playbook.rehearsal.runner import (
+    LOOK,
+    ProcessRunner,
+    StepFailed,
+    read_last_line,
+)
+from migrations_playbook.rehearsal.script import RehearsalOptions
+from migrations_playbook.rehearsal.traffic.audit import Audit
+from migrations_playbook.rehearsal.traffic.fleet import Fleets
+from migrations_playbook.rehearsal.traffic.witness import Witness
+from migrations_playbook.replacement import Replacement
+
+# How far the backfill gets before it is killed, as a fraction of the table.
+KILLED_AT = 0.3
+
+# What an act returns is how long its strongest lock was held, in milliseconds, where it says so.
+Act = Generator[Happening, None, float | None]
+
+
+@dataclass
+class Acts:
+    """The phases, each a generator of what happens in it.
+
+    Arguments:
+        replacement: what is rehearsed.
+        history: the project's migrations.
+        options: how long the traffic goes on, and at which rate.
+        runner: starts the commands.
+        fleets: the processes of the releases.
+        course: says how the phases go.
+        audit: the books.
+        plain: the table's definition before the expand, a line each.
+        swap: what the first exchange said of its lock.
+        differences: definitions that are not as expected.
+    """
+
+    replacement: Replacement
+    history: History
+    options: RehearsalOptions
+    runner: ProcessRunner
+    fleets: Fleets
+    course: Course
+    audit: Audit
+    plain: set[str]
+    swap: dict[str, float] = field(default_factory=dict)
+    differences: set[str] = field(default_factory=set)
+    _expanded: set[str] = field(default_factory=set)
+
+    def play_all(self) -> Generator[Happening, None, None]:
+        """Play the phases in their order, to the last one that is asked for."""
+        for name, act in {
+            "baseline": self._baseline,
+            "expand": self._expand,
+            "backfill": self._backfill,
+            "prepare": self._prepare,
+            "swap": self._swap,
+            "revert": self._revert,
+            "swap again": self._swap_again,
+            "contract": self._contract,
+        }.items():
+            yield from self.course.play(name, act())
+            if name == self.options.until:
+                return
+
+    def open_with(self, release: Release) -> None:
+        """Let two processes of a release take all requests, before the first phase."""
+        for _ in itertools.zip_longest(self._join(release), self._join(release)):
+            pass
+
+    def _baseline(self) -> Act:
+        """Release N alone."""
+        yield from self.course.dwell(self.options.seconds)
+        return None
+
+    def _expand(self) -> Act:
+        """The migrations of release N+1, then its processes beside those of release N."""
+        yield from self._command("migrate", *self.history.expand, "--verbosity", "0")
+        expanded = self.audit.read_schema()
+        yield from self._command("migrate", "--verbosity", "0")
+        self._expanded = self.audit.read_schema()
+        # What later migrations of the same release change stays after the contract.
+        self.plain = (self.plain | (self._expanded - expanded)) - (expanded - self._expanded)
+        yield from self.course.watch(self._join("N+1"))
+        yield from self.course.watch(self.fleets.leave("N"))
+        return None
+
+    def _backfill(self) -> Act:
+        """The backfill, killed once on its way, and resumed."""
+        yield from self._kill_a_backfill()
+        done = yield from self._play_command(*self.runner.script.backfill)
+        yield Remark(
+            f"It filled {done['rows_filled']:,} rows in {done['seconds']:.1f} s "
+            f"({done['rows_per_second']:,.0f} rows/s)."
+        )
+        return None
+
+    def _prepare(self) -> Act:
+        """All that scans before the swap."""
+        yield from self.course.watch(self.runner.run("prepare"))
+        return None
+
+    def _swap(self) -> Act:
+        """The exchange of the columns."""
+        done = yield from self._exchange()
+        self.swap = {key: done[key] for key in ("lock_wait_ms", "lock_hold_ms", "attempts")}
+        return float(done["lock_hold_ms"])
+
+    def _revert(self) -> Act:
+        """The exchange back."""
+        done = yield from self._exchange("--revert")
+        return float(done["lock_hold_ms"])
+
+    def _swap_again(self) -> Act:
+        """The exchange for good, and what the status says of it."""
+        done = yield from self._exchange()
+        status = yield from self._command("playbook_status")
+        yield Remark(status.rstrip())
+        return float(done["lock_hold_ms"])
+
+    def _contract(self) -> Act:
+        """Release N+2 takes over; once N+1 has left, release N+3 drops the column."""
+        yield from self._take_over("N", "N+2")
+        yield from self.course.dwell(self.options.seconds)
+        yield from self._take_over("N+1", "N+2")
+        self.audit.balance(rotated=True)
+        yield from self.course.watch(self.runner.run("contract"))
+        yield from self._take_over("N+2", "N+3")
+        yield from self.course.dwell(self.options.seconds)
+        self.differences |= self.plain ^ self.audit.read_schema()
+        return None
+
+    def _exchange(self, *options: str) -> Generator[Happening, None, dict[str, Any]]:
+        """Exchange the columns before a witness, and look at the table's definition."""
+        columns = self.audit.columns
+        with Witness(
+            self.runner.database.conninfo, columns.table, columns.live, columns.shadow
+        ) as witness:
+            try:
+                done = yield from self._play_command(*self.runner.script.swap, *options)
+            finally:
+                witness.close()
+                self.audit.enter_exchanges(witness.exchanges)
+        self.differences |= self._expanded - self.audit.read_schema()
+        yield from self.course.dwell(self.options.seconds)
+        return done
+
+    def _kill_a_backfill(self) -> Generator[Happening, None, None]:
+        """Start a backfill, and kill it for real on its way."""
+        backfill = self.runner.script.backfill
+        goal = self.audit.find_key(KILLED_AT)
+        started = self.runner.start_command(*backfill)
+        try:
+            yield from self.course.watch(self._get_to(goal, started))
+        finally:
+            started.kill()
+            _, complaint = started.communicate()
+        if started.returncode > 0:
+            raise StepFailed(f"{backfill[0]}: {read_last_line(complaint)}")
+        yield Remark(
+            "The backfill was killed on its way; the next one goes on where it was."
+            if started.returncode
+            else "The backfill was done before it could be killed."
+        )
+
+    def _get_to(
+        self, goal: str | None, started: subprocess.Popen[str]
+    ) -> Generator[None, None, None]:
+        """Wait until a backfill has filled a row, or has ended."""
+        while started.poll() is None and not (goal is not None and self.audit.is_filled(goal)):
+            yield
+            # The row is filled by another process, which tells nobody.
+            time.sleep(LOOK)
+
+    def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:
+        """Let a process of one release take the place of a process of another."""
+        yield from self.course.watch(self._join(new))
+        yield from self.course.watch(self.fleets.leave(old))
+
+    def _join(self, release: Release) -> Generator[None, None, None]:
+        """Add a process of a release, with half of the requests."""
+        yield from self.fleets.join(release, self.options.rate / 2)
+
+    def _command(self, *arguments: str) -> Generator[Happening, None, str]:
+        """Type a command; return what it printed."""
+        return (yield from self.course.watch(self.runner.run_command(*arguments)))
+
+    def _play_command(self, *arguments: str) -> Generator[Happening, None, dict[str, Any]]:
+        """Type a command with `--json`; return its object."""
+        printed = yield from self._command(*arguments, "--json")
+        result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+        return result

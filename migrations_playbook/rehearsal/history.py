@@ -1,0 +1,111 @@
+"""The four releases, as they follow from a project's migrations.
+
+| release | its code knows       | its database                                         |
+|---------|----------------------|------------------------------------------------------|
+| N       | the live column      | every migration but the expand and what depends on it |
+| N+1     | both columns         | every migration                                      |
+| N+2     | the live column      | as N+1                                               |
+| N+3     | the live column      | contracted                                           |
+
+N and N+1 are points in the history. N+2 and N+3 are derived: the shadow field is taken out of the
+state, and then the column is dropped, as the migrations that a project is yet to write will do.
+Each release's models are built from its state, so no release needs code of its own, and no save(),
+signal or manager of the project runs in a rehearsal.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.state import ProjectState
+
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.replacement import Replacement
+
+Release = Literal["N", "N+1", "N+2", "N+3"]
+# A migration as its graph has it: the app's label and the migration's name.
+MigrationKey = tuple[str, str]
+
+
+class History:
+    """A project's migrations, before and after the expand of one shadow column.
+
+    Arguments:
+        connection: says which squashed migrations stand in for others.
+        replacement: the declared shadow.
+
+    Raises:
+        PlaybookError: no migration adds the shadow column, or the one that does makes its table.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+        options = replacement.model._meta
+        self._label = replacement.label
+        self._model = (options.app_label, str(options.model_name))
+        self._shadow = replacement.declaration.shadow
+        self._loader = MigrationLoader(connection)
+        self.expand = self._find_expand()
+
+    def before(self) -> list[MigrationKey]:
+        """List what to migrate to for release N: the last migrations that need no expand.
+
+        Returns:
+            A key for each of the graph's ends, once the expand and all that depend on it are
+            taken away.
+        """
+        graph = self._loader.graph
+        needed = set(graph.nodes) - set(graph.backwards_plan(self.expand))
+        return sorted(
+            key
+            for key in needed
+            if not any(child.key in needed for child in graph.node_map[key].children)
+        )
+
+    def read_state(self, release: Release) -> ProjectState:
+        """Build the state that a release's models have.
+
+        Returns:
+            A state of the caller's own.
+        """
+        if release == "N":
+            return self._loader.project_state(self.before())
+        state = self._loader.project_state()
+        if release != "N+1":
+            state.remove_field(*self._model, self._shadow)
+        return state
+
+    def read_model(self, release: Release) -> type[models.Model]:
+        """Build the model as a release has it."""
+        return self.read_state(release).apps.get_model(*self._model)
+
+    def _find_expand(self) -> MigrationKey:
+        """Find the migration that adds the shadow field to a table that is there."""
+        app_label = self._model[0]
+        state = ProjectState(real_apps=self._loader.unmigrated_apps)
+        graph = self._loader.graph
+        expand: MigrationKey | None = None
+        has = False
+        for key in dict.fromkeys(
+            each for leaf in graph.leaf_nodes(app_label) for each in graph.forwards_plan(leaf)
+        ):
+            had_model, had = self._model in state.models, has
+            state = graph.nodes[key].mutate_state(state, preserve=False)
+            model = state.models.get(self._model)
+            has = model is not None and self._shadow in model.fields
+            if has and not had:
+                expand = key if had_model else None
+        if not has:
+            raise PlaybookError(
+                f"No migration adds {self._shadow!r} to {self._label}, so there is nothing to "
+                f'rehearse yet. Write the expand migration of "{app_label}" first.'
+            )
+        if expand is None:
+            raise PlaybookError(
+                f"The migration that adds {self._shadow!r} makes the table of {self._label} too, "
+                "so there is no release before it. Rehearse with the migrations as they were "
+                "before they were squashed."
+            )
+        return expand

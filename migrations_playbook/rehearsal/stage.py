@@ -1,0 +1,112 @@
+"""What is done to the scratch database besides the commands: each in a process of its own.
+
+A table as release N has it, rows, the swap's preparation alone, and the contract that the project
+has not written yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from django.core.management import call_command
+from django.db import Error as DatabaseError
+from django.db import connections, models
+
+from migrations_playbook.contract.operation import ContractShadow
+from migrations_playbook.errors import PlaybookError, primary_message
+from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.rehearsal.history import History
+from migrations_playbook.rehearsal.script import RowMaker, Script, import_callable
+from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap.play import swappable
+from migrations_playbook.swap.prepare import prepare
+
+# Rows of one statement.
+BATCH = 2_000
+
+
+def read_history(script: Script, alias: str) -> History:
+    """Read the migrations of the project that this process runs in."""
+    return History(connections[alias], find_replacement(script.model, script.shadow))
+
+
+def go_back(script: Script, alias: str) -> None:
+    """Migrate to release N: forwards in an empty database, backwards in a copy that is ahead.
+
+    Lock: ACCESS EXCLUSIVE on whatever the migrations change; nobody else is there.
+    """
+    for app_label, name in read_history(script, alias).before():
+        call_command("migrate", app_label, name, database=alias, verbosity=0, skip_checks=True)
+
+
+def add_rows(script: Script, alias: str, *, count: int) -> None:
+    """Add rows to the table of release N.
+
+    Lock: ROW EXCLUSIVE on the table.
+
+    Raises:
+        PlaybookError: PostgreSQL takes no row that is made so.
+    """
+    model = read_history(script, alias).read_model("N")
+    make = import_callable(script.row) if script.row else None
+    rows = build_rows(model, make)
+    manager = model._base_manager.using(alias)
+    try:
+        while count > 0:
+            batch = list(islice(rows, min(count, BATCH)))
+            if model._meta.parents:
+                # Several tables a row: Django inserts such rows one by one.
+                for row in batch:
+                    row.save(using=alias, force_insert=True)
+            else:
+                manager.bulk_create(batch)
+            count -= len(batch)
+    except DatabaseError as error:
+        how = f"by {script.row!r}" if script.row else "of its defaults"
+        raise PlaybookError(
+            f"No row of {script.model} can be made {how}: PostgreSQL says: "
+            f"{primary_message(error)}. Name a callable that returns a row's fields with --row."
+        ) from None
+
+
+def build_rows(model: type[models.Model], make: RowMaker | None) -> Iterator[models.Model]:
+    """Build unsaved rows without end."""
+    while True:
+        yield model(**(make(model) if make else {}))
+
+
+def prepare_swap(script: Script, alias: str) -> None:
+    """Do all of the swap that scans, and exchange nothing, so that the rehearsal can time it.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table, as `swap.prepare` says.
+    """
+    connection = postgresql(alias)
+    pair = swappable(connection, find_replacement(script.model, script.shadow), revert=False)
+    for _ in prepare(connection, pair, locks.DEFAULT_POLICY):
+        pass
+
+
+def contract(script: Script, alias: str) -> None:
+    """Drop the shadow column by the operation that release N+3 has in its migration.
+
+    Lock: ACCESS EXCLUSIVE on the table, taken boundedly.
+    """
+    replacement = find_replacement(script.model, script.shadow)
+    options = replacement.model._meta
+    field = options.get_field(script.shadow)
+    assert isinstance(field, models.Field)
+    operation = ContractShadow(
+        str(options.model_name),
+        live=replacement.declaration.live,
+        shadow=script.shadow,
+        field=field.clone(),
+        triggers=[
+            trigger.compile(replacement.model)  # type: ignore[arg-type]
+            for trigger in replacement.declaration.triggers
+        ],
+    )
+    state = read_history(script, alias).read_state("N+3")
+    with connections[alias].schema_editor() as editor:
+        operation.database_forwards(options.app_label, editor, state, state)
