@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import pgtrigger
-from django.apps import apps
 from django.db import models
 from psycopg import sql
 
+from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.names import column_of, compose_name, table_parts
 from migrations_playbook.shadow import FillTrigger, Shadow
@@ -32,6 +32,9 @@ class Replacement:
     def label(self) -> str:
         """`tickets.Ticket`: how a person names it."""
         return self.model._meta.label
+
+    def __str__(self) -> str:
+        return f"{self.label}.{self.declaration.shadow}"
 
     @property
     def table_parts(self) -> tuple[str, ...]:
@@ -69,6 +72,10 @@ class Replacement:
             for trigger in self.declaration.triggers
         )
 
+    def command(self, play: str, *options: str) -> str:
+        """Spell the command that plays a part for this replacement; see `spell_command`."""
+        return spell_command(play, self.label, self.declaration.shadow, *options)
+
     def object_name(self, purpose: str) -> str:
         """A name for an object that the engine makes for this shadow: one name a purpose."""
         return compose_name(self.table_parts[-1], self.shadow, purpose)
@@ -91,11 +98,32 @@ def find_replacement(label: str, shadow: str) -> Replacement:
     Raises:
         PlaybookError: no such model, or it declares no such shadow.
     """
-    model = apps.get_model(label)
-    for replacement in declared_replacements():
-        if replacement.model is model and replacement.declaration.shadow == shadow:
+    declared = list(declared_replacements())
+    for replacement in declared:
+        if (replacement.label.lower(), replacement.declaration.shadow) == (label.lower(), shadow):
             return replacement
+    known = f" Declared are: {', '.join(map(str, declared))}." if declared else ""
     raise PlaybookError(
         f"{label} declares no shadow column {shadow!r}. Add "
-        f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.'
+        f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.{known}'
     )
+
+
+def only_replacement() -> Replacement:
+    """Find the shadow that the installed models declare, where there is one.
+
+    Raises:
+        PlaybookError: there is none, or more than one.
+    """
+    declared = list(declared_replacements())
+    if not declared:
+        raise PlaybookError(
+            "No model declares a shadow column. Add Shadow(live=..., shadow=..., value=...)"
+            ".triggers to a model's Meta.triggers."
+        )
+    if len(declared) > 1:
+        raise PlaybookError(
+            f"There are {len(declared)} shadow columns: say which of "
+            f"{', '.join(map(str, declared))}."
+        )
+    return declared[0]

@@ -16,7 +16,7 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
-from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.conclude import finishing
 from migrations_playbook.swap.dependents.base import Dependent
@@ -104,14 +104,18 @@ class ShadowStatus:
         yield "next", self.next
 
 
-def read(using: str) -> list[ShadowStatus]:
-    """The status of every declared shadow column in a database.
+def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
+    """Read the status of every declared shadow column in a database.
 
     Lock: ACCESS SHARE on the tables; one sequential scan of each that is not swapped.
+
+    Arguments:
+        using: the database's alias.
+        only: the one that is asked for; None for all.
     """
     connection = postgresql(using)
     found = []
-    for replacement in declared_replacements():
+    for replacement in [only] if only is not None else declared_replacements():
         state = read_state(connection, replacement)
         table = state.table
         remaining, heap, index = 0, 0, 0
@@ -143,8 +147,8 @@ def read(using: str) -> list[ShadowStatus]:
                 stale_writes=stale,
                 control=settings,
                 next=state.problem
-                or (finishing(revert=not state.swapped) if unfinished else None)
-                or next_command(state.phase, replacement.declaration.shadow),
+                or (finishing(replacement, revert=not state.swapped) if unfinished else None)
+                or next_command(state.phase, replacement),
                 dependents=bound_to,
                 left=tuple(each.name for each in unfinished),
             )
@@ -152,12 +156,12 @@ def read(using: str) -> list[ShadowStatus]:
     return found
 
 
-def next_command(phase: Phase, shadow: str) -> str:
+def next_command(phase: Phase, replacement: Replacement) -> str:
     """The right next command in a phase."""
     return {
         Phase.NONE: "manage.py migrate",
-        Phase.EXPANDED: f"manage.py backfill_{shadow}",
-        Phase.FILLED: "manage.py swap_token_columns",
+        Phase.EXPANDED: replacement.command("backfill"),
+        Phase.FILLED: replacement.command("swap"),
         Phase.SWAPPED: "the contract, in a later release",
     }[phase]
 

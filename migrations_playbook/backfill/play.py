@@ -402,7 +402,8 @@ def fillable(connection: BaseDatabaseWrapper, replacement: Replacement) -> Table
         raise WrongPhase(
             f'{replacement.label} is swapped: "{replacement.live}" has its new values, and '
             f'"{replacement.shadow}" holds the retired ones. There is nothing to '
-            'fill; "manage.py playbook_status" shows what comes next.'
+            'fill; "'
+            f'{replacement.command("status")}" shows what comes next.'
         )
     if state.problem is not None:
         raise WrongPhase(state.problem)

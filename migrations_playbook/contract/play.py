@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
+from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
@@ -93,7 +94,7 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
         return
     raise Refused(
         f"{table} is not swapped: dropping {shadow!r} now would keep the leaked values in "
-        f'{live!r} and lose the fresh ones. Run "manage.py playbook_status" for the next command, '
+        f'{live!r} and lose the fresh ones. Run "{spell_command(STATUS)}" for the next command, '
         'swap, then run "manage.py migrate" again.'
     )
 

@@ -15,10 +15,12 @@ from django.core.management.base import CommandError
 from django.db import InternalError, ProgrammingError
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
+from django.db.migrations.operations.fields import AddField
 from django.db.migrations.state import ProjectState
 from pgtrigger.migrations import AddTrigger
 from psycopg import errors as pg_errors
 
+from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres import locks
@@ -89,7 +91,9 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        with one_sentence(self.model_name):
+        label = f"{app_label}.{to_state.models[app_label, self.model_name.lower()].name}"
+        added = (each.name for each in self.operations if isinstance(each, AddField))
+        with one_sentence(self.model_name, spell_command("swap", label, next(added, ""))):
             done = self._locked(app_label, schema_editor, to_state)
             for operation, before, after in reversed(done):
                 operation.database_backwards(app_label, schema_editor, after, before)
@@ -167,11 +171,15 @@ WithTableLock.__module__ = "migrations_playbook.operations"
 
 
 @contextmanager
-def one_sentence(model_name: str) -> Iterator[None]:
+def one_sentence(model_name: str, swap: str = "manage.py playbook swap") -> Iterator[None]:
     """Make `migrate` end with one sentence and an exit code, not with a traceback.
 
     Two `migrate` at once both find the migration unapplied; the lock lets one in after the other,
     and the later one then finds its work done.
+
+    Arguments:
+        model_name: the model.
+        swap: the command that exchanges its columns.
     """
     try:
         yield
@@ -192,6 +200,6 @@ def one_sentence(model_name: str) -> Iterator[None]:
         others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
         raise CommandError(
             f"A column of {model_name} was not dropped, because something is bound to it: "
-            f'{others}; nothing was changed. While it is swapped, "manage.py swap_token_columns '
+            f'{others}; nothing was changed. While it is swapped, "{swap} '
             '--revert" takes the quarantine away; anything else is yours to drop.'
         ) from None

@@ -20,7 +20,7 @@ from migrations_playbook.management.backfill_options import (
     default_workers,
     options_from,
 )
-from migrations_playbook.management.base import ShadowCommand
+from migrations_playbook.management.base import ShadowCommand, Target
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres.server import wal_position
 from migrations_playbook.postgres.sessions import postgresql
@@ -32,6 +32,7 @@ COUNT_MS = 100
 
 
 class BackfillCommand(ShadowCommand):
+    play = "backfill"
     help = "Fill the shadow column where it is null. Can be stopped and run again at any time."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -48,10 +49,11 @@ class BackfillCommand(ShadowCommand):
         resume: bool,
         changes: list[tuple[str, float | None]] | None,
         no_progress: bool,
+        target: Target | None = None,
         **options: Any,
     ) -> None:
         self.tally = progress.Tally()
-        replacement = self.replacement()
+        replacement = self.replacement(target)
         wanted: dict[str, Any] = dict(changes or [])
         if pause or resume:
             wanted["paused"] = pause
@@ -115,20 +117,29 @@ class BackfillCommand(ShadowCommand):
                 events.close()
                 tally.remaining = _count_again(database, replacement)
             except ConnectionLost:
+                self.result = tally.as_json()
                 raise ConnectionLost(self.when_lost()) from None
         if json:
-            self.say_json(tally.as_json() | {"workers": options.workers, "cost": cost.as_json()})
-        self.conclude(tally, stop, cost, json=json)
+            self.result = tally.as_json() | {"workers": options.workers, "cost": cost.as_json()}
+        self.conclude(replacement, tally, stop, cost, json=json)
 
     def conclude(
-        self, tally: progress.Tally, stop: GracefulStop, cost: _Cost, *, json: bool
+        self,
+        replacement: Replacement,
+        tally: progress.Tally,
+        stop: GracefulStop,
+        cost: _Cost,
+        *,
+        json: bool,
     ) -> None:
         if tally.complete:
-            if not json:
+            if json:
+                self.say_json(self.result)
+            else:
                 self.stdout.write(
                     f"Filled {tally.rows:,} rows in {tally.seconds:.1f} s "
                     f"({tally.rate:,.0f} rows/s); none is left. "
-                    'Next: "manage.py swap_token_columns".'
+                    f'Next: "{replacement.command("swap")}".'
                 )
                 if tally.rows:
                     self.stdout.write(str(cost))

@@ -1,6 +1,6 @@
 """The commands' common shape: every refusal is one sentence and an exit code.
 
-The commands that an app makes its own are two lines there::
+`manage.py playbook` has them all. An alias that a project writes for itself is two lines::
 
     class Command(BackfillCommand):
         model, shadow = "tickets.Ticket", "new_token"
@@ -19,7 +19,10 @@ from django.db import Error as DatabaseError
 
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, primary_message
 from migrations_playbook.postgres.sessions import is_connection_lost
-from migrations_playbook.replacement import Replacement, find_replacement
+from migrations_playbook.replacement import Replacement, find_replacement, only_replacement
+
+# A model's label and a shadow field's name.
+Target = tuple[str, str]
 
 
 def positive_int(text: str) -> int:
@@ -70,6 +73,12 @@ class PlaybookCommand(BaseCommand):
     """A command whose every refusal is one sentence and an exit code, never a traceback."""
 
     requires_system_checks = ("models", "migrations_playbook")
+    play = ""  # by which `commands` knows it
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # What --json prints, as far as it is known; an error is added to it.
+        self.result: dict[str, Any] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -83,6 +92,14 @@ class PlaybookCommand(BaseCommand):
         )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return self._in_one_sentence(*args, **options)
+        except CommandError as error:
+            if options.get("json") is True:
+                self.say_json(self.result | {"error": str(error)})
+            raise
+
+    def _in_one_sentence(self, *args: Any, **options: Any) -> str | None:
         try:
             return super().execute(*args, **options)
         except PlaybookError as error:
@@ -102,10 +119,44 @@ class PlaybookCommand(BaseCommand):
 
 
 class ShadowCommand(PlaybookCommand):
-    """A command for one declared shadow column, which a subclass names."""
+    """A command for one declared shadow column, which the command line names, or an alias."""
 
     model = ""
     shadow = ""
 
-    def replacement(self) -> Replacement:
-        return find_replacement(self.model, self.shadow)
+    def add_arguments(self, parser: CommandParser) -> None:
+        if not self.model:
+            add_target(parser)
+        super().add_arguments(parser)
+
+    def replacement(self, target: Target | None) -> Replacement:
+        """Find what the command is for.
+
+        Raises:
+            PlaybookError: there is no such shadow column, or the command line must name one.
+        """
+        label, shadow = target or (self.model, self.shadow)
+        return find_replacement(label, shadow) if label else only_replacement()
+
+
+def add_target(parser: CommandParser, default: str = "the only one that is declared") -> None:
+    """Add the argument that names a shadow column.
+
+    Arguments:
+        default: what is meant without it, in words.
+    """
+    parser.add_argument(
+        "target",
+        nargs="?",
+        type=target,
+        metavar="app.Model.shadow",
+        help=f"The shadow column (default: {default}).",
+    )
+
+
+def target(text: str) -> Target:
+    """An argparse type: `app.Model.shadow`, as the model's label and the shadow field's name."""
+    label, _, shadow = text.rpartition(".")
+    if label.count(".") != 1 or not all((*label.split("."), shadow)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not app.Model.shadow")
+    return label, shadow

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from migrations_playbook.errors import PlaybookError, Refused, Stopped
-from migrations_playbook.management.base import ShadowCommand, add_number, positive_int
+from migrations_playbook.management.base import ShadowCommand, Target, add_number, positive_int
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
@@ -26,6 +26,7 @@ from migrations_playbook.swap.proof import Verified
 
 
 class SwapCommand(ShadowCommand):
+    play = "swap"
     help = "Exchange the shadow column and the live column, in one short transaction."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -90,9 +91,10 @@ class SwapCommand(ShadowCommand):
         refresh_materialized_views: bool,
         evidence: Path | None,
         json: bool,
+        target: Target | None = None,
         **options: Any,
     ) -> None:
-        replacement = self.replacement()
+        replacement = self.replacement(target)
         if dry_run:
             self.show_plan(database, replacement, revert=revert, refresh=refresh_materialized_views)
             return
@@ -111,11 +113,10 @@ class SwapCommand(ShadowCommand):
         if evidence is not None:
             what = "revert" if revert else "verify" if verify else "swap"
             events = testified(events, Evidence(evidence, what), database, replacement)
-        result: dict[str, Any] = {}
         with GracefulStop(patient=False) as stop:
             try:
                 for event in events:
-                    result |= swap_result(event)
+                    self.result |= swap_result(event)
                     if not json:
                         self.stdout.write(swap_line(event, revert=revert))
             except KeyboardInterrupt:
@@ -124,14 +125,14 @@ class SwapCommand(ShadowCommand):
                     "Stopped before the end; "
                     + (
                         "the exchange was committed."
-                        if {"phase", "resumed"} & result.keys()
+                        if {"phase", "resumed"} & self.result.keys()
                         else "nothing was exchanged."
                     )
-                    + ' "manage.py playbook_status" shows what comes next.',
+                    + f' "{replacement.command("status")}" shows what comes next.',
                     stop.exit_code,
                 ) from None
         if json:
-            self.say_json(result)
+            self.say_json(self.result)
 
     def show_plan(
         self, database: str, replacement: Replacement, *, revert: bool, refresh: bool

@@ -84,10 +84,11 @@ def conclude(
         done = f"The exchange of {pair.replacement.label} was committed, but"
         if step is not None:
             sentence = f"{done} this was not done: {step.what} ({primary_message(error)})."
-            again = f' Run "{finishing(revert=revert)}" to finish.'
+            again = f' Run "{finishing(pair.replacement, revert=revert)}" to finish.'
         else:
             sentence = f"{done} could not be verified: {primary_message(error)}."
-            again = "" if revert else ' Run "manage.py swap_token_columns --verify".'
+            verify = pair.replacement.command("swap", "--verify")
+            again = "" if revert else f' Run "{verify}".'
         kind = ConnectionLost if is_connection_lost(error) else VerificationFailed
         raise kind(sentence + again) from None
     yield verified
@@ -114,9 +115,9 @@ def unfinished(
     return (replace(now, revert=revert, refresh=True), left) if left else None
 
 
-def finishing(*, revert: bool) -> str:
+def finishing(replacement: Replacement, *, revert: bool) -> str:
     """The command that finishes what an interrupted exchange has left."""
-    return f"manage.py swap_token_columns {'--revert ' if revert else ''}{REFRESH}"
+    return replacement.command("swap", *(["--revert"] if revert else []), REFRESH)
 
 
 def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> None:
@@ -127,13 +128,14 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
     """
     if verified.passed:
         return
-    back = "" if revert else ' Run "manage.py swap_token_columns --revert" to go back.'
+    undo = replacement.command("swap", "--revert")
+    back = "" if revert else f' Run "{undo}" to go back.'
     bound_to = "".join(f"; still bound to it: {each}" for each in verified.still_bound)
     rights = "".join(f"; privileges changed: {each}" for each in verified.rights_changed)
     shown = f" ({', '.join(verified.exposing)})" if verified.exposing else ""
     copies = "".join(f"; not renewed: materialized view {each}" for each in verified.left)
     if verified.left:
-        back = f' Run "{finishing(revert=revert)}" to finish.'
+        back = f' Run "{finishing(replacement, revert=revert)}" to finish.'
     raise VerificationFailed(
         f"{replacement.label} was exchanged, but the numbers are not what they must be: "
         f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.unchanged} "
@@ -169,7 +171,7 @@ def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: Lock
     raise LockNotAvailable(
         f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
         f"others hold what it needs: {step.what}. Until then leaked values may be shown there. Run "
-        f'"{finishing(revert=pair.revert)}" to finish.'
+        f'"{finishing(pair.replacement, revert=pair.revert)}" to finish.'
     )
 
 

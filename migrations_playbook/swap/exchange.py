@@ -165,7 +165,8 @@ def _exchange(
     if (pair.live.number > pair.shadow.number) is not pair.revert:
         raise WrongPhase(
             f"Another session has exchanged the columns of {pair.replacement.label} meanwhile; "
-            'nothing was exchanged here. "manage.py playbook_status" shows what comes next.'
+            f'nothing was exchanged here. "{pair.replacement.command("status")}" shows what comes '
+            "next."
         )
     before = fingerprint(connection, pair)
     rights = proof.rights(connection, pair)
@@ -235,7 +236,7 @@ def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | No
                 done = swapped is not pair.revert
                 outcome = "committed" if done else "not committed"
                 then = (
-                    'Run "manage.py playbook_status" to see it.'
+                    f'Run "{pair.replacement.command("status")}" to see it.'
                     if done
                     else "Nothing was changed; run the same command again."
                 )
@@ -243,7 +244,7 @@ def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | No
         if time.monotonic() > deadline:
             return (
                 f"The connection was lost, and the server has not come back to say whether the "
-                f'{verb} was committed. Run "manage.py playbook_status" when it has.'
+                f'{verb} was committed. Run "{pair.replacement.command("status")}" when it has.'
             )
         # A server that starts again, or a session at its commit, tells only who asks.
         time.sleep(0.2)

@@ -152,7 +152,7 @@ def verify(
     if state.table is None or not state.swapped:
         raise WrongPhase(
             f"{replacement.label} is not swapped, so there is nothing to verify. "
-            '"manage.py playbook_status" shows what comes next.'
+            f'"{replacement.command("status")}" shows what comes next.'
         )
     verified = proof.verify(connection, Pair(replacement, state.table, revert=True))
     if keep_equal:
@@ -198,17 +198,17 @@ def swappable(
         raise WrongPhase(
             f"{replacement.label} is {'reverted' if revert else 'swapped'} already, but for what "
             f"an interrupted run has left: {', '.join(each.name for each in rest[1])}. "
-            f'Run "{finishing(revert=revert)}" to finish.'
+            f'Run "{finishing(replacement, revert=revert)}" to finish.'
         )
     if revert and not state.swapped:
         raise WrongPhase(
             f"{replacement.label} is not swapped, so there is nothing to revert. "
-            '"manage.py playbook_status" shows what comes next.'
+            f'"{replacement.command("status")}" shows what comes next.'
         )
     if not revert and state.swapped:
         raise WrongPhase(
             f'{replacement.label} is swapped already: "{replacement.live}" has its new values. '
-            '"manage.py swap_token_columns --revert" would exchange back.'
+            f'"{replacement.command("swap", "--revert")}" would exchange back.'
         )
     if not revert and state.problem is not None:
         raise WrongPhase(state.problem)
@@ -216,7 +216,7 @@ def swappable(
         left = count_nulls(connection, replacement, state.table)
         raise WrongPhase(
             f'Column "{replacement.shadow}" of {replacement.label} still has {left:,} null rows. '
-            f'Run "manage.py backfill_{replacement.declaration.shadow}" first.'
+            f'Run "{replacement.command("backfill")}" first.'
         )
     return Pair(replacement, state.table, revert, refresh)
 

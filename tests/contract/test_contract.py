@@ -42,7 +42,7 @@ def test_it_refuses_while_the_fresh_values_are_not_live(database: Database, phas
     assert done.returncode == 1
     assert done.stderr == (
         "CommandError: public.tickets_ticket is not swapped: dropping 'new_token' now would keep "
-        "the leaked values in 'token' and lose the fresh ones. Run \"manage.py playbook_status\" "
+        "the leaked values in 'token' and lose the fresh ones. Run \"manage.py playbook status\" "
         'for the next command, swap, then run "manage.py migrate" again.\n'
     )
     assert database.dump() == before

@@ -1,20 +1,32 @@
+"""The status as a command."""
+
 from __future__ import annotations
 
 from typing import Any
 
+from django.core.management.base import CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 
 from migrations_playbook import status
-from migrations_playbook.management.base import PlaybookCommand
+from migrations_playbook.commands import STATUS
+from migrations_playbook.management.base import PlaybookCommand, Target, add_target
+from migrations_playbook.replacement import find_replacement
 
 
-class Command(PlaybookCommand):
+class StatusCommand(PlaybookCommand):
+    play = STATUS
     help = "Show each declared shadow column: its phase, the rows left, and the next command."
 
-    def handle(self, *, database: str, json: bool, **options: Any) -> None:
-        found = status.read(database)
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_target(parser, default="all of them")
+        super().add_arguments(parser)
+
+    def handle(
+        self, *, database: str, json: bool, target: Target | None = None, **options: Any
+    ) -> None:
+        found = status.read(database, target and find_replacement(*target))
         if json:
             self.say_json([each.as_json() for each in found])
             return

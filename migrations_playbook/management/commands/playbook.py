@@ -1,0 +1,42 @@
+"""`manage.py playbook`: one command for all the plays, a sub-command each."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
+
+from migrations_playbook.management.backfill import BackfillCommand
+from migrations_playbook.management.base import PlaybookCommand
+from migrations_playbook.management.status import StatusCommand
+from migrations_playbook.management.swap import SwapCommand
+
+PLAYS: dict[str, type[PlaybookCommand]] = {
+    command.play: command for command in (StatusCommand, BackfillCommand, SwapCommand)
+}
+
+
+class Command(BaseCommand):
+    help = "Give every row a new value in a column, online: expand, backfill, swap, contract."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        plays = parser.add_subparsers(dest="play", required=True, metavar="PLAY", title="plays")
+        # Django's own options may stand before the play or after it.
+        usual = {action.dest for action in parser._actions}
+        for name, command in PLAYS.items():
+            of_play = command().create_parser("manage.py", name, add_help=False)
+            for action in of_play._actions:
+                if action.dest in usual:
+                    action.default = argparse.SUPPRESS
+            plays.add_parser(
+                name,
+                help=command.help,
+                description=command.help,
+                parents=[of_play],
+                formatter_class=DjangoHelpFormatter,
+            )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Hand over to the play, which checks what it needs."""
+        return PLAYS[options.pop("play")]().execute(*args, **options)

@@ -1,0 +1,5 @@
+from migrations_playbook.management.status import StatusCommand
+
+
+class Command(StatusCommand):
+    pass
