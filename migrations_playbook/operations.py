@@ -3,7 +3,7 @@
 The operations stand with their plays; here is their public address.
 """
 
-from migrations_playbook.contract.operation import ContractShadow
+from migrations_playbook.contract.operation import ContractShadow, DropShadow
 from migrations_playbook.expand.operation import WithTableLock
 
-__all__ = ["ContractShadow", "WithTableLock"]
+__all__ = ["ContractShadow", "DropShadow", "WithTableLock"]

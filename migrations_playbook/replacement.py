@@ -107,23 +107,3 @@ def find_replacement(label: str, shadow: str) -> Replacement:
         f"{label} declares no shadow column {shadow!r}. Add "
         f'Shadow(live=..., shadow="{shadow}", value=...).triggers to its Meta.triggers.{known}'
     )
-
-
-def only_replacement() -> Replacement:
-    """Find the shadow that the installed models declare, where there is one.
-
-    Raises:
-        PlaybookError: there is none, or more than one.
-    """
-    declared = list(declared_replacements())
-    if not declared:
-        raise PlaybookError(
-            "No model declares a shadow column. Add Shadow(live=..., shadow=..., value=...)"
-            ".triggers to a model's Meta.triggers."
-        )
-    if len(declared) > 1:
-        raise PlaybookError(
-            f"There are {len(declared)} shadow columns: say which of "
-            f"{', '.join(map(str, declared))}."
-        )
-    return declared[0]

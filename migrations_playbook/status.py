@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
+from psycopg import sql
 
 from migrations_playbook.backfill import control
 from migrations_playbook.backfill.control import Control
 from migrations_playbook.backfill.nulls import count_nulls
-from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.history import (
+    DRAW,
+    Remembered,
+    is_declared,
+    known_replacements,
+    read_history,
+)
+from migrations_playbook.phase import Phase, State, read_state
+from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.replacement import Replacement, declared_replacements
@@ -105,7 +115,7 @@ class ShadowStatus:
 
 
 def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
-    """Read the status of every declared shadow column in a database.
+    """Read the status of every shadow column that a model declares or a database still has.
 
     Lock: ACCESS SHARE on the tables; one sequential scan of each that is not swapped.
 
@@ -114,56 +124,115 @@ def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
         only: the one that is asked for; None for all.
     """
     connection = postgresql(using)
+    history = read_history()
+    declared = {str(each) for each in declared_replacements()}
     found = []
-    for replacement in [only] if only is not None else declared_replacements():
+    for replacement in [only] if only is not None else known_replacements(history):
         state = read_state(connection, replacement)
-        table = state.table
-        remaining, heap, index = 0, 0, 0
-        stale = None
-        bound_to: tuple[Dependent, ...] = ()
-        unfinished: list[Left] = []
-        settings = Control()
-        if table is not None:
-            heap, index = measure_sizes(connection, table)
-        if table is not None and state.phase is Phase.EXPANDED:
-            remaining = count_nulls(connection, replacement, table)
-            if state.problem is None:
-                settings = control.read(connection, replacement, table)
-        if table is not None and state.swapped:
-            stale = quarantine.stale_writes(connection, table, replacement.shadow)
-        if table is not None and state.phase is not Phase.NONE:
-            pair = Pair(replacement, table, revert=state.swapped)
-            bound_to = read_inventory(connection, pair).dependents
-            unfinished = read_left(connection, pair)
-        found.append(
-            ShadowStatus(
-                model=replacement.label,
-                live=replacement.declaration.live,
-                shadow=replacement.declaration.shadow,
-                phase=state.phase,
-                rows_remaining=remaining,
-                heap_bytes=heap,
-                index_bytes=index,
-                stale_writes=stale,
-                control=settings,
-                next=state.problem
-                or (finishing(replacement, revert=not state.swapped) if unfinished else None)
-                or next_command(state.phase, replacement),
-                dependents=bound_to,
-                left=tuple(each.name for each in unfinished),
-            )
-        )
+        if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
+            continue  # of another time: neither the models nor the database have it any more
+        remembered = next((each for each in history if str(each) == str(replacement)), None)
+        found.append(_read_one(connection, replacement, state, remembered))
     return found
 
 
-def next_command(phase: Phase, replacement: Replacement) -> str:
-    """The right next command in a phase."""
-    return {
-        Phase.NONE: "manage.py migrate",
-        Phase.EXPANDED: replacement.command("backfill"),
-        Phase.FILLED: replacement.command("swap"),
-        Phase.SWAPPED: "the contract, in a later release",
-    }[phase]
+def _read_one(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    state: State,
+    remembered: Remembered | None,
+) -> ShadowStatus:
+    table = state.table
+    remaining, heap, index = 0, 0, 0
+    stale = None
+    bound_to: tuple[Dependent, ...] = ()
+    unfinished: list[Left] = []
+    settings = Control()
+    if table is not None:
+        heap, index = measure_sizes(connection, table)
+    if table is not None and state.phase is Phase.EXPANDED:
+        remaining = count_nulls(connection, replacement, table)
+        if state.problem is None:
+            settings = control.read(connection, replacement, table)
+    if table is not None and state.swapped:
+        stale = quarantine.stale_writes(connection, table, replacement.shadow)
+    if table is not None and state.phase is not Phase.NONE:
+        pair = Pair(replacement, table, revert=state.swapped)
+        bound_to = read_inventory(connection, pair).dependents
+        unfinished = read_left(connection, pair)
+    return ShadowStatus(
+        model=replacement.label,
+        live=replacement.declaration.live,
+        shadow=replacement.declaration.shadow,
+        phase=state.phase,
+        rows_remaining=remaining,
+        heap_bytes=heap,
+        index_bytes=index,
+        stale_writes=stale,
+        control=settings,
+        next=state.problem
+        or (finishing(replacement, revert=not state.swapped) if unfinished else None)
+        or _outdated_value(connection, replacement, state)
+        or _stands_in_the_way(state, bound_to)
+        or next_command(state.phase, replacement, remembered),
+        dependents=bound_to,
+        left=tuple(each.name for each in unfinished),
+    )
+
+
+def next_command(phase: Phase, replacement: Replacement, remembered: Remembered | None) -> str:
+    """The right next command in a phase.
+
+    Arguments:
+        remembered: what the migrations have of the shadow.
+    """
+    forgotten = remembered is not None and remembered.forgotten
+    contracted = remembered is not None and remembered.contracted
+    written = remembered is not None and not forgotten
+    match phase:
+        case Phase.EXPANDED:
+            return replacement.command("backfill")
+        case Phase.FILLED:
+            return replacement.command("swap")
+        case Phase.NONE if not written and is_declared(replacement):
+            return replacement.command("expand")
+        case Phase.SWAPPED if not forgotten:
+            forget = replacement.command("forget")
+            return f"{forget}, in the next release; the contract in the one after"
+        case Phase.SWAPPED if not contracted:
+            return f"{replacement.command('contract')}, in the next release"
+    return "manage.py migrate"
+
+
+def _outdated_value(
+    connection: BaseDatabaseWrapper, replacement: Replacement, state: State
+) -> str | None:
+    """What to do when the triggers draw by another value than the model declares."""
+    if state.phase not in (Phase.EXPANDED, Phase.FILLED) or state.table is None:
+        return None
+    installed = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT p.prosrc FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+             WHERE t.tgrelid = %s AND t.tgname = %s"""),
+        [state.table.oid, replacement.trigger_names[0]],
+    )
+    drawn = DRAW.search(installed or "")
+    if drawn is None or drawn["value"] == replacement.declaration.value_sql(replacement.model):
+        return None
+    return (
+        "The trigger draws by another value than the model declares. Run "
+        f'"{replacement.command("expand")}" unless that is written, then "manage.py migrate"'
+    )
+
+
+def _stands_in_the_way(state: State, bound_to: Iterable[Dependent]) -> str | None:
+    """What to do first when the swap would refuse."""
+    refused = [each for each in bound_to if each.refused is not None]
+    if state.phase is not Phase.FILLED or not refused:
+        return None
+    return "First see to " + "; ".join(f"the {each}: {each.refused}" for each in refused)
 
 
 def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:

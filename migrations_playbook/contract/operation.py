@@ -6,30 +6,44 @@ FROZEN, as `expand.operation` is: migrations import it from `migrations_playbook
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from pgtrigger import compiler
 from psycopg import sql
 
-from migrations_playbook.contract.play import contract
+from migrations_playbook.contract.play import contract, installed_triggers
+from migrations_playbook.errors import Refused
 from migrations_playbook.expand.operation import POSTGRES, one_sentence
+from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier
 
 
-class ContractShadow(Operation):
+class Was(Protocol):
+    """What must be known of a shadow to drop it, and to add it again."""
+
+    @property
+    def field(self) -> models.Field[Any, Any]: ...
+
+    @property
+    def triggers(self) -> list[compiler.Trigger]: ...
+
+
+class DropShadow(Operation):
     """Drops a shadow column, its triggers and the quarantine, once it holds only leaked values.
 
     It belongs in the release after the one whose migration has taken the field and the triggers
-    out of Django's state (`SeparateDatabaseAndState(state_operations=[RemoveTrigger(...), ...,
-    RemoveField(...)])`): by then no process selects the column any more. It changes no state.
+    out of Django's state: by then no process selects the column any more. It changes no state.
+    `manage.py playbook contract` writes it.
 
     It refuses unless the columns are swapped or the table is empty, as on a fresh database.
-    Its reverse adds an empty column and the triggers again: the values are gone for good.
+    Its reverse adds an empty column and the triggers again, as the migrations before it have them:
+    the values are gone for good.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly, to the end of the migration.
 
@@ -37,43 +51,26 @@ class ContractShadow(Operation):
         model_name: the model.
         live: the live field's name.
         shadow: the shadow field's name.
-        field: the shadow field, as the expand migration has it.
-        triggers: the compiled triggers, as the expand migration has them.
     """
 
     reduces_to_sql = True
     reversible = True
+    drops_shadow = True
 
-    def __init__(
-        self,
-        model_name: str,
-        *,
-        live: str,
-        shadow: str,
-        field: models.Field[Any, Any],
-        triggers: Sequence[compiler.Trigger],
-    ) -> None:
+    def __init__(self, model_name: str, *, live: str, shadow: str) -> None:
         self.model_name = model_name
         self.live = live
         self.shadow = shadow
-        self.field = field
-        self.triggers = list(triggers)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         return (
             type(self).__name__,
             [],
-            {
-                "model_name": self.model_name,
-                "live": self.live,
-                "shadow": self.shadow,
-                "field": self.field,
-                "triggers": self.triggers,
-            },
+            {"model_name": self.model_name, "live": self.live, "shadow": self.shadow},
         )
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Nothing: the state has had no such field since the release before."""
+        """Change nothing: the state has had no such field since the release before."""
 
     def database_forwards(
         self,
@@ -85,19 +82,20 @@ class ContractShadow(Operation):
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
-        table, column = table_identifier(model), _column(self._bound_field(model))
+        table, was = table_identifier(model), self.read_shadow(app_label)
+        # Without history the column is named as the field is, which is Django's custom.
+        column = self.shadow if was is None else _column(_bound(was.field, self.shadow, model))
         if schema_editor.collect_sql:
-            for statement in self._statements(table, column):
+            for statement in _statements(table, column, was.triggers if was else ()):
                 schema_editor.execute(statement, params=None)
             return
-        live = _column(model._meta.get_field(self.live))
         with one_sentence(self.model_name):
             contract(
                 schema_editor.connection,
                 table,
-                live=live,
+                live=_column(model._meta.get_field(self.live)),
                 shadow=column,
-                triggers=[trigger.sql.pgid for trigger in self.triggers],
+                triggers=self.read_triggers(schema_editor.connection, table),
             )
 
     def database_backwards(
@@ -111,11 +109,17 @@ class ContractShadow(Operation):
         if not self._concerns(schema_editor, model):
             return
         with one_sentence(self.model_name):
+            was = self.read_shadow(app_label)
+            if was is None:
+                raise Refused(
+                    f"No migration says any more what {self.shadow!r} of {self.model_name} was, "
+                    "so it cannot be added again; nothing was changed."
+                )
             if not schema_editor.collect_sql:
                 locks.reserve(schema_editor.connection, table_identifier(model))
                 locks.seize(schema_editor.connection, table_identifier(model))
-            schema_editor.add_field(model, self._bound_field(model))
-            for trigger in self.triggers:
+            schema_editor.add_field(model, _bound(was.field, self.shadow, model))
+            for trigger in was.triggers:
                 schema_editor.execute(trigger.install_sql, params=None)
 
     def describe(self) -> str:
@@ -125,27 +129,82 @@ class ContractShadow(Operation):
     def migration_name_fragment(self) -> str:
         return f"contract_{self.model_name.lower()}_{self.shadow.lower()}"
 
+    def read_shadow(self, app_label: str) -> Was | None:
+        """Read what the shadow was from the migrations; None when they do not say it."""
+        return find_remembered(f"{app_label}.{self.model_name}", self.shadow)
+
+    def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
+        """Read the names of the declared triggers from the catalog.
+
+        Lock: none that conflicts with anything.
+        """
+        return installed_triggers(connection, table, self.shadow)
+
     def _concerns(self, schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
         connection = schema_editor.connection
         return connection.vendor == POSTGRES and self.allow_migrate_model(connection.alias, model)
 
-    def _bound_field(self, model: type[models.Model]) -> models.Field[Any, Any]:
-        field = self.field.clone()
-        field.set_attributes_from_name(self.shadow)
-        field.model = model
-        return field
 
-    def _statements(self, table: sql.Identifier, column: str) -> list[str]:
-        """What `sqlmigrate` shows: it has no database to look the rest up in."""
-        name = table.as_string(None)
-        return [
-            f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE",
-            *(trigger.uninstall_sql for trigger in self.triggers),
-            f"ALTER TABLE {name} DROP COLUMN {sql.Identifier(column).as_string(None)} CASCADE",
-        ]
+class ContractShadow(DropShadow):
+    """As `DropShadow`, with all that it must know written out in the migration.
+
+    Arguments:
+        model_name: the model.
+        live: the live field's name.
+        shadow: the shadow field's name.
+        field: the shadow field, as the expand migration has it.
+        triggers: the compiled triggers, as the expand migration has them.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        live: str,
+        shadow: str,
+        field: models.Field[Any, Any],
+        triggers: Sequence[compiler.Trigger],
+    ) -> None:
+        super().__init__(model_name, live=live, shadow=shadow)
+        self.field = field
+        self.triggers = list(triggers)
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        name, arguments, options = super().deconstruct()
+        return name, arguments, {**options, "field": self.field, "triggers": self.triggers}
+
+    def read_shadow(self, app_label: str) -> Was:
+        """Say what the shadow was, as this migration has it."""
+        return self
+
+    def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
+        """Name the declared triggers, as this migration has them."""
+        return [trigger.sql.pgid for trigger in self.triggers]
 
 
-ContractShadow.__module__ = "migrations_playbook.operations"
+for _operation in (DropShadow, ContractShadow):
+    _operation.__module__ = "migrations_playbook.operations"
+
+
+def _statements(
+    table: sql.Identifier, column: str, triggers: Sequence[compiler.Trigger]
+) -> list[str]:
+    """Write what `sqlmigrate` shows, which looks nothing up in a database."""
+    name = table.as_string(None)
+    return [
+        f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE",
+        *(trigger.uninstall_sql for trigger in triggers),
+        f"ALTER TABLE {name} DROP COLUMN {sql.Identifier(column).as_string(None)} CASCADE",
+    ]
+
+
+def _bound(
+    field: models.Field[Any, Any], name: str, model: type[models.Model]
+) -> models.Field[Any, Any]:
+    field = field.clone()
+    field.set_attributes_from_name(name)
+    field.model = model
+    return field
 
 
 def _column(field: Any) -> str:

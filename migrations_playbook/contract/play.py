@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Value
 from psycopg import errors as pg_errors
 from psycopg import sql
 
@@ -20,6 +21,7 @@ from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step, run
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
+from migrations_playbook.shadow import Shadow
 from migrations_playbook.swap import quarantine
 
 
@@ -127,6 +129,31 @@ def steps(
         sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table.identifier, sql.Identifier(shadow)),
         Lock.ACCESS_EXCLUSIVE,
     )
+
+
+def installed_triggers(
+    connection: BaseDatabaseWrapper, identifier: sql.Identifier, field: str
+) -> list[str]:
+    """Read the names of the triggers that a declared shadow has on a table.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        field: the shadow field's name, which is part of theirs.
+    """
+    # django-pgtrigger writes names in lower case, with five hex digits behind them.
+    triggers = Shadow(live="", shadow=field, value=Value(None)).triggers
+    names = [f"pgtrigger_{trigger.name}_".lower() for trigger in triggers]
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT tgname FROM pg_catalog.pg_trigger
+             WHERE tgrelid = pg_catalog.to_regclass(%s)
+               AND pg_catalog.left(tgname::text, -5) = ANY (%s)
+             ORDER BY tgname"""),
+        [identifier.as_string(None), names],
+    )
+    return [name for (name,) in rows]
 
 
 def _functions(

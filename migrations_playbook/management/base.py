@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -18,8 +18,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
 
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, primary_message
+from migrations_playbook.history import find_known, known_replacements
 from migrations_playbook.postgres.sessions import is_connection_lost
-from migrations_playbook.replacement import Replacement, find_replacement, only_replacement
+from migrations_playbook.replacement import Replacement, declared_replacements
 
 # A model's label and a shadow field's name.
 Target = tuple[str, str]
@@ -87,9 +88,7 @@ class PlaybookCommand(BaseCommand):
             choices=tuple(connections),
             help='The database alias (default: "default").',
         )
-        parser.add_argument(
-            "--json", action="store_true", help="Print one JSON object instead of text."
-        )
+        add_json(parser)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
@@ -135,8 +134,36 @@ class ShadowCommand(PlaybookCommand):
         Raises:
             PlaybookError: there is no such shadow column, or the command line must name one.
         """
-        label, shadow = target or (self.model, self.shadow)
-        return find_replacement(label, shadow) if label else only_replacement()
+        if self.model:
+            target = self.model, self.shadow
+        if target is None:
+            known = list(declared_replacements()) or list(known_replacements())
+            target = only_one([(each.label, each.declaration.shadow) for each in known])
+        return find_known(*target)
+
+
+def only_one(candidates: Sequence[Target]) -> Target:
+    """Pick what a command is for, where the command line does not say it.
+
+    Raises:
+        PlaybookError: there is none, or more than one.
+    """
+    if not candidates:
+        raise PlaybookError(
+            "There is no shadow column for this. Declare one with Shadow(live=..., shadow=..., "
+            "value=...).triggers in a model's Meta.triggers, or name one as app.Model.shadow."
+        )
+    if len(candidates) > 1:
+        names = ", ".join(".".join(each) for each in candidates)
+        raise PlaybookError(f"There are {len(candidates)} shadow columns: say which of {names}.")
+    return candidates[0]
+
+
+def add_json(parser: CommandParser) -> None:
+    """Add the option that makes stdout an interface."""
+    parser.add_argument(
+        "--json", action="store_true", help="Print one JSON object instead of text."
+    )
 
 
 def add_target(parser: CommandParser, default: str = "the only one that is declared") -> None:

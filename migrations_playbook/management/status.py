@@ -11,8 +11,8 @@ from rich.table import Table
 
 from migrations_playbook import status
 from migrations_playbook.commands import STATUS
+from migrations_playbook.history import find_known
 from migrations_playbook.management.base import PlaybookCommand, Target, add_target
-from migrations_playbook.replacement import find_replacement
 
 
 class StatusCommand(PlaybookCommand):
@@ -26,7 +26,7 @@ class StatusCommand(PlaybookCommand):
     def handle(
         self, *, database: str, json: bool, target: Target | None = None, **options: Any
     ) -> None:
-        found = status.read(database, target and find_replacement(*target))
+        found = status.read(database, target and find_known(*target))
         if json:
             self.say_json([each.as_json() for each in found])
             return

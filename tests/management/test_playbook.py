@@ -9,7 +9,8 @@ import pytest
 from django.contrib.postgres.functions import RandomUUID
 from django.core.management import CommandError, call_command
 
-from migrations_playbook import Shadow, commands, replacement
+from migrations_playbook import Shadow, commands, history, replacement
+from migrations_playbook.management import base
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import add_old_tickets, nulls
@@ -30,7 +31,8 @@ def second_shadow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The project as one that declares two shadow columns."""
     other = Shadow(live="token", shadow="other_token", value=RandomUUID())
     both = [find_replacement("tickets.Ticket", "new_token"), replacement.Replacement(Ticket, other)]
-    monkeypatch.setattr(replacement, "declared_replacements", lambda: both)
+    for module in (base, history, replacement):
+        monkeypatch.setattr(module, "declared_replacements", lambda: both)
 
 
 def json_of(capsys: pytest.CaptureFixture[str]) -> Any:

@@ -11,9 +11,18 @@ from migrations_playbook.management.backfill import BackfillCommand
 from migrations_playbook.management.base import PlaybookCommand
 from migrations_playbook.management.status import StatusCommand
 from migrations_playbook.management.swap import SwapCommand
+from migrations_playbook.management.writing import ContractCommand, ExpandCommand, ForgetCommand
 
 PLAYS: dict[str, type[PlaybookCommand]] = {
-    command.play: command for command in (StatusCommand, BackfillCommand, SwapCommand)
+    command.play: command
+    for command in (
+        StatusCommand,
+        ExpandCommand,
+        BackfillCommand,
+        SwapCommand,
+        ForgetCommand,
+        ContractCommand,
+    )
 }
 
 

@@ -1,0 +1,206 @@
+"""What the migrations remember of shadows, those included that no model declares any more.
+
+A database can be releases behind the code: it has the shadow column, and the models have forgotten
+it. The migrations have not. The state before the one that took the field away has the model, the
+field and the compiled triggers, and the fill trigger's text holds the value expression.
+
+Reads files alone, and no database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db import models
+from django.db.migrations import Migration
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.state import ModelState, ProjectState
+from pgtrigger import compiler
+
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.names import unquoted
+from migrations_playbook.replacement import Replacement, declared_replacements, find_replacement
+from migrations_playbook.shadow import Shadow
+from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+# The draw in a fill trigger's function: the value, between the names of the two columns.
+DRAW = re.compile(
+    r'LOOP NEW\.(?P<shadow>"(?:[^"]|"")+") := (?P<value>.+?); '
+    r'EXIT WHEN NEW\.(?P=shadow) IS DISTINCT FROM NEW\.(?P<live>"(?:[^"]|"")+");',
+    re.DOTALL,
+)
+
+
+class CompiledValue(models.Expression):
+    """A value expression of which only its SQL is known.
+
+    Arguments:
+        text: the SQL, as a trigger has it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
+        return self.text.replace("%", "%%"), ()
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A shadow as the migrations have it.
+
+    Arguments:
+        app_label: the app of the model.
+        model: the model's name.
+        declaration: what the model declared, with the value as compiled SQL.
+        state: the last state of the project that has the shadow.
+        forgotten: whether a later migration takes it out of the state.
+        contracted: whether a later migration drops the column.
+    """
+
+    app_label: str
+    model: str
+    declaration: Shadow
+    state: ProjectState
+    forgotten: bool = False
+    contracted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.label}.{self.declaration.shadow}"
+
+    @property
+    def label(self) -> str:
+        """`shop.Voucher`: how a person names the model."""
+        return f"{self.app_label}.{self.model}"
+
+    @property
+    def model_state(self) -> ModelState:
+        found: ModelState = self.state.models[self.app_label, self.model.lower()]
+        return found
+
+    @property
+    def field(self) -> models.Field[Any, Any]:
+        """The shadow field, as the migrations have it."""
+        return self.model_state.fields[self.declaration.shadow]
+
+    @property
+    def triggers(self) -> list[compiler.Trigger]:
+        """The compiled triggers, as the migrations have them."""
+        return own_triggers(self.model_state, self.declaration)
+
+    def replacement(self) -> Replacement:
+        """Bind the declaration to the model as it was."""
+        return Replacement(self.state.apps.get_model(self.app_label, self.model), self.declaration)
+
+
+def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
+    """Read every shadow that the migrations on disk have, or have had.
+
+    Arguments:
+        loader: the migrations; those on disk without one.
+    """
+    loader = loader or MigrationLoader(None)
+    state = ProjectState(real_apps=loader.unmigrated_apps)
+    known: dict[tuple[str, str, str], Remembered] = {}
+    for migration in _in_order(loader):
+        app_label = migration.app_label
+        operation: Any
+        for operation in migration.operations:
+            # Only what comes after an expand, in its app, can take a shadow away.
+            before = state.clone() if any(key[0] == app_label for key in known) else state
+            operation.state_forwards(app_label, state)
+            now = {
+                (app_label, name, declaration.shadow): Remembered(
+                    app_label, model_state.name, declaration, state
+                )
+                for (label, name), model_state in state.models.items()
+                if label == app_label
+                for declaration in read_declarations(model_state)
+            }
+            for key in known.keys() - now.keys():
+                if key[0] == app_label and not known[key].forgotten:
+                    known[key] = replace(known[key], state=before, forgotten=True)
+            known |= now
+            if getattr(operation, "drops_shadow", False):
+                key = (app_label, operation.model_name.lower(), operation.shadow)
+                if key in known:
+                    known[key] = replace(known[key], contracted=True)
+    return list(known.values())
+
+
+def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
+    """Read what a model's state declares, from the text of its fill triggers."""
+    for trigger in model_state.options.get("triggers", []):
+        text = getattr(trigger, "sql", None)
+        found = isinstance(text, PinnedTriggerSql) and DRAW.search(text.kwargs["func"])
+        if not found:
+            continue
+        fields = {
+            unquoted(field.db_column or name): name for name, field in model_state.fields.items()
+        }
+        live, shadow = (fields.get(unquoted(found[role])) for role in ("live", "shadow"))
+        declaration = Shadow(live or "", shadow or "", CompiledValue(found["value"]))
+        if live and shadow and trigger.name == declaration.triggers[0].name:
+            yield declaration
+
+
+def own_triggers(model_state: ModelState, declaration: Shadow) -> list[compiler.Trigger]:
+    """Pick the triggers of a declaration from a model's state."""
+    names = {trigger.name for trigger in declaration.triggers}
+    return [each for each in model_state.options.get("triggers", []) if each.name in names]
+
+
+def find_remembered(
+    label: str, shadow: str, loader: MigrationLoader | None = None
+) -> Remembered | None:
+    """Find a shadow in the migrations, by the model's label and the shadow field's name."""
+    return next(
+        (
+            each
+            for each in read_history(loader)
+            if (each.label.lower(), each.declaration.shadow) == (label.lower(), shadow)
+        ),
+        None,
+    )
+
+
+def known_replacements(history: list[Remembered] | None = None) -> Iterator[Replacement]:
+    """Every shadow that a model declares, then those that only the migrations remember."""
+    declared = list(declared_replacements())
+    yield from declared
+    names = {str(each) for each in declared}
+    for each in read_history() if history is None else history:
+        if str(each) not in names:
+            yield each.replacement()
+
+
+def is_declared(replacement: Replacement) -> bool:
+    """Whether a model declares it, and not the migrations alone."""
+    return not isinstance(replacement.declaration.value, CompiledValue)
+
+
+def find_known(label: str, shadow: str) -> Replacement:
+    """Find a shadow that a model declares, or that only the migrations remember.
+
+    Raises:
+        PlaybookError: neither has it.
+    """
+    try:
+        return find_replacement(label, shadow)
+    except PlaybookError:
+        remembered = find_remembered(label, shadow)
+        if remembered is None:
+            raise
+        return remembered.replacement()
+
+
+def _in_order(loader: MigrationLoader) -> Iterator[Migration]:
+    """The migrations on disk, each after those that it depends on."""
+    graph = loader.graph
+    plan = (key for leaf in sorted(graph.leaf_nodes()) for key in graph.forwards_plan(leaf))
+    for key in dict.fromkeys(plan):
+        yield graph.nodes[key]

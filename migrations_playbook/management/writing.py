@@ -1,0 +1,110 @@
+"""The commands that write a release's migration: expand, forget and contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
+
+from migrations_playbook.history import read_history
+from migrations_playbook.management.base import (
+    PlaybookCommand,
+    Target,
+    add_json,
+    add_target,
+    only_one,
+)
+from migrations_playbook.replacement import declared_replacements, find_replacement
+from migrations_playbook.writing.files import build_migration, render_migration, write_migration
+from migrations_playbook.writing.releases import build_contract, build_expand, build_forget
+
+
+class WriteCommand(PlaybookCommand):
+    """A command that writes a migration, and needs no database for it."""
+
+    following = 'Next: "manage.py migrate".'
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_target(parser, default="the only one that it can be for")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Show the migration; write nothing."
+        )
+        add_json(parser)
+
+    def handle(
+        self, *, dry_run: bool, json: bool, target: Target | None = None, **options: Any
+    ) -> None:
+        loader = MigrationLoader(None)
+        label, shadow = target or only_one(self.candidates(loader))
+        app_label, _, model = label.partition(".")
+        migration = build_migration(
+            loader,
+            app_label,
+            f"{self.play}_{model}_{shadow}".lower(),
+            self.operations(label, shadow, loader),
+        )
+        text = render_migration(migration)
+        path = None if dry_run else str(write_migration(migration))
+        if json:
+            self.say_json({"migration": str(migration), "path": path, "text": text})
+        elif path is None:
+            self.stdout.write(text, ending="")
+        else:
+            self.stdout.write(f"Written: {path}. {self.following}")
+
+    def candidates(self, loader: MigrationLoader) -> list[Target]:
+        """List what the command can be for, where the command line does not say it."""
+        raise NotImplementedError
+
+    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+        """Build what the migration does."""
+        raise NotImplementedError
+
+
+class ExpandCommand(WriteCommand):
+    play = "expand"
+    help = "Write the migration that adds a declared shadow column and its triggers."
+
+    def candidates(self, loader: MigrationLoader) -> list[Target]:
+        return [(each.label, each.declaration.shadow) for each in declared_replacements()]
+
+    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+        return build_expand(find_replacement(label, shadow), loader)
+
+
+class ForgetCommand(WriteCommand):
+    play = "forget"
+    help = (
+        "Write the migration of the release whose models have no shadow column any more; the "
+        "database keeps it."
+    )
+
+    def candidates(self, loader: MigrationLoader) -> list[Target]:
+        return [
+            (each.label, each.declaration.shadow)
+            for each in read_history(loader)
+            if not each.forgotten
+        ]
+
+    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+        return build_forget(label, shadow, loader)
+
+
+class ContractCommand(WriteCommand):
+    play = "contract"
+    help = "Write the migration that drops the shadow column, one release after it was forgotten."
+    following = (
+        "Release it after the one that forgets the column; it refuses to run before the swap."
+    )
+
+    def candidates(self, loader: MigrationLoader) -> list[Target]:
+        return [
+            (each.label, each.declaration.shadow)
+            for each in read_history(loader)
+            if each.forgotten and not each.contracted
+        ]
+
+    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+        return build_contract(label, shadow, loader)

@@ -1,0 +1,129 @@
+"""What each release's migration does: the operations that are missing, and ours alone.
+
+Whatever else the models and the migrations differ in is none of this: `makemigrations` finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.apps import apps
+from django.core.exceptions import FieldDoesNotExist
+from django.db import migrations
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ModelState
+from pgtrigger.migrations import AddTrigger, RemoveTrigger
+
+from migrations_playbook.commands import spell_command
+from migrations_playbook.errors import Refused, WrongPhase
+from migrations_playbook.history import Remembered, find_remembered, own_triggers
+from migrations_playbook.operations import DropShadow, WithTableLock
+from migrations_playbook.replacement import Replacement, declared_replacements
+
+
+def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Operation]:
+    """Build what adds the shadow column and its triggers, or brings the triggers up to date.
+
+    Raises:
+        WrongPhase: no migration makes the table yet, or the migrations have it all.
+    """
+    options = replacement.model._meta
+    state = loader.project_state().models.get((options.app_label, str(options.model_name)))
+    if state is None or replacement.declaration.live not in state.fields:
+        raise WrongPhase(
+            f'No migration makes "{replacement.declaration.live}" of {replacement.label} yet. Run '
+            f'"manage.py makemigrations {options.app_label}" first.'
+        )
+    missing = list(_missing(replacement, state))
+    if not missing:
+        raise WrongPhase(
+            f"The migrations have {replacement} with its triggers, as the model declares it. "
+            'Run "manage.py migrate".'
+        )
+    return [WithTableLock(str(options.model_name), missing)]
+
+
+def _missing(replacement: Replacement, state: ModelState) -> Iterator[Operation]:
+    """What the model declares of the shadow and the migrations do not have."""
+    name, shadow = state.name.lower(), replacement.declaration.shadow
+    if shadow not in state.fields:
+        field = ModelState.from_model(replacement.model).fields[shadow]
+        yield migrations.AddField(name, shadow, field)
+    present = {each.name: each for each in own_triggers(state, replacement.declaration)}
+    for declared in replacement.declaration.triggers:
+        trigger = declared.compile(replacement.model)  # type: ignore[arg-type]
+        if present.get(trigger.name) == trigger:
+            continue
+        if trigger.name in present:
+            yield RemoveTrigger(name, str(trigger.name))
+        yield AddTrigger(name, trigger)
+
+
+def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    """Build what takes the shadow out of Django's state, and leaves it in the database.
+
+    Raises:
+        WrongPhase: the model still has it, or the migrations have never had it, or no more.
+    """
+    was = _remembered(label, shadow, loader)
+    if was.forgotten:
+        raise WrongPhase(
+            f"The migrations have forgotten {was} already. In the release after that "
+            f'one, run "{spell_command("contract", was.label, shadow)}".'
+        )
+    if _still_there(was):
+        raise WrongPhase(
+            f"{was.label} still has {shadow!r}. Take the field and its Shadow out of the model, "
+            "then run the same command again."
+        )
+    name = was.model.lower()
+    return [
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                *(RemoveTrigger(name, str(trigger.name)) for trigger in was.triggers),
+                migrations.RemoveField(name, shadow),
+            ]
+        )
+    ]
+
+
+def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    """Build what drops the shadow column.
+
+    Raises:
+        WrongPhase: the migrations have not forgotten it, or have dropped it already.
+    """
+    was = _remembered(label, shadow, loader)
+    if not was.forgotten:
+        raise WrongPhase(
+            f"The migrations still have {was}, so processes may select it. In a release "
+            f'before this one, run "{spell_command("forget", was.label, shadow)}".'
+        )
+    if was.contracted:
+        raise WrongPhase(
+            f'A migration drops {was} already. Run "manage.py migrate" where it has not been run.'
+        )
+    return [DropShadow(was.model.lower(), live=was.declaration.live, shadow=shadow)]
+
+
+def _remembered(label: str, shadow: str, loader: MigrationLoader) -> Remembered:
+    was = find_remembered(label, shadow, loader)
+    if was is None:
+        raise Refused(
+            f"No migration has a shadow {shadow!r} of {label}. "
+            f'"{spell_command("expand", label, shadow)}" writes the one that adds it.'
+        )
+    return was
+
+
+def _still_there(was: Remembered) -> bool:
+    """Whether today's model has the shadow field, or declares it."""
+    shadow = was.declaration.shadow
+    if any(str(each) == str(was) for each in declared_replacements()):
+        return True
+    try:
+        apps.get_model(was.label)._meta.get_field(shadow)
+    except (LookupError, FieldDoesNotExist):
+        return False
+    return True
