@@ -15,7 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from migrations_playbook.errors import PlaybookError, Stopped
-from migrations_playbook.management.base import ShadowCommand, add_number, positive_float
+from migrations_playbook.management.base import ShadowCommand, Target, add_number, positive_float
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.rehearsal import happenings
@@ -24,15 +24,17 @@ from migrations_playbook.rehearsal.play import Rehearsal
 from migrations_playbook.rehearsal.runner import StepFailed
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script
 from migrations_playbook.rehearsal.verdict import Verdict
+from migrations_playbook.replacement import Replacement
 
 
 class RehearseCommand(ShadowCommand):
-    """A rehearsal of one declared shadow column, which a subclass names.
+    """A rehearsal of one declared shadow column.
 
     A subclass may say what the options `--stamp`, `--row` and `--read` say, and which commands of
     the project are played.
     """
 
+    play = "rehearse"
     help = (
         "Rehearse the whole migration in a scratch database, under the traffic of two releases "
         "at a time, and say whether it passed."
@@ -96,11 +98,12 @@ class RehearseCommand(ShadowCommand):
         template: str | None,
         report: Path | None,
         json: bool,
+        target: Target | None = None,
         **options: Any,
     ) -> None:
-        replacement = self.replacement()
+        replacement = self.replacement(target)
         rehearsal = Rehearsal(
-            self.build_script(**options),
+            self.build_script(replacement, **options),
             RehearsalOptions(rows, rate, seconds, max_stall_ms, template),
             replacement,
             postgresql(database),
@@ -113,23 +116,28 @@ class RehearseCommand(ShadowCommand):
         verdict = rehearsal.verdict
         if report is not None:
             write_report(report, verdict, replacement.label, max_stall_ms)
-        if json:
-            self.say_json(verdict.as_json())
+        self.result = verdict.as_json()
         show_verdict(verdict, report, console)
         if not verdict.passed:
-            # Not a refusal: whoever asked for JSON has had the verdict.
             raise CommandError(f"The rehearsal failed: {', '.join(verdict.failed_checks)}.")
+        if json:
+            self.say_json(self.result)
 
     def build_script(
-        self, *, stamp: str | None, row: str | None, read: str | None, **options: Any
+        self,
+        replacement: Replacement,
+        *,
+        stamp: str | None,
+        row: str | None,
+        read: str | None,
+        **options: Any,
     ) -> Script:
         """Build what is rehearsed from the options, and from what a subclass says."""
-        target = f"{self.model}.{self.shadow}"
         return Script(
-            model=self.model,
-            shadow=self.shadow,
-            backfill=self.backfill or ("playbook", "backfill", target),
-            swap=self.swap or ("playbook", "swap", target),
+            model=replacement.label,
+            shadow=replacement.declaration.shadow,
+            backfill=self.backfill or ("playbook", "backfill", str(replacement)),
+            swap=self.swap or ("playbook", "swap", str(replacement)),
             stamp=stamp,
             row=row,
             read=read,

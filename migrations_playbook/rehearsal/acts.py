@@ -131,7 +131,7 @@ class Acts:
     def _swap_again(self) -> Act:
         """The exchange for good, and what the status says of it."""
         done = yield from self._exchange()
-        status = yield from self._command("playbook_status")
+        status = yield from self._command("playbook", "status")
         yield Remark(status.rstrip())
         return float(done["lock_hold_ms"])
 

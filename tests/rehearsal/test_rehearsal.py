@@ -36,7 +36,9 @@ PHASES = [
 ]
 
 
-SCRIPT = Command().build_script(stamp=None, row=None, read=None)
+SCRIPT = Command().build_script(
+    find_replacement("tickets.Ticket", "new_token"), stamp=None, row=None, read=None
+)
 
 
 def scratch_databases(database: Database) -> int:
