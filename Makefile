@@ -6,17 +6,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help demo test lint bench clean
+# The embedded PostgreSQL speaks English only; Debian's comes with the translations.
+TRANSLATED := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+
+.PHONY: help demo test test-german lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live traffic, and give a verdict
 	@$(BIN)/python manage.py rehearse --rows $(ROWS) --report reports/rehearsal
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/tickets/test_seed.py -x")
 	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
+
+test-german: $(STAMP) ## Run the tests on a server that speaks German: Debian's, from apt-get install postgresql
+ifeq ($(TRANSLATED),)
+	@echo 'Skipped: there is no PostgreSQL that speaks German in /usr/lib/postgresql (apt-get install postgresql).'
+else
+	@TEST_POSTGRES_BIN=$(TRANSLATED) TEST_POSTGRES_LANGUAGE=de $(BIN)/python -m pytest -n 2 $(ARGS)
+endif
 
 lint: $(STAMP) ## Check style, formatting, types, and that no import runs up
 	@$(BIN)/ruff check .

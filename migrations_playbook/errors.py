@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from django.db import Error as DatabaseError
+from psycopg import errors as pg_errors
 
 DONE = 0
 REFUSED = 1
@@ -20,7 +21,8 @@ TERMINATED = 143  # 128 + SIGTERM
 
 # SQLSTATE classes whose primary message may quote a value: data exceptions, and PL/pgSQL's RAISE.
 QUOTING = {"22", "P0"}
-VALUE = re.compile(r"""["'][^"']*["']|[\w-]*\d[\w-]*""")
+# Where a function's own RAISE comes from, whatever SQLSTATE it gives itself.
+RAISING = {"pl_exec.c", "plpy_elog.c", "plperl.c", "pltcl.c"}
 
 
 class PlaybookError(Exception):
@@ -73,16 +75,28 @@ class Stopped(PlaybookError):
 
 
 def primary_message(error: DatabaseError) -> str:
-    """The first line of a database error, without the DETAIL that may quote a row's values.
+    """Return the first line of a database error, without the DETAIL that may quote a row's values.
 
     Of a value that cannot be converted, or an error that somebody's own function raises, the
-    first line itself may quote one: what is quoted there, and each word with a digit, is left out.
+    first line itself may quote one. Where in the line depends on the server's language and on the
+    value, so such an error is told by the name of its SQLSTATE.
     """
     diagnostic = getattr(error.__cause__, "diag", None)
     primary = getattr(diagnostic, "message_primary", None)
-    if primary:
-        quotes_values = str(diagnostic.sqlstate)[:2] in QUOTING  # type: ignore[union-attr]
-        return VALUE.sub("...", str(primary)) if quotes_values else str(primary)
-    # No diagnostic: the error was made by the client library (a lost connection, say),
-    # and has never seen a row.
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if diagnostic is None or not primary:
+        # The error was made by the client library (a lost connection, say), and has never seen a
+        # row.
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    state = str(diagnostic.sqlstate)
+    if state[:2] in QUOTING or diagnostic.source_file in RAISING:
+        return f"{_condition(state)} (SQLSTATE {state}, whose words may quote a value)"
+    return str(primary)
+
+
+def _condition(state: str) -> str:
+    """Return the name of an SQLSTATE in words: "invalid text representation"."""
+    try:
+        name = pg_errors.lookup(state).__name__
+    except KeyError:
+        return "an error of its own"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()

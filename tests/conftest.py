@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import django
-import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connections
 
 from app.embedded.server import Cluster
 from tests.fixtures.database import Database, admin_url, create_database, drop_database
+from tests.fixtures.server import describe_server, new_server
 
 TEMPLATE = f"playbook_template_{os.getpid()}"
 
@@ -32,12 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.getoption("numprocesses", None):
             return  # each worker has a server of its own
         folder = Path(tempfile.mkdtemp(prefix="playbook-tests-"))
-        _cluster = Cluster(
-            folder / "data",
-            int(os.environ.get("EMBEDDED_POSTGRES_VERSION", "18")),
-            # Nothing here survives the run, so nothing need survive a power cut.
-            options={"fsync": "off", "max_prepared_transactions": "5"},
-        )
+        _cluster = new_server(folder / "data", max_prepared_transactions="5")
         _cluster.start()
         os.environ["DATABASE_URL"] = _cluster.url()
     os.environ["DJANGO_SETTINGS_MODULE"] = "app.settings"
@@ -54,10 +49,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     if not os.environ.get("DATABASE_URL"):
         return None
-    with psycopg.connect(admin_url()) as connection:
-        version = connection.execute("SELECT version()").fetchone()
-    assert version is not None
-    return f"server: {version[0]}; Django {django.__version__}"
+    return f"server: {describe_server(admin_url())}; Django {django.__version__}"
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,7 @@ def test_a_deferrable_constraint_waits_for_the_commit(app: Database) -> None:
     def look() -> None:
         with app.connect() as session:
             session.execute(insert)  # for now
-            with pytest.raises(errors.UniqueViolation, match='"later"'):
+            with pytest.raises(errors.UniqueViolation, match="later"):
                 session.commit()
 
     in_every_phase(app, look)

@@ -23,8 +23,11 @@ INDEXES = """
       FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
      WHERE i.indrelid = 'tickets_ticket'::regclass AND c.relname LIKE 'kept%'
        AND c.relname NOT LIKE '%new_token' ORDER BY 1"""
-COLUMN = """
-    SELECT attstorage::text, attcompression::text, attoptions, coalesce(attstattarget, -1),
+COLUMN = r"""
+    -- Some servers keep an option of their own, pg_..., on every column.
+    SELECT attstorage::text, attcompression::text,
+           ARRAY(SELECT o FROM unnest(attoptions) o WHERE o NOT LIKE 'pg\_%%'),
+           coalesce(attstattarget, -1),
            col_description(attrelid, attnum), attnotnull, pg_get_expr(adbin, adrelid)
       FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
      WHERE attrelid = %s::regclass AND attname = %s"""
