@@ -66,8 +66,9 @@ def measure(rows: int) -> Iterator[Section]:
     from migrations_playbook.postgres.query import pin_search_path
     from migrations_playbook.postgres.steps import Step
     from migrations_playbook.replacement import find_replacement
-    from migrations_playbook.swap import conclude
     from migrations_playbook.swap import play as swap
+    from migrations_playbook.swap.dependents.inventory import read_inventory
+    from migrations_playbook.swap.gate import SwapRequest, pass_gate
 
     replacement = find_replacement("tickets.Ticket", "new_token")
     table = sql.Identifier("public", "tickets_ticket")
@@ -104,16 +105,15 @@ def measure(rows: int) -> Iterator[Section]:
         return [Row(step.what, lock, ms) for step in steps for ms, lock in [watched(step)]]
 
     def prepare(*, revert: bool) -> list[Row]:
-        pair = swap.swappable(connection, replacement, revert=revert)
-        planned = swap.plan(connection, pair)
-        rows = [Row(step.what, str(step.lock), timed(step)) for step in planned.index]
-        while prove := swap.plan(connection, conclude.reread(connection, pair)).prove:
+        inventory = pass_gate(SwapRequest(connection, replacement, revert))
+        rows = [Row(step.what, str(step.lock), timed(step)) for step in inventory.steps.build]
+        while prove := read_inventory(connection, inventory.pair).steps.prove:
             rows.append(alone(prove[0]))
         return rows
 
     def exchange(*, revert: bool) -> list[Row]:
-        pair = swap.swappable(connection, replacement, revert=revert)
-        planned = swap.plan(connection, pair).exchange
+        inventory = pass_gate(SwapRequest(connection, replacement, revert))
+        planned = swap.plan_swap(inventory).exchange
         with transaction.atomic():
             pin_search_path(connection)
             return together(list(planned))
@@ -168,7 +168,7 @@ def measure(rows: int) -> Iterator[Section]:
     yield Section("Revert", "The same transaction backwards.", exchange(revert=True))
     call_command("swap_token_columns", verbosity=0)
     with transaction.atomic():
-        found = swap.swappable(connection, replacement, revert=True).table
+        found = pass_gate(SwapRequest(connection, replacement, revert=True)).pair.table
         planned = list(
             contract.steps(
                 connection, found, shadow="new_token", triggers=replacement.trigger_names

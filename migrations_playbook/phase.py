@@ -53,10 +53,7 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
     - `none`: no shadow column: before the expand, or after the contract.
     - `expanded`: the shadow column is there, and some rows have no value in it yet.
     - `filled`: no null is left. The swap may run.
-    - `swapped`: the live column's attribute number is higher than the shadow's. The shadow was
-      added later, so a live name with the higher number can only mean that the names were
-      exchanged. Dump and restore keep the order. (The table's own numbers: a partition that is
-      attached later may have its columns in any order.)
+    - `swapped`: the two names are exchanged; see `Table.has_exchanged`.
     """
     table = read_table(connection, replacement.identifier)
     if (
@@ -65,7 +62,7 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
         or replacement.live not in table.columns
     ):
         return State(table, Phase.NONE, None)
-    if table.columns[replacement.live].number > table.columns[replacement.shadow].number:
+    if table.has_exchanged(replacement.live, replacement.shadow):
         return State(table, Phase.SWAPPED, None)
     problem = _trigger_problem(connection, replacement, table)
     if problem is not None or has_nulls(connection, replacement, table):

@@ -28,10 +28,10 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.swap import quarantine
-from migrations_playbook.swap.conclude import finishing
 from migrations_playbook.swap.dependents.base import Dependent
-from migrations_playbook.swap.dependents.inventory import read_inventory, read_left
-from migrations_playbook.swap.dependents.materialized import Left
+from migrations_playbook.swap.dependents.inventory import read_inventory
+from migrations_playbook.swap.dependents.materialized import Left, read_left
+from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.quarantine import StaleWrites
 
@@ -157,7 +157,7 @@ def _read_one(
     if table is not None and state.swapped:
         stale = quarantine.stale_writes(connection, table, replacement.shadow)
     if table is not None and state.phase is not Phase.NONE:
-        pair = Pair(replacement, table, revert=state.swapped)
+        pair = Pair.of(replacement, table)
         bound_to = read_inventory(connection, pair).dependents
         unfinished = read_left(connection, pair)
     return ShadowStatus(
@@ -171,7 +171,7 @@ def _read_one(
         stale_writes=stale,
         control=settings,
         next=state.problem
-        or (finishing(replacement, revert=not state.swapped) if unfinished else None)
+        or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
         or _outdated_value(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)
         or next_command(state.phase, replacement, remembered),

@@ -83,7 +83,7 @@ def _why_not(
     if table is None or column not in table.columns:
         return None
     live = _live_columns(connection, table, column, operation.name)
-    swapped = any(table.columns[each].number > table.columns[column].number for each in live)
+    swapped = any(table.has_exchanged(each, column) for each in live)
     use = "Use migrations_playbook.operations.ContractShadow instead of RemoveField"
     if (
         swapped

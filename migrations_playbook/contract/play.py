@@ -90,7 +90,7 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
     Raises:
         Refused: the columns are not swapped, and the table has rows.
     """
-    if table.columns[live].number > table.columns[shadow].number:
+    if table.has_exchanged(live, shadow):
         return
     if is_empty(connection, table):
         return

@@ -17,12 +17,17 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
-from migrations_playbook.swap.conclude import Resuming
+from migrations_playbook.swap.events import (
+    Event,
+    Exchanged,
+    FollowingUp,
+    Preparing,
+    Resuming,
+    Verified,
+)
 from migrations_playbook.swap.evidence import Evidence
-from migrations_playbook.swap.exchange import Exchanged
+from migrations_playbook.swap.gate import SwapRequest, inspect_phase
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.prepare import Preparing
-from migrations_playbook.swap.proof import Verified
 
 
 class SwapCommand(ShadowCommand):
@@ -138,8 +143,8 @@ class SwapCommand(ShadowCommand):
         self, database: str, replacement: Replacement, *, revert: bool, refresh: bool
     ) -> None:
         connection = postgresql(database)
-        pair = play.swappable(connection, replacement, revert=revert, refresh=refresh)
-        planned = play.plan(connection, pair)
+        inventory = inspect_phase(SwapRequest(connection, replacement, revert, refresh))
+        planned = play.plan_swap(inventory)
         self.stdout.write("-- Bound to the columns")
         for each in planned.dependents:
             why = f": {each.refused}" if each.refused else ""
@@ -165,18 +170,18 @@ class SwapCommand(ShadowCommand):
 
 
 def testified(
-    events: Generator[play.Event, None, None],
+    events: Generator[Event, None, None],
     evidence: Evidence,
     database: str,
     replacement: Replacement,
-) -> Generator[play.Event, None, None]:
+) -> Generator[Event, None, None]:
     """Pass events on, and write the evidence at their end, whatever it is."""
     connection = postgresql(database)
 
     def pair() -> Pair | None:
         table = read_table(connection, replacement.identifier)
         known = table is not None and {replacement.live, replacement.shadow} <= table.columns.keys()
-        return Pair(replacement, table, revert=False) if table is not None and known else None
+        return Pair.of(replacement, table) if table is not None and known else None
 
     outcome = "stopped before the end"
     try:
@@ -198,7 +203,7 @@ def testified(
         evidence.write(outcome)
 
 
-def swap_result(event: play.Event) -> dict[str, Any]:
+def swap_result(event: Event) -> dict[str, Any]:
     """What an event adds to the JSON result."""
     match event:
         case Exchanged():
@@ -231,7 +236,7 @@ def swap_result(event: play.Event) -> dict[str, Any]:
     return {}
 
 
-def swap_line(event: play.Event, *, revert: bool) -> str:
+def swap_line(event: Event, *, revert: bool) -> str:
     """What an event looks like to a person."""
     match event:
         case Exchanged():
@@ -255,3 +260,5 @@ def swap_line(event: play.Event, *, revert: bool) -> str:
             return f"Finishing what an interrupted run has left: {', '.join(left)}."
         case Preparing(what=what):
             return f"Preparing: {what}."
+        case FollowingUp(what=what):
+            return f"Following up: {what}."

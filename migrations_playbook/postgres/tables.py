@@ -25,6 +25,10 @@ TREE = sql.SQL("""(
     SELECT oid, parent, level FROM tree)""")
 
 
+# `relkind` of a foreign table, which LOCK TABLE does not lock.
+FOREIGN = "f"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column as pg_attribute has it.
@@ -73,6 +77,15 @@ class Table:
     def identifier(self) -> sql.Identifier:
         """The schema-qualified name: it means the same whatever the search_path."""
         return sql.Identifier(self.schema, self.name)
+
+    def has_exchanged(self, live: str, shadow: str) -> bool:
+        """Tell whether two columns bear each other's first names.
+
+        The shadow was added later, attribute numbers never change, and dump and restore keep their
+        order: a live name with the higher number can only mean that the names were exchanged. (Ask
+        the table itself: a partition that was attached may have its columns in any order.)
+        """
+        return self.columns[live].number > self.columns[shadow].number
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

@@ -20,7 +20,7 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.rehearsal.history import History
 from migrations_playbook.rehearsal.script import RowMaker, Script, import_callable
 from migrations_playbook.replacement import find_replacement
-from migrations_playbook.swap.play import swappable
+from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.prepare import prepare
 
 # Rows of one statement.
@@ -83,8 +83,9 @@ def prepare_swap(script: Script, alias: str) -> None:
     Lock: SHARE UPDATE EXCLUSIVE on the table, as `swap.prepare` says.
     """
     connection = postgresql(alias)
-    pair = swappable(connection, find_replacement(script.model, script.shadow), revert=False)
-    for _ in prepare(connection, pair, locks.DEFAULT_POLICY):
+    replacement = find_replacement(script.model, script.shadow)
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    for _ in prepare(connection, inventory, locks.DEFAULT_POLICY):
         pass
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from django.db import Error as DatabaseError
 from django.db import OperationalError, transaction
@@ -25,27 +24,11 @@ from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.query import execute, pin_search_path, set_local
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap import proof
-from migrations_playbook.swap.dependents.inventory import read_left
-from migrations_playbook.swap.dependents.materialized import Left
+from migrations_playbook.swap.events import FollowingUp, Verified
+from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.prepare import Preparing
-from migrations_playbook.swap.proof import Verified
-
-REFRESH = "--refresh-materialized-views"
-
-
-@dataclass(frozen=True)
-class Resuming:
-    """An exchange was interrupted before its end, and what it has left is done now.
-
-    Arguments:
-        left: the materialized views that are to be renewed.
-    """
-
-    left: tuple[str, ...]
+from migrations_playbook.swap.proof import verify_values
 
 
 def conclude(
@@ -54,16 +37,18 @@ def conclude(
     after: tuple[Step, ...],
     policy: LockPolicy,
     *,
+    revert: bool,
     kept: int = 0,
     rights_changed: tuple[str, ...] = (),
-) -> Iterator[Preparing | Verified]:
+) -> Iterator[FollowingUp | Verified]:
     """Do what follows a committed exchange, and prove it.
 
     Lock: see `follow`; then ACCESS SHARE.
 
     Arguments:
-        pair: the columns as they stood before the exchange.
+        pair: the columns, as they stood before or after the exchange.
         after: what follows.
+        revert: whether the exchange was one back.
         kept, rights_changed: see `proof.verify`.
 
     Raises:
@@ -71,20 +56,20 @@ def conclude(
         ConnectionLost: the server went away in between; likewise.
         VerificationFailed: the numbers are not what they must be, or could not be counted.
     """
-    revert = pair.revert
     step: Step | None = None
     try:
         for step in after:
-            yield Preparing(step.what)
-            follow(connection, pair, step, policy)
+            yield FollowingUp(step.what)
+            follow(connection, pair, step, policy, revert=revert)
         step = None
-        now = reread(connection, pair)
-        verified = proof.verify(connection, now, kept=kept, rights_changed=rights_changed)
+        verified = verify_values(
+            connection, pair.reread(connection), kept=kept, rights_changed=rights_changed
+        )
     except DatabaseError as error:
         done = f"The exchange of {pair.replacement.label} was committed, but"
         if step is not None:
             sentence = f"{done} this was not done: {step.what} ({primary_message(error)})."
-            again = f' Run "{finishing(pair.replacement, revert=revert)}" to finish.'
+            again = f' Run "{finishing_command(pair.replacement, revert=revert)}" to finish.'
         else:
             sentence = f"{done} could not be verified: {primary_message(error)}."
             verify = pair.replacement.command("swap", "--verify")
@@ -93,31 +78,6 @@ def conclude(
         raise kind(sentence + again) from None
     yield verified
     insist(pair.replacement, verified, revert=revert)
-
-
-def unfinished(
-    connection: BaseDatabaseWrapper, replacement: Replacement, *, revert: bool
-) -> tuple[Pair, list[Left]] | None:
-    """What an exchange that was committed has left to do, and the columns as before it; or None.
-
-    Lock: none that conflicts with anything.
-
-    Arguments:
-        revert: whether it was an exchange back.
-    """
-    table = read_table(connection, replacement.identifier)
-    if table is None or not {replacement.live, replacement.shadow} <= table.columns.keys():
-        return None
-    now = Pair(replacement, table, revert=not revert)
-    if (now.live.number > now.shadow.number) is revert:
-        return None
-    left = read_left(connection, now)
-    return (replace(now, revert=revert, refresh=True), left) if left else None
-
-
-def finishing(replacement: Replacement, *, revert: bool) -> str:
-    """The command that finishes what an interrupted exchange has left."""
-    return replacement.command("swap", *(["--revert"] if revert else []), REFRESH)
 
 
 def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> None:
@@ -135,7 +95,7 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
     shown = f" ({', '.join(verified.exposing)})" if verified.exposing else ""
     copies = "".join(f"; not renewed: materialized view {each}" for each in verified.left)
     if verified.left:
-        back = f' Run "{finishing(replacement, revert=revert)}" to finish.'
+        back = f' Run "{finishing_command(replacement, revert=revert)}" to finish.'
     raise VerificationFailed(
         f"{replacement.label} was exchanged, but the numbers are not what they must be: "
         f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.unchanged} "
@@ -144,7 +104,9 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
     )
 
 
-def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy) -> None:
+def follow(
+    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy, *, revert: bool
+) -> None:
     """Do what follows a committed exchange: renew materialized views, collect statistics.
 
     Lock: what the step says on the table; on a materialized view ACCESS EXCLUSIVE, asked for in
@@ -171,12 +133,5 @@ def follow(connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: Lock
     raise LockNotAvailable(
         f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
         f"others hold what it needs: {step.what}. Until then leaked values may be shown there. Run "
-        f'"{finishing(pair.replacement, revert=pair.revert)}" to finish.'
+        f'"{finishing_command(pair.replacement, revert=revert)}" to finish.'
     )
-
-
-def reread(connection: BaseDatabaseWrapper, pair: Pair) -> Pair:
-    """The same columns as they stand now."""
-    table = read_table(connection, pair.replacement.identifier)
-    assert table is not None
-    return replace(pair, table=table, revert=not pair.revert)

@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import fetch_one
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof import Digest, digest
+from migrations_playbook.swap.proof import Digest, digest_values
 
 
 class Evidence:
@@ -66,11 +66,11 @@ class Evidence:
             "column": pair.replacement.live,
             "retired_column": pair.replacement.shadow,
         }
-        self.facts["live_values_before"] = self._digest(digest(connection, pair))
+        self.facts["live_values_before"] = self._digest(digest_values(connection, pair))
 
     def after(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
         """Note the digest of the live values after."""
-        self.facts["live_values_after"] = self._digest(digest(connection, pair))
+        self.facts["live_values_after"] = self._digest(digest_values(connection, pair))
 
     def add(self, facts: dict[str, Any]) -> None:
         """Note counts, durations and names."""

@@ -13,7 +13,7 @@ from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused, WrongPhase
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
@@ -21,39 +21,15 @@ from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.query import fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Step, rename_steps, run
-from migrations_playbook.swap import proof, quarantine
-from migrations_playbook.swap.dependents.inventory import Inventory, fingerprint, read_inventory
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
+from migrations_playbook.swap.events import Exchanged
+from migrations_playbook.swap.gate import recheck
 from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.proof import Rights, changed_rights, read_rights
 
 # How often to begin again when somebody changes what is bound to the table meanwhile.
 ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Exchanged:
-    """The exchange was committed.
-
-    Arguments:
-        phase: the phase that the catalog shows now.
-        lock_wait_ms: how long the requests for the lock stood in the queue, in milliseconds.
-        lock_hold_ms: from the lock's grant to the commit's return, in milliseconds.
-        attempts: how often the lock was asked for.
-        waiters: sessions that stood behind the lock just before the commit.
-        longest_wait_ms: how long the first of them had waited then, in milliseconds.
-        carried: what was carried over, by kind and name.
-        after: what is to follow.
-        rights_changed: roles whose privileges on the live column are not what they were.
-    """
-
-    phase: Phase
-    lock_wait_ms: float
-    lock_hold_ms: float
-    attempts: int
-    waiters: int
-    longest_wait_ms: float
-    carried: tuple[str, ...] = ()
-    after: tuple[Step, ...] = ()
-    rights_changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,34 +37,45 @@ class _Done:
     """What has been done in a transaction that is not committed yet.
 
     Arguments:
-        pair: the columns and partitions as they were before it.
+        inventory: what was bound to the columns, and the columns as they were before it.
         rights: what each role might do then.
         since: when the lock was granted, by `time.monotonic()`.
     """
 
     exchanged: Exchanged
-    pair: Pair
-    rights: proof.Rights
+    inventory: Inventory
+    rights: Rights
     since: float
 
 
 class Unprepared(Exception):
-    """Something has been bound to the live column since the preparation."""
+    """Something has been bound to the live column since the preparation.
+
+    Arguments:
+        inventory: what is bound now.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        super().__init__()
+        self.inventory = inventory
 
 
-def steps(pair: Pair, found: Inventory) -> list[Step]:
-    """The exchange, statement by statement, all under ACCESS EXCLUSIVE on the table."""
-    between = compose_name(pair.replacement.live, pair.replacement.shadow, "between")
-    result = quarantine.drop(pair.table, pair.replacement.shadow) if pair.revert else []
-    result += [step for each in found.dependents for step in each.take]
-    result += rename_steps(pair.identifier, pair.replacement.live, pair.replacement.shadow, between)
-    result += [step for each in found.dependents for step in each.give]
-    result += found.drop_twins
-    if not pair.revert:
-        result += quarantine.create(
-            pair.table, pair.replacement.live, pair.replacement.shadow, pair.live
-        )
-    return result
+def exchange_steps(inventory: Inventory) -> list[Step]:
+    """Build the exchange, statement by statement.
+
+    Lock: ACCESS EXCLUSIVE on the table, which is held already.
+    """
+    pair, steps = inventory.pair, inventory.steps
+    live, shadow = pair.replacement.live, pair.replacement.shadow
+    between = compose_name(live, shadow, "between")
+    return [
+        *(quarantine.drop(pair.table, shadow) if pair.swapped else ()),
+        *steps.before_rename,
+        *rename_steps(pair.identifier, live, shadow, between),
+        *steps.after_rename,
+        *steps.last,
+        *(() if pair.swapped else quarantine.create(pair.table, live, shadow, pair.live)),
+    ]
 
 
 def exchange(
@@ -97,11 +84,21 @@ def exchange(
     *,
     policy: LockPolicy,
     max_hold_ms: float | None = None,
-) -> Exchanged:
+    refresh: bool = False,
+) -> tuple[Exchanged, tuple[Step, ...]]:
     """Exchange the two columns, with everything that is bound to them.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table; then ACCESS EXCLUSIVE on the views that read it
     and on it, until the commit; held for milliseconds, whatever the table's size.
+
+    Arguments:
+        pair: the columns as they stood at the gate.
+        policy: how long and how often to ask for the lock.
+        max_hold_ms: roll back instead of committing when the lock was held longer, milliseconds.
+        refresh: as the gate was asked.
+
+    Returns:
+        What was done, and the steps that are to follow.
 
     Raises:
         Unprepared: something new needs to be built first; nothing is exchanged.
@@ -111,7 +108,7 @@ def exchange(
         ConnectionLost: the server went away; says whether the exchange was committed.
     """
     for _ in range(ROUNDS):
-        done = _attempt(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
+        done = _attempt(connection, pair, policy=policy, max_hold_ms=max_hold_ms, refresh=refresh)
         if done is not None:
             return done
     raise LockNotAvailable(
@@ -126,7 +123,8 @@ def _attempt(
     *,
     policy: LockPolicy,
     max_hold_ms: float | None,
-) -> Exchanged | None:
+    refresh: bool,
+) -> tuple[Exchanged, tuple[Step, ...]] | None:
     """One transaction; None when what is bound to the table was changed meanwhile."""
     number = None
     try:
@@ -135,49 +133,47 @@ def _attempt(
             number = fetch_value(
                 connection, sql.SQL("SELECT pg_catalog.pg_current_xact_id()::text")
             )
-            done = _exchange(connection, pair, policy=policy, max_hold_ms=max_hold_ms)
+            done = _exchange(
+                connection, pair, policy=policy, max_hold_ms=max_hold_ms, refresh=refresh
+            )
         if done is None:
             return None
-        return replace(
+        pair = done.inventory.pair
+        exchanged = replace(
             done.exchanged,
             lock_hold_ms=(time.monotonic() - done.since) * 1000,
             phase=read_state(connection, pair.replacement).phase,
-            rights_changed=proof.changed(done.rights, proof.rights(connection, done.pair)),
+            rights_changed=changed_rights(done.rights, read_rights(connection, pair)),
         )
     except DatabaseError as error:
         if not is_connection_lost(error):
             raise
         raise ConnectionLost(_what_happened(connection, pair, number)) from None
+    return exchanged, done.inventory.steps.follow_up
 
 
 def _exchange(
     connection: BaseDatabaseWrapper,
-    pair: Pair,
+    gated: Pair,
     *,
     policy: LockPolicy,
     max_hold_ms: float | None,
+    refresh: bool,
 ) -> _Done | None:
     """What is in the transaction; None when what is bound to the table was changed meanwhile."""
-    locks.reserve(connection, pair.identifier, policy)
+    locks.reserve(connection, gated.identifier, policy)
     # No ALTER TABLE can come between from here on, and no partition be attached. GRANT and
     # CREATE VIEW can: hence the fingerprint, which is compared under the lock.
-    pair = pair.reread(connection)
-    if (pair.live.number > pair.shadow.number) is not pair.revert:
-        raise WrongPhase(
-            f"Another session has exchanged the columns of {pair.replacement.label} meanwhile; "
-            f'nothing was exchanged here. "{pair.replacement.command("status")}" shows what comes '
-            "next."
-        )
-    before = fingerprint(connection, pair)
-    rights = proof.rights(connection, pair)
-    found = read_inventory(connection, pair)
-    refuse(pair, found)
-    if found.unprepared:
-        raise Unprepared
-    planned = steps(pair, found)
-    first = [step.statement for each in found.dependents for step in each.lock_first]
+    pair = gated.reread(connection)
+    before = read_fingerprint(connection, pair)
+    rights = read_rights(connection, pair)
+    inventory = recheck(connection, gated, refresh=refresh)
+    if not inventory.prepared:
+        raise Unprepared(inventory)
+    planned, steps = exchange_steps(inventory), inventory.steps
+    first = [step.statement for step in steps.locked_before]
     seized = locks.seize(connection, pair.identifier, policy, first=first)
-    if fingerprint(connection, pair) != before:
+    if read_fingerprint(connection, pair) != before:
         transaction.set_rollback(True, using=connection.alias)
         return None
     pin_search_path(connection)
@@ -197,29 +193,18 @@ def _exchange(
         attempts=seized.attempts,
         waiters=waiters,
         longest_wait_ms=longest_wait_ms,
-        carried=tuple(str(each) for each in found.dependents if each.give or each.take),
-        after=tuple(step for each in found.dependents for step in each.after),
+        carried=tuple(
+            str(each)
+            for each in inventory.dependents
+            if each.steps and (each.steps.before_rename or each.steps.after_rename)
+        ),
     )
-    return _Done(exchanged, pair, rights, seized.since)
-
-
-def refuse(pair: Pair, found: Inventory) -> None:
-    """Refuse when anything is bound that cannot be carried over; name all of it.
-
-    Raises:
-        Refused: with each finding and what to do about it.
-    """
-    if found.refused:
-        findings = "\n".join(f"- {each} ({each.how}): {each.refused}." for each in found.refused)
-        raise Refused(
-            f"{pair.replacement.label} cannot be exchanged; nothing was changed. These would stay "
-            f"with the leaked values, or stand in the way:\n{findings}"
-        )
+    return _Done(exchanged, inventory, rights, seized.since)
 
 
 def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | None) -> str:
     """After a connection was lost at a commit: ask the catalog, and say it."""
-    verb = "revert" if pair.revert else "swap"
+    verb = "revert" if pair.swapped else "swap"
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -233,7 +218,7 @@ def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | No
             pass
         else:
             if status != "in progress":
-                done = swapped is not pair.revert
+                done = swapped is not pair.swapped
                 outcome = "committed" if done else "not committed"
                 then = (
                     f'Run "{pair.replacement.command("status")}" to see it.'

@@ -8,6 +8,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.errors import WrongPhase
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
@@ -21,22 +22,26 @@ COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, n
 
 @dataclass(frozen=True)
 class Pair:
-    """The two columns that are to be exchanged, as they stand before it.
+    """The two columns of a replacement where they stand: in a table, or in a partition of one.
 
     A partitioned table has such a pair itself and in each of its partitions, with the numbers that
     the columns have there: see `relations`.
 
     Arguments:
         replacement: the declaration.
-        table: the table, or a partition of it.
-        revert: whether the exchange is one back.
-        refresh: whether materialized views are to be built anew afterwards.
+        table: the table, or a partition of the table.
+        swapped: whether the names are exchanged, so that an exchange now would be one back. The
+            table's own numbers tell; a partition's may be in any order.
     """
 
     replacement: Replacement
     table: Table
-    revert: bool
-    refresh: bool = False
+    swapped: bool
+
+    @classmethod
+    def of(cls, replacement: Replacement, table: Table) -> Pair:
+        """Build the pair of a table that has both columns."""
+        return cls(replacement, table, table.has_exchanged(replacement.live, replacement.shadow))
 
     @property
     def live(self) -> Column:
@@ -83,10 +88,20 @@ class Pair:
         return name if self.table.parent is None else f"{name} on {self.table}"
 
     def reread(self, connection: BaseDatabaseWrapper) -> Pair:
-        """The same as the catalog has it now, with the partitions that there are now."""
+        """Read the pair as the catalog has it now, with the partitions that there are now.
+
+        Raises:
+            WrongPhase: the table or one of its two columns is gone.
+        """
         table = read_table(connection, self.identifier)
-        assert table is not None, f"{self.table} is gone"
-        return replace(self, table=table)
+        names = {self.replacement.live, self.replacement.shadow}
+        if table is None or not names <= table.columns.keys():
+            raise WrongPhase(
+                f"Another session has dropped {self.table} or one of its two columns meanwhile; "
+                f'nothing was changed here. "{self.replacement.command("status")}" shows what '
+                "comes next."
+            )
+        return Pair.of(self.replacement, table)
 
     @property
     def not_null_check(self) -> str:

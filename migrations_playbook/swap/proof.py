@@ -7,7 +7,6 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,62 +23,15 @@ from migrations_playbook.postgres.query import (
     set_local,
 )
 from migrations_playbook.swap import quarantine
-from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory, read_left
+from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
+from migrations_playbook.swap.dependents.materialized import read_left
+from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.readers import Reader, readers
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 # What each role may do with the live column: role, privilege, and the partition if it is one.
 Rights = frozenset[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The numbers that prove the exchange.
-
-    Arguments:
-        rows: rows in the table.
-        nulls: rows without a live value.
-        duplicates: live values that more than one row has, where the column is unique.
-        unchanged: rows, not written since the swap, whose live value is their retired one.
-        leaked: rows whose live value is another row's retired one.
-        views: views that were read through.
-        exposed: rows of views that show a retired value under another name than the retired
-            column's.
-        still_bound: what is bound to the retired column and should not be.
-        rights_changed: roles whose privileges on the live column are not what they were.
-        unread: views that may not be read, by this role or by their own owner.
-        exposing: the views that show retired values.
-        left: materialized views that an interrupted exchange has not renewed.
-    """
-
-    rows: int
-    nulls: int
-    duplicates: int
-    unchanged: int
-    leaked: int
-    views: int = 0
-    exposed: int = 0
-    still_bound: tuple[str, ...] = ()
-    rights_changed: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-    exposing: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        return not any(
-            (
-                self.nulls,
-                self.duplicates,
-                self.unchanged,
-                self.leaked,
-                self.exposed,
-                self.still_bound,
-                self.rights_changed,
-                self.left,
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +53,7 @@ class Digest:
         return {"rows": self.rows, "sum": str(self.sum), "xor": str(self.xor)}
 
 
-def verify(
+def verify_values(
     connection: BaseDatabaseWrapper,
     pair: Pair,
     *,
@@ -155,7 +107,7 @@ def verify(
             leaked=leaked,
             views=len(exposed),
             exposed=sum(exposed.values()),
-            still_bound=tuple(_still_bound(pair, found)) if swapped else (),
+            still_bound=tuple(_still_bound(found)) if swapped else (),
             rights_changed=rights_changed,
             unread=unread,
             exposing=tuple(name for name, shown in exposed.items() if shown),
@@ -163,7 +115,7 @@ def verify(
         )
 
 
-def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
+def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
     """The digest of the set of live values. One parallel sequential scan."""
     row = fetch_one(
         connection,
@@ -178,7 +130,7 @@ def digest(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
     return Digest(int(row[0]), int(row[1]), int(row[2]))
 
 
-def rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
+def read_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
     """What each role may do with the live column, by whatever way it came to it.
 
     A partition is asked for by itself: who goes through the table needs no right on it.
@@ -306,15 +258,13 @@ def _exposed(
     )
 
 
-def _still_bound(pair: Pair, found: Inventory) -> Iterator[str]:
-    """What would be refused or is of no known kind: it came to the column since the swap."""
-    # As `how_bound` writes it, whatever follows.
-    on_retired = re.compile(rf"(?:^on | and ){re.escape(pair.replacement.shadow)}(?:$| and |[;,])")
-    for each in found.refused:
-        if each.kind != "right" and on_retired.search(each.how):
+def _still_bound(inventory: Inventory) -> Iterator[str]:
+    """Name what is refused and on the retired column: it came to the column since the swap."""
+    for each in inventory.refused:
+        if inventory.pair.replacement.shadow in each.columns:
             yield str(each)
 
 
-def changed(before: Rights, after: Rights) -> tuple[str, ...]:
+def changed_rights(before: Rights, after: Rights) -> tuple[str, ...]:
     """Who may do more or less with the live column than before: `role (privilege)`."""
     return tuple(sorted({f"{role} ({what}{on})" for role, what, on in before ^ after}))

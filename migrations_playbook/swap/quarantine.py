@@ -252,3 +252,22 @@ def swapped_since(connection: BaseDatabaseWrapper, table: Table, retired: str) -
         [table.oid, Names.of(table.name, retired).on_update],
     )
     return None if row is None else str(row[0])
+
+
+def read_sequences(
+    connection: BaseDatabaseWrapper, table: Table, retired: str
+) -> set[tuple[str, int]]:
+    """Read which objects of the catalog are the counts of stale writes.
+
+    Lock: none that conflicts with anything.
+    """
+    names = Names.of(table.name, retired)
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.oid FROM pg_catalog.pg_class c
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'S' AND n.nspname = %s AND c.relname = ANY (%s)"""),
+        [table.schema, [names.hits, names.last]],
+    )
+    return {("pg_class", oid) for (oid,) in rows}

@@ -10,6 +10,7 @@ from django.db import connection
 from migrations_playbook.postgres.locks import DEFAULT_POLICY
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, wait_until
@@ -38,7 +39,9 @@ def prepared(database: Database) -> Database:
     replacement = find_replacement("tickets.Ticket", "new_token")
     table = read_table(connection, replacement.identifier)
     assert table is not None
-    for _ in prepare(connection, Pair(replacement, table, revert=False), DEFAULT_POLICY):
+    for _ in prepare(
+        connection, read_inventory(connection, Pair.of(replacement, table)), DEFAULT_POLICY
+    ):
         pass
     return database
 

@@ -18,7 +18,9 @@ from migrations_playbook.postgres.locks import DEFAULT_POLICY
 from migrations_playbook.postgres.roles import refuse_without_fill_rights
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.swap import quarantine
-from migrations_playbook.swap.play import swap, swappable
+from migrations_playbook.swap.dependents.inventory import read_inventory
+from migrations_playbook.swap.gate import SwapRequest, pass_gate
+from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.fixtures.models_partitioned import (
@@ -186,8 +188,8 @@ def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     database.run("CREATE INDEX wanted ON by_level (token)")
     database.run("CREATE INDEX here ON odd (token)")
     fill(replacement)
-    pair = swappable(connection, replacement, revert=False)
-    for _ in prepare(connection, pair, DEFAULT_POLICY):
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    for _ in prepare(connection, inventory, DEFAULT_POLICY):
         pass
     for statement in (
         "DROP INDEX wanted",
@@ -197,7 +199,10 @@ def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     ):
         database.run(statement)
     before = database.value("SELECT pg_get_indexdef('wanted'::regclass)")
-    said = [event.what for event in prepare(connection, pair, DEFAULT_POLICY)]
+    said = [
+        event.what
+        for event in prepare(connection, read_inventory(connection, inventory.pair), DEFAULT_POLICY)
+    ]
     assert "Drop wanted_new_token, which is not like its original" in said
     assert "Drop the index here_new_token, which was left invalid by a failed build" in said
     assert play(replacement).passed

@@ -14,9 +14,11 @@ from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import DEFAULT_POLICY, LockPolicy
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.exchange import Exchanged, Unprepared, exchange
-from migrations_playbook.swap.play import swap, swappable
-from migrations_playbook.swap.prepare import Preparing, prepare
+from migrations_playbook.swap.events import Exchanged, Preparing
+from migrations_playbook.swap.exchange import Unprepared, exchange
+from migrations_playbook.swap.gate import SwapRequest, pass_gate
+from migrations_playbook.swap.play import swap
+from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 from tests.fixtures.models_partitioned import Levels, Ranges, expand, play, tokens, verified
 from tests.fixtures.models_zoo import fill
@@ -55,8 +57,8 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
 ) -> None:
     replacement = expand(database, Ranges)
     fill(replacement)
-    pair = swappable(connection, replacement, revert=False)
-    for _ in prepare(connection, pair, DEFAULT_POLICY):
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    for _ in prepare(connection, inventory, DEFAULT_POLICY):
         pass
     if arrival == ATTACHED:
         # PostgreSQL wants every CHECK of the table on what is attached, that of the swap too.
@@ -68,7 +70,7 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
     database.run(INSERT)
     leaked = tokens(Ranges)
     before = indexes_of(database, "late")
-    exchanged = exchange(connection, pair, policy=DEFAULT_POLICY)
+    exchanged, _ = exchange(connection, inventory.pair, policy=DEFAULT_POLICY)
     assert exchanged.phase is Phase.SWAPPED
     assert not tokens(Ranges) & leaked
     assert indexes_of(database, "late") == before
@@ -100,12 +102,12 @@ def test_a_partition_that_comes_while_indexes_are_built_gets_its_part_in_a_secon
 def test_an_exchange_for_which_a_partition_lacks_its_part_begins_anew(database: Database) -> None:
     replacement = expand(database, Ranges)
     fill(replacement)
-    pair = swappable(connection, replacement, revert=False)
-    for event in prepare(connection, pair, DEFAULT_POLICY):
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    for event in prepare(connection, inventory, DEFAULT_POLICY):
         if event.what.startswith("Let "):
             break
     with pytest.raises(Unprepared):
-        exchange(connection, pair, policy=DEFAULT_POLICY)
+        exchange(connection, inventory.pair, policy=DEFAULT_POLICY)
     assert read_state(connection, replacement).phase is Phase.FILLED
     assert play(replacement).passed
 
@@ -161,7 +163,8 @@ def prepared(database: Database) -> Replacement:
     """A table on two levels, with all that needs be built."""
     replacement = expand(database, Levels)
     fill(replacement)
-    for _ in prepare(connection, swappable(connection, replacement, revert=False), DEFAULT_POLICY):
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    for _ in prepare(connection, inventory, DEFAULT_POLICY):
         pass
     return replacement
 

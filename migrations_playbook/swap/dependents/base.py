@@ -1,26 +1,72 @@
-"""What each kind of dependent is to the swap: data, and the steps that carry it over."""
+"""What a dependent is to the swap: data, and the steps that carry it over.
+
+A kind of dependent is a module beside this one with a `KIND`, and a row in `kinds`: how its objects
+are read, and a stamp by which a change of them is seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.pair import Pair
 
+if TYPE_CHECKING:
+    from migrations_playbook.swap.dependents.reading import Reading
+
 # A catalog and an oid in it: how pg_depend names an object.
 Object = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The statements that carry a dependent over, by when they are run.
+
+    Arguments:
+        build: before the exchange, outside a transaction, blocking no read and no write; and those
+            with a strong lock, each in a transaction of its own and boundedly.
+        prove: before the exchange, each in a transaction of its own.
+        undo: what takes the proof back when the rows do not pass it.
+        locked_before: locks on other relations, taken before the table's own lock, in the order in
+            which a reader takes them.
+        before_rename: in the exchange, before the names change.
+        after_rename: in the exchange, after the names have changed.
+        last: in the exchange, when everything else is done.
+        follow_up: after the exchange is committed, blocking no read and no write.
+    """
+
+    build: tuple[Step, ...] = ()
+    prove: tuple[Step, ...] = ()
+    undo: tuple[Step, ...] = ()
+    locked_before: tuple[Step, ...] = ()
+    before_rename: tuple[Step, ...] = ()
+    after_rename: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+    follow_up: tuple[Step, ...] = ()
+
+    @classmethod
+    def together(cls, parts: Iterable[Steps]) -> Steps:
+        """Put the steps of several dependents together, moment by moment, in their order."""
+        several = list(parts)
+        return cls(
+            **{
+                moment.name: tuple(step for each in several for step in getattr(each, moment.name))
+                for moment in fields(cls)
+            }
+        )
+
+
+@dataclass(frozen=True)
 class Key:
-    """What is unique.
+    """The columns whose values together must differ.
 
     Arguments:
         table: the table, or the partition that has such an index of its own.
-        columns: the columns whose values together must differ.
+        columns: the columns' names.
     """
 
     table: sql.Identifier
@@ -32,50 +78,52 @@ class Dependent:
     """One object that is bound to the live or the shadow column by attribute number.
 
     Arguments:
-        kind: "index", "view" and so on.
-        name: its name, as a person would look it up.
-        how: how it is bound, in a few words.
+        kind: "index", "view" and so on, for a person.
+        name: the object's name, as a person would look it up.
+        how: the manner in which it is bound, for a person.
+        columns: which of the two columns it is bound to.
         covers: the objects of the catalog that this one stands for.
-        refused: why the swap cannot carry it over, and what to do; None when it can.
-        build: steps before the exchange, outside a transaction, that block no read and no write;
-            and those with a strong lock, each in a transaction of its own and boundedly.
-        prove: steps before the exchange, each in a transaction of its own.
-        undo: what takes the proof back when the rows do not pass it.
-        lock_first: steps that lock another relation; taken before the table's own lock, in the
-            order in which a reader takes them.
-        take: steps in the exchange, before the names change.
-        give: steps in the exchange, after the names have changed.
-        after: steps after the exchange is committed; they block no read and no write.
-        unique_on: for a unique index, what must differ.
-        moves: whether the swap does anything about it; False for what may stay where it is.
+        steps: the statements that carry it over; None for what may stay where it is.
+        refused: why the swap cannot carry it over, and what to do; None when the swap can.
+        renewal: the steps that make a refused one good again, where copies may be built anew.
+        unique_on: for a unique index, the key of its twin.
+        unique_beside: for a whole unique index on the live column, the other columns of its key.
     """
 
     kind: str
     name: str
     how: str
+    columns: frozenset[str] = frozenset()
     covers: frozenset[Object] = frozenset()
+    steps: Steps | None = None
     refused: str | None = None
-    build: tuple[Step, ...] = ()
-    prove: tuple[Step, ...] = ()
-    undo: tuple[Step, ...] = ()
-    lock_first: tuple[Step, ...] = ()
-    take: tuple[Step, ...] = ()
-    give: tuple[Step, ...] = ()
-    after: tuple[Step, ...] = ()
+    renewal: Steps | None = None
     unique_on: Key | None = None
-    moves: bool = True
+    unique_beside: Key | None = None
 
     @property
     def action(self) -> str:
-        """What the swap does about it, in a word."""
+        """What the swap does about the object, in a few words."""
         if self.refused is not None:
             return "refused"
-        return "carried over" if self.moves else "left as it is"
+        return "left as it is" if self.steps is None else "carried over"
+
+    @property
+    def prepared(self) -> bool:
+        """Whether nothing need be built or proven before the exchange."""
+        return self.steps is None or not (self.steps.build or self.steps.prove)
+
+    def renewed(self) -> Dependent:
+        """The same where copies may be built anew."""
+        if self.renewal is None:
+            return self
+        return replace(self, refused=None, steps=self.renewal)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
 
     def as_json(self) -> dict[str, str | None]:
+        """The dependent as the commands print it with --json."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -85,14 +133,30 @@ class Dependent:
         }
 
 
-def how_bound(pair: Pair, names: Iterable[str]) -> str:
-    """`on token`: which of the two columns an object is bound to; the older column first."""
+@dataclass(frozen=True)
+class DependentKind:
+    """A kind of dependent; `kinds` lists them in the order in which the exchange carries them over.
+
+    Arguments:
+        read: yields the dependents of this kind.
+        stamp: a query of one text column: a line for each object of this kind, which changes
+            whenever somebody writes the object. In it `relation (oid)` is the table with its
+            partitions, and `bound (classid, objid)` what pg_depend binds to them. None where
+            the stamps of the columns and of pg_depend itself tell enough.
+    """
+
+    read: Callable[[Reading], Iterator[Dependent]]
+    stamp: sql.SQL | None = None
+
+
+def describe_columns(pair: Pair, names: Iterable[str]) -> str:
+    """Say which of the two columns an object is bound to, `on token`; the older column first."""
     older_first = sorted(set(names), key=lambda name: pair.table.columns[name].number)
     return "on " + " and ".join(older_first)
 
 
-def comment(what: str, on: sql.Composable, text: str | None) -> Iterator[Step]:
-    """COMMENT ON, when there is a comment. Lock: SHARE UPDATE EXCLUSIVE on the object."""
+def comment_steps(what: str, on: sql.Composable, text: str | None) -> Iterator[Step]:
+    """Yield COMMENT ON, where there is a comment. Lock: SHARE UPDATE EXCLUSIVE on the object."""
     if text is not None:
         yield Step(
             f"Keep the comment of {what}",

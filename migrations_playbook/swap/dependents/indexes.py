@@ -14,7 +14,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap.dependents.base import Key, Object
+from migrations_playbook.swap.dependents.base import Object
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 
@@ -80,8 +80,8 @@ class Index:
         return frozenset(objects)
 
 
-def read(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Index]:
-    """The indexes that are bound to either column, of the table and its partitions; by name.
+def read_indexes(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Index]:
+    """Read the indexes that are bound to either column, of the table and its partitions; by name.
 
     Arguments:
         since: the transaction of the swap, if the columns are exchanged.
@@ -175,8 +175,8 @@ class Part:
 Family = tuple[Part, ...]
 
 
-def families(pair: Pair, found: list[Index]) -> list[Family]:
-    """The live column's indexes, each with its twin if it has one; by name.
+def build_families(pair: Pair, found: list[Index]) -> list[Family]:
+    """Pair the live column's indexes with their twins, where they have one; by name.
 
     One that is older than the swap and has no twin was on the shadow column alone before it, and
     goes back there by itself.
@@ -225,21 +225,3 @@ def _grouped(
     for index in found:
         groups.setdefault(key(index), []).append(index)
     return groups
-
-
-def unique_keys(pair: Pair, found: list[Family]) -> list[Key]:
-    """For each whole unique index on the live column: the other columns of its key."""
-    keys = []
-    for part, *_ in found:
-        index = part.index
-        columns = [column for column in index.columns if column is not None]
-        if (
-            index.unique
-            and index.predicate is None
-            and len(columns) == len(index.columns)
-            and pair.replacement.live in columns
-            and pair.replacement.shadow not in columns
-        ):
-            others = tuple(column for column in columns if column != pair.replacement.live)
-            keys.append(Key(part.pair.identifier, others))
-    return keys

@@ -9,15 +9,22 @@ what is left to be done, whatever has interrupted the swap: `left` reads it from
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.query import fetch_all, pin_search_path
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Step
-from migrations_playbook.swap.dependents.base import Dependent, how_bound
+from migrations_playbook.swap.dependents.base import (
+    Dependent,
+    DependentKind,
+    Steps,
+    describe_columns,
+)
+from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.renewal import (
     Copy,
     drop_twin,
@@ -46,48 +53,56 @@ class Left:
     steps: tuple[Step, ...]
 
 
-def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """The materialized views that read either column, directly or through views.
+def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
+    """Yield the materialized views that read either column, directly or through views.
 
     Lock: none on the table but ACCESS SHARE; ACCESS EXCLUSIVE on the materialized view for the
     moment in which it is replaced, or for a refresh that cannot be concurrent.
     """
-    for each, twin in _with_twins(pair, _read(connection, pair)):
-        how = how_bound(pair, each.names) if each.direct else "through a view"
-        rules = [copy.rule for copy in (each, twin) if copy is not None and copy.direct]
-        covers = frozenset(("pg_rewrite", rule) for rule in rules)
-        take = (drop_twin(pair, each),) if twin is not None else ()
-        if each.direct and twin is not None:
-            # An interrupted exchange the other way: it was never replaced, and is right again.
-            refused = not_owned(connection, "materialized view", str(each), each.owner)
-            yield Dependent(
-                "materialized view", str(each), f"{how}, not renewed yet", covers,
-                refused=refused, take=take,
-            )  # fmt: skip
-            continue
-        refused = _refusal(connection, pair, each)
-        yield Dependent(
+    connection, pair = reading.connection, reading.pair
+    for copy, twin in _with_twins(pair, _read_copies(connection, pair)):
+        how = describe_columns(pair, copy.names) if copy.direct else "through a view"
+        rules = [each.rule for each in (copy, twin) if each is not None and each.direct]
+        each = Dependent(
             "materialized view",
-            str(each),
+            str(copy),
             how if twin is None else f"{how}, not renewed yet",
-            covers,
-            refused=refused,
-            take=take,
-            give=() if refused else tuple(leave_twin(pair, each)),
-            after=() if refused else renew(connection, pair, each),
+            frozenset(copy.names if copy.direct else ()),
+            frozenset(("pg_rewrite", rule) for rule in rules),
         )
+        dropped = (drop_twin(pair, copy),) if twin is not None else ()
+        if copy.direct and twin is not None:
+            # An interrupted exchange the other way: it was never replaced, and is right again.
+            refused = not_owned(connection, "materialized view", str(copy), copy.owner)
+            yield replace(each, refused=refused, steps=Steps(before_rename=dropped))
+        elif (refused := _refusal(connection, pair, copy)) is not None:
+            yield replace(each, refused=refused)
+        else:
+            renewal = Steps(
+                before_rename=dropped,
+                after_rename=tuple(leave_twin(pair, copy)),
+                follow_up=renew(connection, pair, copy),
+            )
+            yield replace(each, refused=COPIES, renewal=renewal)
 
 
-def left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
-    """What an interrupted exchange has left to be renewed: those beside which a twin stands.
+def read_left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
+    """Read which materialized views an interrupted exchange has left: a twin stands beside each.
 
-    Must run with the search_path pinned. Lock: none that conflicts with anything.
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        pair: the columns as they stand.
     """
-    return [
-        Left(str(each), renew(connection, pair, each))
-        for each, twin in _with_twins(pair, _read(connection, pair))
-        if twin is not None
-    ]
+    with transaction.atomic(using=connection.alias):
+        pin_search_path(connection)
+        found = [
+            Left(str(copy), renew(connection, pair, copy))
+            for copy, twin in _with_twins(pair, _read_copies(connection, pair))
+            if twin is not None
+        ]
+        transaction.set_rollback(True, using=connection.alias)
+    return found
 
 
 def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:
@@ -105,12 +120,10 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
         refused = may_not_create(connection, each.schema)
     if refused is not None:
         return refused
-    if each.direct and pair.replacement.shadow in each.names and not pair.revert:
+    if each.direct and pair.replacement.shadow in each.names and not pair.swapped:
         return (
             f"it reads {pair.replacement.shadow}, which will hold the leaked values; drop it first"
         )
-    if not pair.refresh:
-        return COPIES
     if each.direct and each.dependants:
         return f"{each.dependants} would have to be created again with it; drop it first"
     if each.direct and each.settings:
@@ -118,7 +131,7 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
     return None
 
 
-def _read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
+def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -151,7 +164,9 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
                             AND d.objid = r.rule),
                    (SELECT string_agg(DISTINCT coalesce(
                                x.ev_class::regclass::text,
-                               pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)), ', ')
+                               (SELECT i.type || ' ' || i.identity
+                                  FROM pg_catalog.pg_identify_object(
+                                   d.classid, d.objid, d.objsubid) AS i)), ', ')
                       FROM pg_catalog.pg_depend d
                       LEFT JOIN pg_catalog.pg_rewrite x
                              ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND x.oid = d.objid
@@ -182,3 +197,7 @@ def _read(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     )
     # One without a text was dropped by another process while the query ran.
     return [Copy(*row) for row in rows if row[11] is not None]
+
+
+# The stamp of a materialized view is that of views.
+KIND = DependentKind(read_materialized_views)

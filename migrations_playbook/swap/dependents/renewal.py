@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import comment
+from migrations_playbook.swap.dependents.base import comment_steps
 from migrations_playbook.swap.dependents.views import with_options
 from migrations_playbook.swap.pair import Pair
 
@@ -168,7 +168,7 @@ def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterato
             )
         last += [
             step.statement
-            for step in comment(
+            for step in comment_steps(
                 index.name,
                 sql.SQL("INDEX {}").format(sql.Identifier(each.schema, index.name)),
                 index.comment,
@@ -177,7 +177,7 @@ def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterato
     last += _grants(connection, each)
     last += [
         step.statement
-        for step in comment(
+        for step in comment_steps(
             str(each), sql.SQL("MATERIALIZED VIEW {}").format(each.identifier), each.comment
         )
     ]

@@ -43,13 +43,13 @@ class Definitions:
     failures: dict[int, str]
 
 
-def exchanged(
+def restate_definitions(
     connection: BaseDatabaseWrapper,
     pair: Pair,
     indexes: Mapping[int, tuple[bool, str]],
     constraints: Mapping[int, str],
 ) -> Definitions:
-    """The definitions with the two columns exchanged.
+    """Restate the definitions with the two columns exchanged.
 
     Must run with the search_path pinned, so that every name in a definition is qualified. What
     is on a partition is restated on the same scratch table, whose columns have the same names.

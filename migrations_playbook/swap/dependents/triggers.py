@@ -8,22 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import Dependent, comment, how_bound
+from migrations_playbook.swap.dependents.base import (
+    Dependent,
+    DependentKind,
+    Steps,
+    comment_steps,
+    describe_columns,
+)
+from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 
-def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """The triggers that are bound to either column, and those of a partition's own; by name.
+def read_triggers(reading: Reading) -> Iterator[Dependent]:
+    """Yield the triggers that are bound to either column, and those of a partition's own; by name.
 
     Lock: DROP TRIGGER takes ACCESS EXCLUSIVE on the table, CREATE TRIGGER SHARE ROW EXCLUSIVE.
     """
+    pair = reading.pair
     rows = fetch_all(
-        connection,
+        reading.connection,
         sql.SQL("""
             SELECT t.oid, t.tgrelid, t.tgparentid, t.tgname,
                    pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text,
@@ -57,34 +64,37 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         covers = frozenset(("pg_trigger", clone) for clone, *_ in clones[oid])
         if name in (pair.own.on_insert, pair.own.on_update):
             # Made in the swap for the names after it, and dropped in the revert.
-            yield Dependent("trigger", label, "quarantine", covers, moves=False)
+            yield Dependent("trigger", label, "quarantine", frozenset(names), covers)
             continue
         identifier = sql.Identifier(name)
         yield Dependent(
             "trigger",
             label,
-            how_bound(pair, names),
+            describe_columns(pair, names),
+            frozenset(names),
             covers,
-            take=(
-                Step(
-                    f"Take the trigger {label} off the old columns",
-                    sql.SQL("DROP TRIGGER {} ON {}").format(identifier, on.identifier),
-                    Lock.ACCESS_EXCLUSIVE,
+            Steps(
+                before_rename=(
+                    Step(
+                        f"Take the trigger {label} off the old columns",
+                        sql.SQL("DROP TRIGGER {} ON {}").format(identifier, on.identifier),
+                        Lock.ACCESS_EXCLUSIVE,
+                    ),
                 ),
-            ),
-            give=(
-                Step(
-                    f"Put the trigger {label} on the new columns",
-                    sql.SQL(definition),
-                    Lock.ACCESS_EXCLUSIVE,
-                ),
-                *(
-                    step
-                    for _, each, enabled in clones[oid]
-                    for step in _enabled(each, name, enabled)
-                ),
-                *comment(
-                    label, sql.SQL("TRIGGER {} ON {}").format(identifier, on.identifier), note
+                after_rename=(
+                    Step(
+                        f"Put the trigger {label} on the new columns",
+                        sql.SQL(definition),
+                        Lock.ACCESS_EXCLUSIVE,
+                    ),
+                    *(
+                        step
+                        for _, each, enabled in clones[oid]
+                        for step in _enabled(each, name, enabled)
+                    ),
+                    *comment_steps(
+                        label, sql.SQL("TRIGGER {} ON {}").format(identifier, on.identifier), note
+                    ),
                 ),
             ),
         )
@@ -97,3 +107,11 @@ def _enabled(pair: Pair, name: str, enabled: str) -> Iterator[Step]:
             f"Keep the trigger {pair.labelled(name)} as it was set",
             sql.SQL("{} TRIGGER {}").format(sql.SQL(how), sql.Identifier(name)),
         )
+
+
+KIND = DependentKind(
+    read_triggers,
+    stamp=sql.SQL("""
+        SELECT concat_ws(' ', 'trigger', oid, xmin) FROM pg_catalog.pg_trigger
+         WHERE tgrelid IN (SELECT oid FROM relation)"""),
+)

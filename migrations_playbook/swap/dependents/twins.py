@@ -18,53 +18,63 @@ from psycopg import sql
 
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import Dependent, Key, Object, comment, how_bound
+from migrations_playbook.swap.dependents.base import (
+    Dependent,
+    DependentKind,
+    Key,
+    Object,
+    Steps,
+    comment_steps,
+    describe_columns,
+)
 from migrations_playbook.swap.dependents.indexes import Family, Index, Part
+from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.restate import Definitions
 from migrations_playbook.swap.dependents.views import with_options
-from migrations_playbook.swap.pair import Pair
 
 
-def dependents(
-    pair: Pair, found: list[Index], families: list[Family], restated: Definitions
-) -> Iterator[Dependent]:
-    """What the swap does about each index.
-
-    Arguments:
-        found: all that are bound to either column.
-        families: those on the live column, with their twins.
-        restated: what they are on the shadow column.
-    """
+def read_twins(reading: Reading) -> Iterator[Dependent]:
+    """Yield the indexes and unique constraints on either column."""
+    pair, restated = reading.pair, reading.definitions
     seen: set[int] = set()
-    for family in families:
+    for family in reading.families:
         index = family[0].index
-        how = how_bound(pair, index.on)
-        covers: frozenset[Object] = frozenset()
-        for part in family:
-            for each in (part.index, *((part.twin,) if part.twin else ())):
-                covers |= each.covers
-                seen.add(each.oid)
-        why = next(filter(None, (_refusal(part, restated) for part in family)), None)
-        if why is not None:
-            yield Dependent(index.kind, index.name, how, covers, refused=why)
-            continue
-        yield Dependent(
+        each = Dependent(
             index.kind,
             index.name,
-            how,
-            covers,
-            build=tuple(_build(family, restated)),
-            give=tuple(step for part in family for step in _exchange(part)),
-            unique_on=_unique_on(family[0]) if index.unique else None,
+            describe_columns(pair, index.on),
+            frozenset(index.on),
+            covers=_covers(one for part in family for one in (part.index, part.twin) if one),
         )
-    names = {index.oid: index.name for index in found}
-    for index in found:
-        if index.oid in seen or index.parent in names:
+        seen |= {oid for name, oid in each.covers if name == "pg_class"}
+        why = next(filter(None, (_refusal(part, restated) for part in family)), None)
+        if why is not None:
+            yield replace(each, refused=why)
             continue
-        covers = index.covers
-        for each in _below(index, found):
-            covers |= each.covers
-        yield Dependent(index.kind, index.name, how_bound(pair, index.on), covers, moves=False)
+        yield replace(
+            each,
+            steps=Steps(
+                build=tuple(_build(family, restated)),
+                after_rename=tuple(step for part in family for step in _exchange(part)),
+                last=tuple(_drop_twins(family)) if pair.swapped else (),
+            ),
+            unique_on=_unique_on(family[0]) if index.unique else None,
+            unique_beside=_unique_beside(family[0]),
+        )
+    names = {index.oid for index in reading.indexes}
+    for index in reading.indexes:
+        if index.oid not in seen and index.parent not in names:
+            yield Dependent(
+                index.kind,
+                index.name,
+                describe_columns(pair, index.on),
+                frozenset(index.on),
+                covers=_covers([index, *_below(index, reading.indexes)]),
+            )
+
+
+def _covers(indexes: Iterable[Index]) -> frozenset[Object]:
+    return frozenset(object_ for each in indexes for object_ in each.covers)
 
 
 def _below(index: Index, found: list[Index]) -> Iterator[Index]:
@@ -329,8 +339,8 @@ def _exchange(part: Part) -> Iterator[Step]:
         yield rename(twin_name, index.name)
     yield rename(between, twin_name)
     identifier = sql.Identifier(pair.table.schema, index.name)
-    yield from comment(index.name, sql.SQL("INDEX {}").format(identifier), index.comment)
-    yield from comment(
+    yield from comment_steps(index.name, sql.SQL("INDEX {}").format(identifier), index.comment)
+    yield from comment_steps(
         index.name,
         sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(index.name), pair.identifier),
         index.constraint_comment,
@@ -342,43 +352,28 @@ def _exchange(part: Part) -> Iterator[Step]:
         )
 
 
-def replica_identities(families: list[Family]) -> Iterator[Dependent]:
-    """The replica identity of each relation that has one of these indexes for it.
-
-    The columns of such an index must not be null: it is let go before NOT NULL changes columns, and
-    taken up again after that.
-
-    Lock: ACCESS EXCLUSIVE on the table or the partition.
-    """
-    for part in (each for family in families for each in family):
-        if not part.index.replica_identity:
-            continue
-        name = part.index.name
-        yield Dependent(
-            "replica identity",
-            part.pair.labelled(name),
-            f"on {part.pair.replacement.live}",
-            take=(
-                part.pair.alter_table(
-                    f"Let {name} be the replica identity no longer",
-                    sql.SQL("REPLICA IDENTITY DEFAULT"),
-                ),
-            ),
-            give=(
-                part.pair.alter_table(
-                    f"Let {name} be the replica identity",
-                    sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(name)),
-                ),
-            ),
-        )
+def _drop_twins(family: Family) -> Iterator[Step]:
+    """Drop what the swap had built, at the end of a revert. Lock: ACCESS EXCLUSIVE."""
+    # By then the two have changed names, and the twin's kind is the original's.
+    root = replace(family[0], twin=None)
+    yield _drop(root, "Drop {}, which the swap had built", family=family)
 
 
-def drop_twins(families: Iterable[Family]) -> Iterator[Step]:
-    """What a revert ends with: drop what the swap had built. Lock: ACCESS EXCLUSIVE."""
-    for family in families:
-        # By then they have changed names, and the twin's kind is the original's.
-        root = replace(family[0], twin=None)
-        yield _drop(root, "Drop {}, which the swap had built", family=family)
+def _unique_beside(part: Part) -> Key | None:
+    """The other columns of a whole unique key that has the live column in it; None otherwise."""
+    index, replacement = part.index, part.pair.replacement
+    columns = [column for column in index.columns if column is not None]
+    if (
+        not index.unique
+        or index.predicate is not None
+        or len(columns) != len(index.columns)
+        or replacement.live not in columns
+        or replacement.shadow in columns
+    ):
+        return None
+    return Key(
+        part.pair.identifier, tuple(column for column in columns if column != replacement.live)
+    )
 
 
 def _unique_on(part: Part) -> Key:
@@ -389,3 +384,11 @@ def _unique_on(part: Part) -> Key:
     return Key(
         part.pair.identifier, tuple(names) if replacement.shadow in names else (replacement.shadow,)
     )
+
+
+KIND = DependentKind(
+    read_twins,
+    stamp=sql.SQL("""
+        SELECT concat_ws(' ', 'index', indexrelid, xmin) FROM pg_catalog.pg_index
+         WHERE indrelid IN (SELECT oid FROM relation)"""),
+)

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import Dependent, how_bound
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.dependents.base import (
+    Dependent,
+    DependentKind,
+    Steps,
+    describe_columns,
+)
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import COLUMNS
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
 
 
-def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """The views and rules that are bound to either column, or to a partition's; the youngest first.
+def read_views(reading: Reading) -> Iterator[Dependent]:
+    """Yield the views and rules that are bound to either column; the youngest first.
 
     A reader locks a view before the table, so each is locked before the table is: the other way
     round would be a deadlock. The youngest come first, since a view can only stand on older ones.
 
     Lock: ACCESS EXCLUSIVE on each view, and on each table that has such a rule.
     """
+    connection, pair = reading.connection, reading.pair
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -55,7 +61,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         identifier = sql.Identifier(schema, name)
         shown = f"{schema}.{name}"
         covers = frozenset({("pg_rewrite", oid)})
-        how = how_bound(pair, names)
+        how, columns = describe_columns(pair, names), frozenset(names)
         is_view = rule == "_RETURN"
         what = "view" if is_view else "rule"
         label = shown if is_view else f"{rule} on {shown}"
@@ -65,7 +71,7 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
         if is_view and refused is None:
             refused = may_not_create(connection, schema)
         if refused is not None:
-            yield Dependent(what, label, how, covers, refused=refused)
+            yield Dependent(what, label, how, columns, covers, refused=refused)
             continue
         statement: sql.Composable = sql.SQL(text.rstrip().removesuffix(";"))
         if is_view:
@@ -80,19 +86,24 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
             what,
             label,
             how,
+            columns,
             covers,
-            lock_first=(lock(shown, identifier, kind, owner),) if relation not in pair.oids else (),
-            give=(
-                Step(
-                    f"Let the {what} {label} read the new columns",
-                    statement,
-                    Lock.ACCESS_EXCLUSIVE,
+            Steps(
+                locked_before=(lock_step(shown, identifier, kind, owner),)
+                if relation not in pair.oids
+                else (),
+                after_rename=(
+                    Step(
+                        f"Let the {what} {label} read the new columns",
+                        statement,
+                        Lock.ACCESS_EXCLUSIVE,
+                    ),
                 ),
             ),
         )
 
 
-def lock(shown: str, relation: sql.Identifier, kind: str, owner: str) -> Step:
+def lock_step(shown: str, relation: sql.Identifier, kind: str, owner: str) -> Step:
     """Lock a relation and nothing beneath it, which LOCK TABLE on a view would do.
 
     That its owner is its owner changes nothing, under ACCESS EXCLUSIVE.
@@ -115,3 +126,13 @@ def with_options(options: list[str]) -> sql.Composable:
             for name, value in pairs
         )
     )
+
+
+KIND = DependentKind(
+    read_views,
+    stamp=sql.SQL("""
+        SELECT concat_ws(' ', 'view', c.oid, c.xmin, r.xmin)
+          FROM pg_catalog.pg_rewrite r
+          JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+         WHERE r.oid IN (SELECT objid FROM bound)"""),
+)

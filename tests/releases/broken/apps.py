@@ -21,9 +21,9 @@ from migrations_playbook.postgres.query import execute
 from migrations_playbook.rehearsal.scratch import compose_conninfo
 from migrations_playbook.rehearsal.traffic.client import Client
 from migrations_playbook.swap import quarantine
-from migrations_playbook.swap.dependents import triggers
+from migrations_playbook.swap.dependents import kinds, triggers
 from migrations_playbook.swap.dependents.base import Dependent
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.dependents.reading import Reading
 
 
 class Broken(AppConfig):
@@ -74,13 +74,12 @@ class NoReinstall(Broken):
     """The triggers stay with the old columns, as an exchange by renaming alone would leave them."""
 
     def ready(self) -> None:
-        read = triggers.dependents
+        def read_left_behind(reading: Reading) -> Iterator[Dependent]:
+            for each in triggers.KIND.read(reading):
+                yield replace(each, steps=None)
 
-        def left_behind(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-            for each in read(connection, pair):
-                yield replace(each, take=(), give=())
-
-        triggers.dependents = left_behind
+        left_behind = replace(triggers.KIND, read=read_left_behind)
+        kinds.KINDS = tuple(left_behind if kind is triggers.KIND else kind for kind in kinds.KINDS)
 
 
 class NoClient(Broken):

@@ -17,6 +17,7 @@ from psycopg import errors
 from migrations_playbook.postgres.locks import DEFAULT_POLICY
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
+from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role, wait_until
@@ -289,7 +290,9 @@ def test_what_is_bound_while_the_swap_waits_is_carried_over_too(app: Database) -
         connection, (replacement := find_replacement("tickets.Ticket", "new_token")).identifier
     )
     assert table is not None
-    for _ in prepare(connection, Pair(replacement, table, revert=False), DEFAULT_POLICY):
+    for _ in prepare(
+        connection, read_inventory(connection, Pair.of(replacement, table)), DEFAULT_POLICY
+    ):
         pass
     with app.connect() as reader:
         reader.execute("SELECT count(*) FROM tickets_ticket")

@@ -10,7 +10,9 @@ from django.db import connection, transaction
 
 from migrations_playbook.contract.play import contract
 from migrations_playbook.postgres.locks import DEFAULT_POLICY
-from migrations_playbook.swap.play import plan, swappable
+from migrations_playbook.swap.dependents.inventory import read_inventory
+from migrations_playbook.swap.gate import SwapRequest, pass_gate
+from migrations_playbook.swap.play import plan_swap
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements, with_columns_sorted
@@ -152,13 +154,13 @@ def test_the_plan_is_what_is_done_and_then_nothing_is_left_to_prepare(
     replacement = add_shadow(everything)
     fill(replacement)
     before = app.dump()
-    pair = swappable(connection, replacement, revert=False)
-    planned = plan(connection, pair)
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
+    planned = plan_swap(inventory)
     assert app.dump() == before
     assert not [each for each in planned.dependents if each.refused]
-    done = [event.what for event in prepare(connection, pair, DEFAULT_POLICY)]
+    done = [event.what for event in prepare(connection, inventory, DEFAULT_POLICY)]
     assert done == [step.what for step in planned.index + planned.prove]
-    after = plan(connection, pair)
+    after = plan_swap(read_inventory(connection, inventory.pair))
     assert not after.index + after.prove
     assert {(each.kind, each.name) for each in after.dependents} == {
         (each.kind, each.name) for each in planned.dependents

@@ -10,15 +10,29 @@ from psycopg import sql
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import current_role
-from migrations_playbook.swap.dependents.base import Dependent
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind
+from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import Pair
 
 
-def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """What about the table keeps it from being exchanged, and what the role lacks."""
+def read_table_itself(reading: Reading) -> Iterator[Dependent]:
+    """Yield what about the table keeps it from being exchanged, and what the role lacks.
+
+    Lock: none that conflicts with anything.
+    """
+    yield from read_obstacles(reading.connection, reading.pair)
+    yield from read_lacking_rights(reading.connection, reading.pair)
+
+
+def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Yield why the table is of a kind that cannot be exchanged."""
     why = unsound(connection, pair.identifier, pair.replacement.live)
     if why is not None:
         yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
+
+
+def read_lacking_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+    """Yield the rights that the role lacks, each with the GRANT to run."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -48,3 +62,6 @@ def dependents(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependen
             missing.setdefault(f"GRANT TEMPORARY ON DATABASE {quoted} TO {me}", shown)
     for statement, shown in missing.items():
         yield Dependent("right", me, f"to alter {shown}", refused=f"run {statement}")
+
+
+KIND = DependentKind(read_table_itself)

@@ -1,0 +1,221 @@
+"""What a column carries itself: default, comment, statistics, storage, compression, options.
+
+All of it belongs to the attribute number, and all of it is exchanged by name; in each partition by
+itself, whose settings need not be the table's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.tables import Column
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Object, Steps
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+STORAGES = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}
+COMPRESSIONS = {"p": "pglz", "l": "lz4", "": "default"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A column's own settings, as pg_attribute has them.
+
+    Arguments:
+        statistics: the statistics target; -1 is the default.
+        options: `n_distinct=...` and the like.
+        labels: security labels, which no statement can carry over without their provider.
+        default: the default's row in pg_attrdef, if there is one.
+    """
+
+    statistics: int
+    storage: str
+    compression: str
+    options: list[str]
+    comment: str | None
+    identity: str
+    generated: str
+    collation: int
+    labels: int
+    default: int | None
+
+
+def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], Settings]:
+    """Read the settings of both columns, by relation and name."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT a.attrelid, col.name, coalesce(a.attstattarget, -1), a.attstorage::text,
+                   a.attcompression::text, coalesce(a.attoptions, '{{}}'),
+                   pg_catalog.col_description(a.attrelid, a.attnum),
+                   a.attidentity::text, a.attgenerated::text, a.attcollation,
+                   (SELECT count(*) FROM pg_catalog.pg_seclabel l
+                     WHERE l.classoid = 'pg_catalog.pg_class'::regclass
+                       AND l.objoid = a.attrelid AND l.objsubid = a.attnum),
+                   d.oid
+              FROM {columns}
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = col.relation AND a.attnum = col.number
+              LEFT JOIN pg_catalog.pg_attrdef d
+                     ON d.adrelid = a.attrelid AND d.adnum = a.attnum""").format(columns=COLUMNS),
+        pair.columns,
+    )
+    return {(relation, name): Settings(*rest) for relation, name, *rest in rows}
+
+
+def read_columns(reading: Reading) -> Iterator[Dependent]:
+    """Yield what the two columns carry, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
+    found = read_settings(reading.connection, reading.pair)
+    replacement = reading.pair.replacement
+    for pair in reading.pair.relations:
+        live, shadow = (
+            found[pair.table.oid, name] for name in (replacement.live, replacement.shadow)
+        )
+        refused = list(_refused(pair, live, shadow))
+        yield from refused
+        if not any(each.covers for each in refused):
+            yield from _carried(pair, live, shadow)
+
+
+def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
+    name, column = pair.labelled(pair.replacement.live), frozenset({pair.replacement.live})
+    if live.identity or live.generated or shadow.identity or shadow.generated:
+        yield Dependent(
+            "column",
+            name,
+            "by its definition",
+            column,
+            _defaults(live, shadow),
+            refused="an identity or generated column makes its own values",
+        )
+        return
+    if pair.live.type != pair.shadow.type or live.collation != shadow.collation:
+        yield Dependent(
+            "column",
+            name,
+            "by its definition",
+            column,
+            refused=f"{pair.replacement.shadow} has another type or collation; give it the same "
+            "one",
+        )
+    if live.labels or shadow.labels:
+        yield Dependent(
+            "security label",
+            name,
+            f"on {pair.replacement.live}",
+            column,
+            refused="only its provider can set it; take it off, and set it again after the swap",
+        )
+
+
+def _carried(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
+    name, how = pair.labelled(pair.replacement.live), f"of {pair.replacement.live}"
+    column, covers = frozenset({pair.replacement.live}), _defaults(live, shadow)
+    steps = tuple(_default(pair, pair.live, pair.shadow))
+    if steps or covers:
+        carried = Steps(after_rename=steps) if steps else None
+        yield Dependent("default", name, how, column, covers, carried)
+    for kind, found in (
+        ("comment", _comment(pair, live, shadow)),
+        ("statistics target", _statistics(pair, live, shadow)),
+        ("storage", _storage(pair, live, shadow)),
+        ("compression", _compression(pair, live, shadow)),
+        ("options", _options(pair, live, shadow)),
+    ):
+        steps = tuple(found)
+        if steps:
+            yield Dependent(kind, name, how, column, steps=Steps(after_rename=steps))
+
+
+def _defaults(live: Settings, shadow: Settings) -> frozenset[Object]:
+    found = (each.default for each in (live, shadow))
+    return frozenset(("pg_attrdef", oid) for oid in found if oid is not None)
+
+
+def _default(pair: Pair, live: Column, shadow: Column) -> Iterator[Step]:
+    if live.default == shadow.default:
+        return
+    for column, default in ((live.name, live.default), (shadow.name, shadow.default)):
+        action = (
+            sql.SQL("DROP DEFAULT")
+            if default is None
+            else sql.SQL("SET DEFAULT {}").format(sql.SQL(default))
+        )
+        yield pair.alter_column(f"Keep the default of {column}", column, action)
+
+
+def _comment(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+    if live.comment == shadow.comment:
+        return
+    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        yield Step(
+            f"Keep the comment of {column}",
+            sql.SQL("COMMENT ON COLUMN {} IS {}").format(
+                sql.Identifier(pair.table.schema, pair.table.name, column),
+                sql.Literal(each.comment),
+            ),
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+        )
+
+
+def _statistics(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+    if live.statistics == shadow.statistics:
+        return
+    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        yield pair.alter_column(
+            f"Keep the statistics target of {column}",
+            column,
+            sql.SQL("SET STATISTICS {}").format(sql.Literal(each.statistics)),
+        )
+
+
+def _storage(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+    if live.storage == shadow.storage:
+        return
+    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        yield pair.alter_column(
+            f"Keep the storage of {column}",
+            column,
+            sql.SQL("SET STORAGE {}").format(sql.SQL(STORAGES[each.storage])),
+        )
+
+
+def _compression(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+    if live.compression == shadow.compression:
+        return
+    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        yield pair.alter_column(
+            f"Keep the compression of {column}",
+            column,
+            sql.SQL("SET COMPRESSION {}").format(sql.SQL(COMPRESSIONS[each.compression])),
+        )
+
+
+def _options(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+    if live.options == shadow.options:
+        return
+    names = sorted({option.split("=", 1)[0] for option in live.options + shadow.options})
+    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        values = dict(option.split("=", 1) for option in each.options)
+        for name in names:
+            action = (
+                sql.SQL("SET ({} = {})").format(sql.Identifier(name), sql.SQL(values[name]))
+                if name in values
+                else sql.SQL("RESET ({})").format(sql.Identifier(name))
+            )
+            yield pair.alter_column(f"Keep the option {name} of {column}", column, action)
+
+
+KIND = DependentKind(
+    read_columns,
+    stamp=sql.SQL("""
+        SELECT concat_ws(' ', 'comment', objoid, objsubid, xmin) FROM pg_catalog.pg_description
+         WHERE classoid = 'pg_catalog.pg_class'::regclass
+           AND objoid IN (SELECT oid FROM relation)"""),
+)

@@ -1,0 +1,133 @@
+"""NOT NULL: the exchange needs no scan under the lock, for a validated CHECK proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import (
+    Dependent,
+    DependentKind,
+    Object,
+    Steps,
+    comment_steps,
+)
+from migrations_playbook.swap.dependents.constraints import Constraint
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import Pair
+
+
+def read_not_null(reading: Reading) -> Iterator[Dependent]:
+    """Yield NOT NULL: the table's, with which the partitions have theirs, or a partition's own."""
+    pair, found = reading.pair, reading.constraints
+    parents = {each.table.oid: each for each in pair.relations}
+    covered: set[Object] = set()
+    for each in pair.relations:
+        above = parents.get(each.table.parent or 0)
+        if not each.live.not_null or each.shadow.not_null or (above and above.live.not_null):
+            continue
+        tree = [each, *_below(each, pair)]
+        oids = {one.table.oid for one in tree}
+        mine = [one for one in found if one.relation in oids]
+        named = [one for one in mine if one.type == "n"]
+        checks = [one for one in mine if one.name == each.not_null_check]
+        covers = frozenset(object_ for one in (*named, *checks) for object_ in one.covers)
+        covered |= covers
+        yield Dependent(
+            "not null",
+            each.labelled(pair.replacement.live),
+            f"on {pair.replacement.live}",
+            frozenset({pair.replacement.live}),
+            covers,
+            steps=Steps(
+                prove=tuple(_prove(each, checks)),
+                after_rename=tuple(_exchange(each, tree, named)),
+            ),
+        )
+    left = {
+        object_
+        for each in found
+        if each.type == "n" or each.name == pair.not_null_check
+        for object_ in each.covers
+    } - covered
+    if left:
+        names = {pair.replacement.live, pair.replacement.shadow}
+        yield Dependent(
+            "not null", pair.replacement.live, "on both columns", frozenset(names), frozenset(left)
+        )
+
+
+def _below(each: Pair, pair: Pair) -> list[Pair]:
+    """The partitions of a partition, on all levels; the upper levels first."""
+    oids, below = {each.table.oid}, []
+    for one in pair.relations:
+        if one.table.parent in oids:
+            oids.add(one.table.oid)
+            below.append(one)
+    return below
+
+
+def _prove(pair: Pair, checks: list[Constraint]) -> Iterator[Step]:
+    check = next((each for each in checks if each.relation == pair.table.oid), None)
+    if check is None:
+        yield pair.alter_table(
+            f"Require {pair.replacement.shadow} to be not null from now on",
+            sql.SQL("ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
+                sql.Identifier(pair.not_null_check), sql.Identifier(pair.replacement.shadow)
+            ),
+        )
+    if check is None or not check.validated:
+        yield pair.alter_table(
+            f"Prove that no row's {pair.replacement.shadow} is null",
+            sql.SQL("VALIDATE CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+        )
+
+
+def _exchange(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator[Step]:
+    """Let the retired column be null, and the new live column not; a CHECK has proven that.
+
+    In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's,
+    or its own besides: then each loses its own, and is given it again before it would inherit one.
+    """
+    live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
+    own = {each.relation: each for each in named if pair.replacement.live in each.on}
+    differ = len({each.name for each in own.values()}) > 1 or any(
+        each.local for each in own.values() if each.relation != pair.table.oid
+    )
+    for each in tree if differ else [pair]:
+        yield each.alter_table(
+            f"Let {each.labelled(pair.replacement.shadow)} be null",
+            sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(shadow),
+        )
+    for each in reversed(tree) if differ else [pair]:
+        column = each.labelled(pair.replacement.live)
+        what = f"Require {column} to be not null, which the CHECK has proven"
+        constraint = own.get(each.table.oid)
+        if constraint is None:
+            action = sql.SQL("ALTER COLUMN {} SET NOT NULL").format(live)
+        else:
+            action = sql.SQL("ADD CONSTRAINT {} NOT NULL {}{}").format(
+                sql.Identifier(constraint.name),
+                live,
+                sql.SQL(" NO INHERIT" if constraint.definition.endswith(" NO INHERIT") else ""),
+            )
+        yield each.alter_table(what, action)
+    for each in tree:
+        constraint = own.get(each.table.oid)
+        if constraint is not None:
+            name = sql.Identifier(constraint.name)
+            yield from comment_steps(
+                constraint.name,
+                sql.SQL("CONSTRAINT {} ON {}").format(name, each.identifier),
+                constraint.comment,
+            )
+    yield pair.alter_table(
+        "Drop the CHECK that has served",
+        sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
+    )
+
+
+KIND = DependentKind(read_not_null)

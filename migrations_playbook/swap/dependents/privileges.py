@@ -1,0 +1,169 @@
+"""Column privileges: the application's role would be told "permission denied" without them.
+
+They belong to the attribute number, and are exchanged by name; in each partition by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.roles import current_role
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+# The first server version that tells the right to SET ROLE from membership.
+SET_OPTION = 160000
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One privilege on a column.
+
+    Arguments:
+        grantee: the role, or None for PUBLIC.
+    """
+
+    grantor: str
+    grantee: str | None
+    privilege: str
+    grantable: bool
+
+    def role(self) -> sql.Composable:
+        return sql.SQL("PUBLIC") if self.grantee is None else sql.Identifier(self.grantee)
+
+
+def read_privileges(reading: Reading) -> Iterator[Dependent]:
+    """Yield the privileges on the two columns, relation by relation. Lock: none on the table."""
+    granted = read_grants(reading.connection, reading.pair)
+    replacement = reading.pair.replacement
+    for pair in reading.pair.relations:
+        yield from _of_relation(
+            reading.connection,
+            pair,
+            *(
+                granted.get((pair.table.oid, name), [])
+                for name in (replacement.live, replacement.shadow)
+            ),
+        )
+
+
+def read_grants(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], list[Grant]]:
+    """Read the columns' privileges by relation and name, in the order of their grants."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT col.relation, col.name, pg_catalog.pg_get_userbyid(x.grantor),
+                   CASE WHEN x.grantee <> 0 THEN pg_catalog.pg_get_userbyid(x.grantee) END,
+                   x.privilege_type, x.is_grantable
+              FROM {columns}
+              JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = col.relation AND a.attnum = col.number
+             CROSS JOIN pg_catalog.aclexplode(a.attacl)
+                        WITH ORDINALITY AS x (grantor, grantee, privilege_type, is_grantable, nth)
+             ORDER BY x.nth""").format(columns=COLUMNS),
+        pair.columns,
+    )
+    found: dict[tuple[int, str], list[Grant]] = {}
+    for relation, name, *rest in rows:
+        found.setdefault((relation, name), []).append(Grant(*rest))
+    return found
+
+
+def _of_relation(
+    connection: BaseDatabaseWrapper, pair: Pair, live: list[Grant], shadow: list[Grant]
+) -> Iterator[Dependent]:
+    """Yield what is to be granted again.
+
+    A role with a grant option may have granted on; its grants are made in its name again, in the
+    order of the first ones.
+    """
+    if live == shadow:
+        return
+    columns = frozenset({pair.replacement.live})
+    owner = pair.table.owner
+    grantors = dict.fromkeys(each.grantor for each in live + shadow if each.grantor != owner)
+    barred = [role for role in grantors if not _may_become(connection, role)]
+    me = current_role(connection)
+    what = f"column privileges on {pair.labelled(pair.replacement.live)}"
+    if barred:
+        names = ", ".join(sql.Identifier(role).as_string(None) for role in barred)
+        yield Dependent(
+            "privileges",
+            what,
+            "by grant option",
+            columns,
+            refused=f"they were granted on by others: run GRANT {names} TO {me}",
+        )
+        return
+    steps: list[Step] = []
+    for column, had in ((pair.replacement.live, shadow), (pair.replacement.shadow, live)):
+        # Under its new name a column still has the privileges of its old one.
+        steps += _revoke(pair, column, [each for each in had if each.grantor == owner])
+    for column, has in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        steps += _grant(pair, column, has, me)
+    yield Dependent(
+        "privileges",
+        what,
+        f"of {_grantees(live + shadow)}",
+        columns,
+        steps=Steps(after_rename=tuple(steps)),
+    )
+
+
+def _revoke(pair: Pair, column: str, had: list[Grant]) -> Iterator[Step]:
+    for grantee in {each.grantee: each for each in had}.values():
+        yield Step(
+            f"Take the privileges on {column} back",
+            sql.SQL("REVOKE ALL ({}) ON {} FROM {} CASCADE").format(
+                sql.Identifier(column), pair.identifier, grantee.role()
+            ),
+            Lock.NONE,
+        )
+
+
+def _grant(pair: Pair, column: str, has: list[Grant], me: str) -> Iterator[Step]:
+    for each in has:
+        other = each.grantor != pair.table.owner
+        if other:
+            yield Step(
+                f"As {each.grantor}",
+                sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(each.grantor)),
+                Lock.NONE,
+            )
+        yield Step(
+            f"Grant {each.privilege} on {column} again",
+            sql.SQL("GRANT {} ({}) ON {} TO {}{}").format(
+                sql.SQL(each.privilege),
+                sql.Identifier(column),
+                pair.identifier,
+                each.role(),
+                sql.SQL(" WITH GRANT OPTION" if each.grantable else ""),
+            ),
+            Lock.NONE,
+        )
+        if other:
+            yield Step("As before", sql.SQL("SET LOCAL ROLE {}").format(sql.SQL(me)), Lock.NONE)
+
+
+def _grantees(granted: list[Grant]) -> str:
+    return ", ".join(sorted({each.grantee or "PUBLIC" for each in granted}))
+
+
+def _may_become(connection: BaseDatabaseWrapper, role: str) -> bool:
+    right = "SET" if connection.pg_version >= SET_OPTION else "MEMBER"  # type: ignore[attr-defined]
+    return bool(
+        fetch_value(
+            connection, sql.SQL("SELECT pg_catalog.pg_has_role(%s::name, %s)"), [role, right]
+        )
+    )
+
+
+# A GRANT on a column changes its row in pg_attribute, whose stamp every fingerprint has.
+KIND = DependentKind(read_privileges)

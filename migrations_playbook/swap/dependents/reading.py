@@ -1,0 +1,108 @@
+"""One look at the two columns: what several kinds of dependents are read from, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import Row, fetch_all
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.dependents import restate
+from migrations_playbook.swap.dependents.constraints import (
+    Constraint,
+    checks_to_restate,
+    read_constraints,
+)
+from migrations_playbook.swap.dependents.indexes import Family, Index, build_families, read_indexes
+from migrations_playbook.swap.dependents.restate import Definitions
+from migrations_playbook.swap.pair import COLUMNS, Pair
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the kinds of dependents read from.
+
+    Arguments:
+        connection: in a transaction whose search_path is pinned.
+        pair: the two columns.
+        may_restate: whether the role and the server allow a scratch table. Without one the
+            definitions are left as they are, which is good enough for a status.
+    """
+
+    connection: BaseDatabaseWrapper
+    pair: Pair
+    may_restate: bool
+
+    @cached_property
+    def since(self) -> str | None:
+        """The transaction of the swap, if the columns are exchanged."""
+        table, shadow = self.pair.table, self.pair.replacement.shadow
+        return quarantine.swapped_since(self.connection, table, shadow)
+
+    @cached_property
+    def indexes(self) -> list[Index]:
+        """The indexes that are bound to either column."""
+        return read_indexes(self.connection, self.pair, self.since)
+
+    @cached_property
+    def families(self) -> list[Family]:
+        """The live column's indexes, with their twins."""
+        return build_families(self.pair, self.indexes)
+
+    @cached_property
+    def constraints(self) -> list[Constraint]:
+        """The constraints that are bound to either column, and stand on no index."""
+        return read_constraints(self.connection, self.pair, self.since)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Indexes and constraints restated for the other column, on one scratch table."""
+        parts = [part for family in self.families for part in family]
+        wanted = {
+            part.index.oid: (part.index.unique, part.index.definition)
+            for part in parts
+            if not (part.index.primary or part.index.exclusion)
+        }
+        demands = {
+            each.oid: each.definition for each in checks_to_restate(self.pair, self.constraints)
+        }
+        for part in parts:
+            if part.pair.partitioned and part.index.constraint and part.index.oid in wanted:
+                # A partitioned table's constraint cannot be made of an index.
+                demands[part.index.constraint] = str(part.index.constraint_definition)
+        if not self.may_restate:
+            plain = {oid: definition for oid, (_, definition) in wanted.items()}
+            return Definitions(plain, {}, demands, {})
+        return restate.restate_definitions(self.connection, self.pair, wanted, demands)
+
+
+# The objects of one catalog that are bound to either column, of the table or of a partition.
+BOUND = """
+      JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names
+              FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+             WHERE d.classid = {catalog}::regclass
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+             GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
+
+
+def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
+    """Run a query over the objects `o` of one catalog that are bound to either column.
+
+    Arguments:
+        catalog: the catalog's name, `pg_policy`, say.
+        query: has `{bound}` where the objects are joined to the names of their columns,
+            `bound.names`.
+    """
+    return fetch_all(
+        reading.connection,
+        sql.SQL(query).format(
+            bound=sql.SQL(BOUND).format(
+                catalog=sql.Literal(f"pg_catalog.{catalog}"), columns=COLUMNS
+            )
+        ),
+        reading.pair.columns,
+    )

@@ -1,0 +1,48 @@
+"""The replica identity of a relation, where one of the column's indexes is chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
+from migrations_playbook.swap.dependents.reading import Reading
+
+
+def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
+    """Yield the replica identity of each relation that has one of these indexes for it.
+
+    The columns of such an index must not be null: it is let go before NOT NULL changes columns, and
+    taken up again after that.
+
+    Lock: ACCESS EXCLUSIVE on the table or the partition.
+    """
+    live = reading.pair.replacement.live
+    for part in (each for family in reading.families for each in family):
+        if not part.index.replica_identity:
+            continue
+        name, pair = part.index.name, part.pair
+        yield Dependent(
+            "replica identity",
+            pair.labelled(name),
+            f"on {live}",
+            frozenset({live}),
+            steps=Steps(
+                before_rename=(
+                    pair.alter_table(
+                        f"Let {name} be the replica identity no longer",
+                        sql.SQL("REPLICA IDENTITY DEFAULT"),
+                    ),
+                ),
+                after_rename=(
+                    pair.alter_table(
+                        f"Let {name} be the replica identity",
+                        sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(name)),
+                    ),
+                ),
+            ),
+        )
+
+
+KIND = DependentKind(read_replica_identities)

@@ -1,0 +1,60 @@
+"""What pg_depend binds to the columns and no kind has claimed: refused by name, not passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.swap import quarantine
+from migrations_playbook.swap.dependents.base import Dependent, Object
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import COLUMNS
+
+GENERATED = "its stored values come from the leaked ones; drop it, and add it again after the swap"
+UNKNOWN = "the swap does not know how to carry it over; drop it, and create it again after the swap"
+
+
+def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Dependent]:
+    """Yield what is bound to either column and is not claimed.
+
+    Arguments:
+        claimed: the objects that the kinds stand for.
+    """
+    pair = reading.pair
+    seen = {
+        *claimed,
+        *quarantine.read_sequences(reading.connection, pair.table, pair.replacement.shadow),
+    }
+    # pg_identify_object speaks one language; pg_describe_object is translated.
+    rows = fetch_all(
+        reading.connection,
+        sql.SQL("""
+            SELECT c.relname, d.objid, col.name, a.attname IS NOT NULL,
+                   coalesce(a.attname || ' of table ' || d.refobjid::regclass::text,
+                            i.type || ' ' || i.identity)
+              FROM pg_catalog.pg_depend d
+              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+              JOIN pg_catalog.pg_class c ON c.oid = d.classid
+              LEFT JOIN pg_catalog.pg_attrdef f
+                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+              LEFT JOIN pg_catalog.pg_attribute a
+                     ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+             CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+             WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+             ORDER BY 5""").format(columns=COLUMNS),
+        pair.columns,
+    )
+    for catalog, oid, column, generated, name in rows:
+        if (catalog, oid) in seen:
+            continue
+        seen.add((catalog, oid))
+        yield Dependent(
+            "generated column" if generated else "object",
+            name,
+            f"on {column}",
+            frozenset({column}),
+            frozenset({(catalog, oid)}),
+            refused=GENERATED if generated else UNKNOWN,
+        )

@@ -1,0 +1,117 @@
+"""What a swap reports while it works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migrations_playbook.phase import Phase
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """A step before the exchange begins.
+
+    Arguments:
+        what: the step's purpose, as a short imperative.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The exchange was committed.
+
+    Arguments:
+        phase: the phase that the catalog shows now.
+        lock_wait_ms: how long the requests for the lock stood in the queue, in milliseconds.
+        lock_hold_ms: from the lock's grant to the commit's return, in milliseconds.
+        attempts: how often the lock was asked for.
+        waiters: sessions that stood behind the lock just before the commit.
+        longest_wait_ms: how long the first of them had waited then, in milliseconds.
+        carried: the dependents that were carried over, by kind and name.
+        rights_changed: roles whose privileges on the live column are not what they were.
+    """
+
+    phase: Phase
+    lock_wait_ms: float
+    lock_hold_ms: float
+    attempts: int
+    waiters: int
+    longest_wait_ms: float
+    carried: tuple[str, ...] = ()
+    rights_changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """An exchange was interrupted before its end, and its remaining work is done now.
+
+    Arguments:
+        left: the materialized views that are to be renewed.
+    """
+
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FollowingUp:
+    """A step after the exchange begins.
+
+    Arguments:
+        what: the step's purpose, as a short imperative.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The numbers that prove the exchange.
+
+    Arguments:
+        rows: rows in the table.
+        nulls: rows without a live value.
+        duplicates: live values that more than one row has, where the column is unique.
+        unchanged: rows, not written since the swap, whose live value is their retired one.
+        leaked: rows whose live value is another row's retired one.
+        views: views that were read through.
+        exposed: rows of views that show a retired value under another name than the retired
+            column's.
+        still_bound: what is bound to the retired column and should not be.
+        rights_changed: roles whose privileges on the live column are not what they were.
+        unread: views that may not be read, by this role or by their own owner.
+        exposing: the views that show retired values.
+        left: materialized views that an interrupted exchange has not renewed.
+    """
+
+    rows: int
+    nulls: int
+    duplicates: int
+    unchanged: int
+    leaked: int
+    views: int = 0
+    exposed: int = 0
+    still_bound: tuple[str, ...] = ()
+    rights_changed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    exposing: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not any(
+            (
+                self.nulls,
+                self.duplicates,
+                self.unchanged,
+                self.leaked,
+                self.exposed,
+                self.still_bound,
+                self.rights_changed,
+                self.left,
+            )
+        )
+
+
+Event = Preparing | Exchanged | Resuming | FollowingUp | Verified

@@ -1,0 +1,261 @@
+"""May the swap run? Everything that can refuse one before its lock, to be read top to bottom.
+
+Each condition is a function that returns its objection, a sentence with the remedy, or None. They
+are asked in their order, and the first objection is raised. `recheck` asks again what may have
+changed, once no other schema change can come between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.errors import PlaybookError, Refused, WrongPhase
+from migrations_playbook.phase import Phase, State, read_state, was_exchanged_before
+from migrations_playbook.postgres.query import fetch_value, pin_search_path
+from migrations_playbook.postgres.roles import may_select
+from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.dependents.base import Dependent
+from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
+from migrations_playbook.swap.dependents.materialized import Left, read_left
+from migrations_playbook.swap.dependents.table import read_lacking_rights
+from migrations_playbook.swap.pair import Pair
+
+REFRESH = "--refresh-materialized-views"
+
+
+@dataclass(frozen=True)
+class SwapRequest:
+    """A swap that somebody wants, and the facts that the gate looks at, each read once.
+
+    Arguments:
+        connection: the database.
+        replacement: the replacement whose columns are to be exchanged.
+        revert: whether an exchange back is wanted.
+        refresh: whether materialized views may be built anew.
+    """
+
+    connection: BaseDatabaseWrapper
+    replacement: Replacement
+    revert: bool
+    refresh: bool = False
+
+    @cached_property
+    def table(self) -> Table | None:
+        """The table with both columns, or None."""
+        table = read_table(self.connection, self.replacement.identifier)
+        names = {self.replacement.live, self.replacement.shadow}
+        return table if table is not None and names <= table.columns.keys() else None
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The two columns, which are there."""
+        assert self.table is not None, "the gate asks first whether the columns are there"
+        return Pair.of(self.replacement, self.table)
+
+    @cached_property
+    def state(self) -> State:
+        return read_state(self.connection, self.replacement)
+
+    @cached_property
+    def left(self) -> list[Left]:
+        """What an exchange of the wanted kind, if it was the last one, has left to do."""
+        if self.table is None or self.pair.swapped is self.revert:
+            return []
+        return read_left(self.connection, self.pair)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        found = read_inventory(self.connection, self.pair)
+        return found.renewed() if self.refresh else found
+
+
+def pass_gate(request: SwapRequest) -> Inventory:
+    """Say whether the swap may be prepared, and what is bound to its columns.
+
+    Lock: ACCESS SHARE on the table.
+
+    Raises:
+        WrongPhase: not filled yet, or swapped already; with the right next command.
+        Refused: the role lacks a right, or something is bound to a column that cannot be carried
+            over; names all of it.
+    """
+    for condition in (*PHASE_CONDITIONS, can_be_carried_over):
+        objection = condition(request)
+        if objection is not None:
+            raise objection
+    return request.inventory
+
+
+def inspect_phase(request: SwapRequest) -> Inventory:
+    """Do the same for a dry run, which lists what is refused rather than to refuse because of it.
+
+    Raises:
+        WrongPhase, Refused: as `pass_gate`, but for what is bound to the columns.
+    """
+    for condition in PHASE_CONDITIONS:
+        objection = condition(request)
+        if objection is not None:
+            raise objection
+    return request.inventory
+
+
+def may_be_read(request: SwapRequest) -> PlaybookError | None:
+    """Without the right to read the table not even the phase can be told."""
+    table = request.table
+    if table is None or may_select(request.connection, table):
+        return None
+    return bound_objection(
+        request.pair, list(read_lacking_rights(request.connection, request.pair))
+    )
+
+
+def has_rows_here(request: SwapRequest) -> PlaybookError | None:
+    """A foreign table's rows are elsewhere, and may not be to be had at all."""
+    if request.table is None or request.table.kind != FOREIGN:
+        return None
+    return bound_objection(request.pair, request.inventory.refused)
+
+
+def is_expanded(request: SwapRequest) -> PlaybookError | None:
+    if request.state.phase is not Phase.NONE:
+        return None
+    replacement = request.replacement
+    return WrongPhase(
+        f'{replacement.label} has no column "{replacement.shadow}" in the database '
+        f'"{request.connection.alias}". Run "manage.py migrate" first.'
+    )
+
+
+def has_left_nothing(request: SwapRequest) -> PlaybookError | None:
+    if not request.left:
+        return None
+    return WrongPhase(
+        f"{request.replacement.label} is {'reverted' if request.revert else 'swapped'} already, "
+        f"but for what an interrupted run has left: {', '.join(each.name for each in request.left)}"
+        f'. Run "{finishing_command(request.replacement, revert=request.revert)}" to finish.'
+    )
+
+
+def is_not_done_already(request: SwapRequest) -> PlaybookError | None:
+    replacement, swapped = request.replacement, request.state.swapped
+    if swapped is request.revert:
+        return None
+    if swapped:
+        return WrongPhase(
+            f'{replacement.label} is swapped already: "{replacement.live}" has its new values. '
+            f'"{replacement.command("swap", "--revert")}" would exchange back.'
+        )
+    return WrongPhase(
+        f"{replacement.label} is not swapped, so there is nothing to revert. "
+        f'"{replacement.command("status")}" shows what comes next.'
+    )
+
+
+def has_working_triggers(request: SwapRequest) -> PlaybookError | None:
+    problem = request.state.problem
+    return None if problem is None else WrongPhase(problem)
+
+
+def is_filled(request: SwapRequest) -> PlaybookError | None:
+    state, replacement = request.state, request.replacement
+    if state.phase is not Phase.EXPANDED:
+        return None
+    assert state.table is not None
+    left = count_nulls(request.connection, replacement, state.table)
+    return WrongPhase(
+        f'Column "{replacement.shadow}" of {replacement.label} still has {left:,} null rows. '
+        f'Run "{replacement.command("backfill")}" first.'
+    )
+
+
+PHASE_CONDITIONS = (
+    may_be_read,
+    has_rows_here,
+    is_expanded,
+    has_left_nothing,
+    is_not_done_already,
+    has_working_triggers,
+    is_filled,
+)
+
+
+def can_be_carried_over(request: SwapRequest) -> PlaybookError | None:
+    return bound_objection(request.pair, request.inventory.refused)
+
+
+def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> Inventory:
+    """Ask again what may have changed since the gate, with schema changes kept away.
+
+    Lock: ACCESS SHARE on the table; the caller holds SHARE UPDATE EXCLUSIVE.
+
+    Raises:
+        WrongPhase: another session has exchanged the columns meanwhile, or dropped one.
+        Refused: something has been bound to a column that cannot be carried over.
+    """
+    found = read_inventory(connection, pair)
+    if found.pair.swapped is not pair.swapped:
+        raise WrongPhase(
+            f"Another session has exchanged the columns of {pair.replacement.label} meanwhile; "
+            f'nothing was exchanged here. "{pair.replacement.command("status")}" shows what '
+            "comes next."
+        )
+    found = found.renewed() if refresh else found
+    objection = bound_objection(found.pair, found.refused)
+    if objection is not None:
+        raise objection
+    return found
+
+
+def count_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: bool) -> int:
+    """Count the rows that have the same value in both columns, where that is right.
+
+    The fill never makes one. A row written between a swap and its revert is one, and keeps its
+    value, which has never leaked.
+
+    Lock: ACCESS SHARE on the table.
+
+    Raises:
+        Refused: there are such rows, and the columns have never been exchanged.
+    """
+    with transaction.atomic(using=connection.alias):
+        pin_search_path(connection, pair.live.type_schema)
+        equal = int(
+            fetch_value(
+                connection,
+                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                    pair.identifier,
+                    sql.Identifier(pair.replacement.live),
+                    sql.Identifier(pair.replacement.shadow),
+                ),
+            )
+        )
+    if equal and not keep_equal and not was_exchanged_before(pair.replacement, pair.table):
+        raise Refused(
+            f"{equal:,} rows of {pair.replacement.label} have the same value in both columns, so "
+            "the swap would not change them. If they were written between a swap and its revert, "
+            "run it again with --keep-equal."
+        )
+    return equal
+
+
+def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:
+    """Name all that cannot be carried over, each with what to do about it; None when all can."""
+    if not refused:
+        return None
+    findings = "\n".join(f"- {each} ({each.how}): {each.refused}." for each in refused)
+    return Refused(
+        f"{pair.replacement.label} cannot be exchanged; nothing was changed. These would stay "
+        f"with the leaked values, or stand in the way:\n{findings}"
+    )
+
+
+def finishing_command(replacement: Replacement, *, revert: bool) -> str:
+    """Build the command that finishes what an interrupted exchange has left."""
+    return replacement.command("swap", *(["--revert"] if revert else []), REFRESH)
