@@ -12,11 +12,9 @@ import re
 from django.db import Error as DatabaseError
 from psycopg import errors as pg_errors
 
-DONE = 0
 REFUSED = 1
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-INTERRUPTED = 130  # 128 + SIGINT
-TERMINATED = 143  # 128 + SIGTERM
+UNREAD = 141  # 128 + SIGPIPE: whoever read the output has gone
 
 
 # SQLSTATE classes whose primary message may quote a value: data exceptions, and PL/pgSQL's RAISE.

@@ -153,7 +153,7 @@ def _read_one(
     if table is not None and state.phase is Phase.EXPANDED:
         remaining = count_nulls(connection, replacement, table)
         if state.problem is None:
-            settings = control.read(connection, replacement, table)
+            settings = control.read_control(connection, replacement, table)
     if table is not None and state.swapped:
         stale = quarantine.stale_writes(connection, table, replacement.shadow)
     if table is not None and state.phase is not Phase.NONE:

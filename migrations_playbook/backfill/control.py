@@ -41,7 +41,7 @@ class Control:
     duty: float | None = None
 
     def over(self, pace: Pace) -> Pace:
-        """A worker's own pace, overruled by what was set."""
+        """Overrule a worker's own pace by what was set."""
         changes: dict[str, Any] = {
             name: value
             for name in ("target_ms", "max_rows_per_second", "duty")
@@ -50,7 +50,7 @@ class Control:
         return replace(pace, **changes)
 
     def as_json(self) -> dict[str, Any]:
-        """Only what was set."""
+        """Give only what was set."""
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
 
     def __str__(self) -> str:
@@ -61,15 +61,20 @@ class Control:
         return ", ".join(said) or "nothing"
 
 
-def read(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> Control:
-    """What is set now. Lock: none on the table; reads the catalog."""
-    return _parse(_function(connection, replacement, table)[2])
+def read_control(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> Control:
+    """Read what is set now.
+
+    Lock: none on the table; reads the catalog.
+    """
+    return _parse_comment(_find_function(connection, replacement, table)[2])
 
 
-def change(
+def change_control(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table, **changes: Any
 ) -> Control:
-    """Set some of it, and leave the rest as it is.
+    """Set some of the settings, and leave the rest as they are.
 
     Lock: SHARE UPDATE EXCLUSIVE on the trigger's function, none on the table.
 
@@ -89,8 +94,8 @@ def change(
             sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(%s), %s)"),
             ["playbook control", table.oid % 2**31],
         )
-        schema, name, comment = _function(connection, replacement, table)
-        control = replace(_parse(comment), **changes)
+        schema, name, comment = _find_function(connection, replacement, table)
+        control = replace(_parse_comment(comment), **changes)
         text = json.dumps({"backfill": control.as_json()}) if control.as_json() else None
         if text != comment:
             execute(
@@ -102,13 +107,16 @@ def change(
     return control
 
 
-def clear(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
-    """Take all of it away. Lock: as `change`, if there is anything."""
-    if read(connection, replacement, table) != Control():
-        change(connection, replacement, table, **vars(Control()))
+def clear_control(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Take all settings away.
+
+    Lock: as `change_control`, if there is any.
+    """
+    if read_control(connection, replacement, table) != Control():
+        change_control(connection, replacement, table, **vars(Control()))
 
 
-def _function(
+def _find_function(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
 ) -> tuple[str, str, str | None]:
     row = fetch_one(
@@ -129,7 +137,7 @@ def _function(
     return row[0], row[1], row[2]
 
 
-def _parse(comment: str | None) -> Control:
+def _parse_comment(comment: str | None) -> Control:
     if comment is None:
         return Control()
     try:

@@ -1,8 +1,9 @@
 """What a backfill will cost the server: WAL, heap, indexes; and whether the disk has room.
 
 A model of a few lines, to tell a WAL volume of a gigabyte from one of a terabyte. The result of
-each backfill puts what it really took beside it. It takes for granted that pages can be pruned:
-where an old snapshot keeps the old versions alive, heap and indexes grow to about twice their size.
+each backfill puts what it really took beside the prediction. The model takes for granted that pages
+can be pruned: where an old snapshot keeps the old versions alive, heap and indexes grow to about
+twice their size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.walk import SHARES
+from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import fetch_one, fetch_value
+from migrations_playbook.postgres.server import wal_position
 from migrations_playbook.postgres.tables import Table, measure_sizes
 
 # Bytes of WAL: the record of a row's lock, those of an update beside the row itself, and those of
@@ -66,7 +69,80 @@ class Prediction:
         )
 
 
-def predict(
+@dataclass(frozen=True)
+class Cost:
+    """What was predicted, and what the whole server wrote and the whole table grew by meanwhile.
+
+    Arguments:
+        predicted: see `predict_cost`.
+        wal: bytes of WAL.
+        heap_growth: bytes.
+        index_growth: bytes.
+    """
+
+    predicted: Prediction
+    wal: int
+    heap_growth: int
+    index_growth: int
+
+    def as_json(self) -> dict[str, Any]:
+        actual = {name: value for name, value in vars(self).items() if name != "predicted"}
+        return {"predicted": self.predicted.as_json(), "actual": actual}
+
+    def __str__(self) -> str:
+        said = [
+            f"{title} {getattr(self, name) / 1e6:,.0f} MB "
+            f"(predicted {getattr(self.predicted, name) / 1e6:,.0f})"
+            for title, name in (
+                ("WAL", "wal"),
+                ("heap grown by", "heap_growth"),
+                ("indexes grown by", "index_growth"),
+            )
+        ]
+        return "; ".join(said) + "."
+
+
+class Meter:
+    """Measures what a backfill costs, from when the meter is made.
+
+    Arguments:
+        connection: the supervisor's.
+        table: what is filled.
+        predicted: see `predict_cost`.
+    """
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, table: Table, predicted: Prediction
+    ) -> None:
+        self.connection = connection
+        self.table = table
+        self.predicted = predicted
+        self._sizes = measure_sizes(connection, table)
+        self._wal = wal_position(connection)
+
+    def refuse_without_room(self) -> None:
+        """Refuse to begin what would not end.
+
+        Raises:
+            PlaybookError: the table would outgrow the server's disk.
+        """
+        if not self.predicted.fits:
+            raise PlaybookError(
+                f"The table would outgrow the server's disk: {self.predicted}. Make room first."
+            )
+
+    def written(self) -> int:
+        """Read the bytes of WAL since the beginning."""
+        return wal_position(self.connection) - self._wal
+
+    def read_cost(self) -> Cost:
+        """Read what it has cost so far."""
+        heap, indexes = measure_sizes(self.connection, self.table)
+        before_heap, before_indexes = self._sizes
+        return Cost(self.predicted, self.written(), heap - before_heap, indexes - before_indexes)
+
+
+def predict_cost(
     connection: BaseDatabaseWrapper, table: Table, rows: int, *, vacuum_every: float
 ) -> Prediction:
     """Predict the cost of filling `rows` rows.
@@ -104,12 +180,12 @@ def predict(
         wal=round(wal),
         heap_growth=round(rows * (NEW_VALUE + (WITH_SLICES if vacuum_every else WITHOUT))),
         index_growth=round(share * indexes * max(0.0, entries - INDEX_ROOM)),
-        disk_free=disk_free(connection),
+        disk_free=read_disk_free(connection),
     )
 
 
 def moved_share(width: float) -> float:
-    """The share of the rows whose new version finds no room on its page (see `walk`).
+    """Tell the share of the rows whose new version finds no room on its page (see `walk`).
 
     One pass's share goes elsewhere from a page that is full, and of the others those for which the
     room is too small that the smaller old versions leave.
@@ -122,8 +198,8 @@ def moved_share(width: float) -> float:
     return first + (1 - first) * (1 - old / (old + NEW_VALUE + POINTER))
 
 
-def disk_free(connection: BaseDatabaseWrapper) -> int | None:
-    """Bytes free where the data folder lies; None unless the server runs here and names it.
+def read_disk_free(connection: BaseDatabaseWrapper) -> int | None:
+    """Read the bytes free where the data folder lies; None if the server is not here to ask.
 
     SQL has no function for it, so only a server behind a Unix socket can be asked.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from migrations_playbook.backfill.cost import Cost
+
 
 @dataclass(frozen=True)
 class Started:
@@ -11,11 +13,13 @@ class Started:
 
     Arguments:
         total: rows to fill.
-        exact: whether that was counted, or told from a sample.
+        exact: whether the rows were counted, and not told from a sample.
+        workers: threads that fill.
     """
 
     total: int
     exact: bool
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Waiting:
 
     Arguments:
         reason: why, in a few words.
-        signals: the names of what it waits for, by which the time is counted.
-        seconds: how long it has waited since the last event of this kind.
+        signals: the names of what is waited for, by which the time is counted.
+        seconds: the wait since the last event of this kind.
     """
 
     reason: str
@@ -75,7 +79,7 @@ class Vacuumed:
     """A slice was vacuumed, or another vacuum was at work already.
 
     Arguments:
-        ran: whether it was ours.
+        ran: whether the vacuum was ours.
     """
 
     ran: bool
@@ -86,15 +90,17 @@ class Finished:
     """The end: no null is left, a stop was asked for, or a bound was reached.
 
     Arguments:
-        rows_remaining: exact.
+        rows_remaining: exact; None when the server could not be asked any more.
         complete: whether no null is left.
         batch_size: rows in a batch, at the end.
+        cost: what was predicted, and what the backfill took; None as above.
         reason: which bound was reached, in a sentence; None when it was none.
     """
 
-    rows_remaining: int
+    rows_remaining: int | None
     complete: bool
     batch_size: int
+    cost: Cost | None = None
     reason: str | None = None
 
 

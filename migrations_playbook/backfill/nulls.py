@@ -5,6 +5,8 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
+import time
+
 from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
@@ -14,14 +16,19 @@ from migrations_playbook.postgres.query import fetch_value, set_local
 from migrations_playbook.postgres.tables import Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
-# Counting exactly is cheap while it stays under this, in milliseconds.
-EXACT_COUNT_MS = 2000
-# And how many pages a sample has, when it may not.
+# How long the first batch may wait for an exact count, and a later count may take, in ms.
+COUNT_FIRST_MS, COUNT_AGAIN_MS = 100, 1000
+# The pages of a sample, where a count would take longer.
 SAMPLE_PAGES = 1000
+# By how much a sample may be off, as a share.
+SAMPLE_ERROR = 0.1
+# The share of the time that counting what is left may take, and the least time between two counts
+# in seconds.
+COUNT_SHARE, COUNT_EVERY = 0.01, 5.0
 
 
 def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> int:
-    """How many rows' shadow is null, exactly.
+    """Count the rows whose shadow is null.
 
     One sequential scan by one process: parallel ones would take the site's cores.
     """
@@ -40,7 +47,7 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
 def count_nulls_within(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table, limit_ms: int
 ) -> int | None:
-    """How many rows' shadow is null, or None when counting takes longer than `limit_ms`."""
+    """Count the rows whose shadow is null; None when that takes longer than `limit_ms`."""
     try:
         with transaction.atomic(using=connection.alias):
             set_local(connection, "statement_timeout", f"{limit_ms}ms")
@@ -55,9 +62,9 @@ def estimate_nulls(
     connection: BaseDatabaseWrapper,
     replacement: Replacement,
     table: Table,
-    limit_ms: int = EXACT_COUNT_MS,
+    limit_ms: int,
 ) -> tuple[int, bool]:
-    """How many rows' shadow is null, and whether that is exact.
+    """Tell how many rows' shadow is null, and whether the number is exact.
 
     Counts for up to `limit_ms`, then takes a sample.
     """
@@ -73,7 +80,7 @@ def sample_nulls(
     table: Table,
     pages: int = SAMPLE_PAGES,
 ) -> int:
-    """About how many rows' shadow is null, from pages at random: a few per cent off.
+    """Estimate how many rows' shadow is null, from pages at random: a few per cent off.
 
     The planner's statistics do not know a column that was just added, and are of yesterday.
     """
@@ -87,3 +94,44 @@ def sample_nulls(
         [100 * share],
     )
     return round(float(seen) / share)
+
+
+class Remaining:
+    """The rows that are left, as far as is known: counted once before the first batch, then less
+    what each batch fills, then counted again now and then, for what others fill.
+
+    Arguments:
+        connection: the supervisor's.
+        replacement: what is filled.
+        table: its table.
+    """
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+    ) -> None:
+        self._where = (connection, replacement, table)
+        began = time.monotonic()
+        self.rows, self.exact = estimate_nulls(*self._where, COUNT_FIRST_MS)
+        self._countable = True
+        self._counted = time.monotonic()
+        self._took = self._counted - began
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to count again."""
+        return time.monotonic() - self._counted > max(COUNT_EVERY, self._took / COUNT_SHARE)
+
+    def recount(self) -> bool:
+        """Count again, or sample where a count takes too long; return whether `rows` is news."""
+        began = time.monotonic()
+        if self._countable:
+            rows, self._countable = estimate_nulls(*self._where, COUNT_AGAIN_MS)
+        else:
+            rows = sample_nulls(*self._where)
+        self._counted = time.monotonic()
+        self._took = self._counted - began
+        # A sample is believed where it says more than its own error.
+        if not self._countable and rows >= self.rows * (1 - SAMPLE_ERROR):
+            return False
+        self.rows, self.exact = rows, self._countable
+        return True

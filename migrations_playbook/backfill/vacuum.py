@@ -6,9 +6,13 @@ tenth of the rows, that space takes the next tenth.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.backfill.workers import Session
 from migrations_playbook.postgres.query import execute, fetch_all, fetch_value
 from migrations_playbook.postgres.sessions import is_direct
 from migrations_playbook.postgres.tables import Table
@@ -18,6 +22,8 @@ DEFAULT_EVERY = 0.1
 GENTLE_DELAY_MS = 2
 # PostgreSQL's SQLSTATE of the warning that a VACUUM (SKIP_LOCKED) was skipped.
 LOCK_NOT_AVAILABLE = "55P03"
+# Between two questions after old snapshots, in seconds.
+ASK_EVERY = 0.5
 
 
 class Slices:
@@ -44,7 +50,71 @@ class Slices:
         self.done = 0
 
 
-def run(connection: BaseDatabaseWrapper, table: Table, *, gently: bool) -> bool:
+class Clerk:
+    """Begins a VACUUM when a slice is due, one at a time, unless an old snapshot makes it useless.
+
+    Arguments:
+        slices: says when.
+        besides: the name of our own sessions (see `batch.application_name`).
+        session: makes the session that a VACUUM has to itself.
+    """
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        slices: Slices,
+        *,
+        besides: str,
+        session: Callable[[], Session],
+    ) -> None:
+        self.connection = connection
+        self.slices = slices
+        self.besides = besides
+        self._make_session = session
+        self._session: Session | None = None
+        self._began = next_transaction(connection)
+        self._asked = -ASK_EVERY
+        self._met: list[str] = []
+        self._useless: list[str] = []
+
+    def attend(self) -> list[str]:
+        """Begin a VACUUM if one is due; return who makes it useless, when it was so twice.
+
+        Whoever is met once only is a request of the site's, perhaps, that is over soon.
+
+        Lock: none; the session that is begun takes that of `vacuum_table`.
+        """
+        if self.busy or not self.slices.due:
+            return []
+        now = time.monotonic()
+        if now - self._asked < ASK_EVERY:
+            return self._useless
+        met, self._asked = self._met, now
+        self._met = find_holders(self.connection, self._began, besides=self.besides)
+        self._useless = self._met if met else []
+        if self._met:
+            return self._useless
+        self.slices.vacuumed()
+        self._began = next_transaction(self.connection)
+        self._session = self._make_session()
+        self._session.start()
+        return []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a VACUUM of ours is at work."""
+        return self._session is not None and self._session.is_alive()
+
+    def end(self, *, cancel: bool) -> None:
+        """Wait for the VACUUM under way, or cancel it."""
+        if self._session is not None:
+            while cancel and self._session.is_alive():
+                self._session.cancel()
+                self._session.join(0.2)
+            self._session.join()
+
+
+def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool) -> bool:
     """Vacuum the table, unless a vacuum is at work on it.
 
     SKIP_LOCKED makes two at once impossible, whoever began the other: a worker on another host,
@@ -85,7 +155,7 @@ def run(connection: BaseDatabaseWrapper, table: Table, *, gently: bool) -> bool:
 
 
 def next_transaction(connection: BaseDatabaseWrapper) -> int:
-    """The next transaction's number: row versions that die from now on die later than this."""
+    """Read the next transaction's number: row versions that die from now on die later."""
     return int(
         fetch_value(
             connection,
@@ -96,15 +166,15 @@ def next_transaction(connection: BaseDatabaseWrapper) -> int:
     )
 
 
-def held_by(connection: BaseDatabaseWrapper, since: int, *, besides: str) -> list[str]:
-    """Who makes a VACUUM useless: whose snapshot is older than the rows' deaths.
+def find_holders(connection: BaseDatabaseWrapper, since: int, *, besides: str) -> list[str]:
+    """Find who makes a VACUUM useless: whose snapshot is older than the rows' deaths.
 
     Lock: none.
 
     Arguments:
         since: `next_transaction` when the slice began.
-        besides: the name of sessions that are left out. A batch of ours, here or on another host,
-            is over in milliseconds.
+        besides: the name of sessions that are left out (see `batch.application_name`). A batch of
+            ours, here or on another host, is over in milliseconds.
 
     Returns:
         Sessions, slots and prepared transactions, the oldest first, each for a person.
@@ -124,7 +194,7 @@ def held_by(connection: BaseDatabaseWrapper, since: int, *, besides: str) -> lis
                   FROM pg_catalog.pg_stat_activity
                  WHERE backend_xmin IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
                    AND (datname = pg_catalog.current_database() OR datname IS NULL)
-                   AND application_name IS DISTINCT FROM %s
+                   AND pg_catalog.split_part(application_name, ':', 1) IS DISTINCT FROM %s
                 UNION ALL
                 SELECT greatest(pg_catalog.age(xmin), pg_catalog.age(catalog_xmin)),
                        pg_catalog.format('replication slot "%%s"', slot_name)

@@ -1,10 +1,11 @@
-"""One worker's way through a table: which rows come next, and the statement that fills them.
+"""One worker's way through a table: which rows come next.
 
-It walks by block, not by key: `ctid` ranges are read in the order they lie on disk (PostgreSQL
-14+), so it makes no difference whether the key is a number with gaps, a UUID or composite.
+A worker walks by block, not by key: `ctid` ranges are read in the order they lie on disk
+(PostgreSQL 14+), so it makes no difference whether the key is a number with gaps, a UUID or
+composite.
 
-And it passes over each stretch several times, filling a share of each page's rows at a time. An
-UPDATE whose new version finds room on the same page, while no indexed column changes, is a
+And the walk passes over each stretch several times, filling a share of each page's rows at a time.
+An UPDATE whose new version finds room on the same page, while no indexed column changes, is a
 heap-only one (HOT): it makes no index entry. A full page has no room. But once the first share of
 its rows has gone elsewhere and is committed, the next reader of the page prunes their old versions
 away, and the next share takes their room, and so on. So most rows stay on their page, and the
@@ -19,11 +20,16 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
-from migrations_playbook.postgres.query import Row, fetch_all, fetch_one
+from migrations_playbook.backfill.batch import (
+    application_name,
+    batch_statement,
+    block_of,
+    place_before,
+    run_alone,
+    search_statement,
+)
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
@@ -42,7 +48,7 @@ BATCHES_A_SHARE = 4
 
 @dataclass(frozen=True)
 class Filled:
-    """What one statement did.
+    """What one batch did.
 
     Arguments:
         rows: rows filled; 0 where a stretch of the table had nothing to fill.
@@ -93,7 +99,7 @@ class Window:
     def next_share(self) -> bool:
         """Begin the next pass; False when there is none."""
         self.share += 1
-        self.after = place(self.first)
+        self.after = place_before(self.first)
         return self.share < self.shares
 
 
@@ -109,7 +115,7 @@ class Walk:
 
     Arguments:
         replacement: what is filled.
-        found: its table.
+        table: its table.
     """
 
     def __init__(self, replacement: Replacement, table: Table) -> None:
@@ -123,7 +129,7 @@ class Walk:
         """Begin a sweep."""
         leaves = read_leaves(connection, self.table)
         start = random.randrange(max(1, sum(leaf.blocks for leaf in leaves)))  # noqa: S311
-        self._stretches = around(leaves, start)
+        self._stretches = circle_leaves(leaves, start)
         self._window = None
 
     def fill(self, connection: BaseDatabaseWrapper, size: int) -> Filled | None:
@@ -145,9 +151,7 @@ class Walk:
             if self._window is None:
                 return Filled(0, 0, time.monotonic() - began)
         window = self._window
-        rows, nulls, last = self._batch(
-            connection, batch_statement(self.replacement, window.leaf), size
-        )
+        rows, nulls, last = self._batch(connection, window, size)
         # In a batch that is not full, the pass is at its end: what is left is locked, and waits
         # for the next sweep.
         if rows == size and last is not None:
@@ -178,7 +182,7 @@ class Walk:
             # A pass that is no whole batch is not worth its reading.
             shares=max(1, min(SHARES, count // size)),
             share=0,
-            after=place(stretch.block),
+            after=place_before(stretch.block),
         )
         stretch.block = end
         return window
@@ -190,90 +194,23 @@ class Walk:
 
         Lock: ACCESS SHARE on the table.
         """
-        statement = sql.SQL("""
-            SELECT min(ctid)::text, max(ctid)::text, count(*)
-              FROM (SELECT ctid FROM ONLY {table}
-                     WHERE ctid >= %s::tid AND ctid < %s::tid AND {shadow} IS NULL
-                     LIMIT %s) AS found""").format(
-            table=stretch.leaf.identifier, shadow=sql.Identifier(self.replacement.shadow)
-        )
-        with transaction.atomic(using=connection.alias):
-            self._settle(connection)
-            row = fetch_one(connection, statement, [place(stretch.block), place(until), most])
-        assert row is not None
-        return row[0], row[1], int(row[2])
+        statement = search_statement(self.replacement, stretch.leaf)
+        params = [place_before(stretch.block), place_before(until), most]
+        first, last, count = run_alone(connection, self.application, statement, params)
+        return first, last, int(count)
 
     def _batch(
-        self, connection: BaseDatabaseWrapper, statement: sql.Composed, size: int
+        self, connection: BaseDatabaseWrapper, window: Window, size: int
     ) -> tuple[int, int, str | None]:
-        window = self._window
-        assert window is not None
-        with transaction.atomic(using=connection.alias):
-            self._settle(connection)
-            row: Row | None = fetch_one(
-                connection,
-                statement,
-                [window.after, place(window.end), window.shares, window.share, size],
-            )
-        assert row is not None
-        return int(row[0]), int(row[1]), row[2]
-
-    def _settle(self, connection: BaseDatabaseWrapper) -> None:
-        """Set what holds for this transaction.
-
-        Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
-        synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
-        The name tells an administrator, and our own throttles, who this is; the session has it
-        already, unless a pooler has not carried it over. The planner has no statistics of a column
-        that was just added, and must not read the table from its beginning for every batch.
-        """
-        fetch_all(
-            connection,
-            sql.SQL("""
-                SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
-                       pg_catalog.set_config('application_name', %s, true),
-                       pg_catalog.set_config('enable_seqscan', 'off', true),
-                       pg_catalog.set_config('enable_indexscan', 'off', true),
-                       pg_catalog.set_config('enable_bitmapscan', 'off', true),
-                       pg_catalog.set_config('jit', 'off', true)"""),
-            [self.application],
-        )
+        statement = batch_statement(self.replacement, window.leaf)
+        end = place_before(window.end)
+        params = [window.after, end, window.shares, window.share, size]
+        rows, nulls, last = run_alone(connection, self.application, statement, params)
+        return int(rows), int(nulls), last
 
 
-def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
-    """The statement that claims and fills one batch; its parameters are the place to begin
-    behind, the place to end before, the number of shares, the share, and a size.
-
-    That a null row never moves makes `ctid` safe between the SELECT and the UPDATE of one
-    statement. FOR NO KEY UPDATE does not block an insert that references the row by foreign key.
-    A value equal to the live one is nulled again, for the fill trigger to draw another.
-
-    The hash of a row's place says which share it is in: some rows of each page are in each. It is
-    read as a range of places, and not as a list of them, because a page is pruned only by a scan
-    of the page.
-    """
-    return sql.SQL("""
-        WITH claimed AS MATERIALIZED (
-            SELECT ctid FROM ONLY {table}
-             WHERE ctid > %s::tid AND ctid < %s::tid AND {shadow} IS NULL
-               AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
-             LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
-        filled AS (
-            UPDATE ONLY {table} SET {shadow} = NULLIF({value}, {live})
-             WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
-            RETURNING {shadow} IS NULL AS still_null)
-        SELECT count(*), count(*) FILTER (WHERE still_null),
-               (SELECT max(ctid)::text FROM claimed)
-          FROM filled""").format(
-        table=leaf.identifier,
-        shadow=sql.Identifier(replacement.shadow),
-        live=sql.Identifier(replacement.live),
-        value=replacement.value,
-    )
-
-
-def around(leaves: list[Leaf], start: int) -> deque[Stretch]:
-    """Once around the leaves.
+def circle_leaves(leaves: list[Leaf], start: int) -> deque[Stretch]:
+    """Go once around the leaves.
 
     Arguments:
         leaves: in their order.
@@ -286,18 +223,3 @@ def around(leaves: list[Leaf], start: int) -> deque[Stretch]:
         behind.append(Stretch(leaf, 0, here))
         start -= leaf.blocks
     return deque(each for each in ahead + behind if each.block < each.end)
-
-
-def place(block: int) -> str:
-    """The place before a block's first row, as a `tid`: line pointers count from 1."""
-    return f"({block},0)"
-
-
-def block_of(at: str) -> int:
-    """The block of a `tid`."""
-    return int(at[1:].split(",", maxsplit=1)[0])
-
-
-def application_name(replacement: Replacement) -> str:
-    """What the batches call themselves in pg_stat_activity, on every host."""
-    return replacement.object_name("backfill")

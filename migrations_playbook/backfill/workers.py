@@ -17,11 +17,12 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
+from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.events import Batch, Event, Waiting
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pace import Pacer
 from migrations_playbook.backfill.walk import Walk
-from migrations_playbook.errors import PlaybookError, RowsLeft
+from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft
 from migrations_playbook.postgres.locks import holders
 from migrations_playbook.postgres.sessions import is_connection_lost, named_session
 from migrations_playbook.postgres.tables import Table
@@ -42,7 +43,7 @@ class Session(threading.Thread):
     Arguments:
         using: the database alias.
         application: what the session calls itself in pg_stat_activity.
-        work: what it does with its connection.
+        work: what is done with the connection.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Session(threading.Thread):
                 self._connection = None
 
     def cancel(self) -> None:
-        """Cancel the statement that it runs, if it runs one."""
+        """Cancel the statement that the session runs, if it runs any."""
         raw: Any = self._connection and self._connection.connection
         if raw is not None:
             with contextlib.suppress(Exception):
@@ -76,15 +77,20 @@ class Session(threading.Thread):
 
 
 class Team:
-    """What the workers of a process share.
+    """The workers of a process, and what they share.
 
     Arguments:
+        using: the database alias.
         replacement: what they fill.
-        found: its table.
+        table: its table.
         pacer: how hard they push.
+        size: how many they are.
     """
 
-    def __init__(self, replacement: Replacement, table: Table, pacer: Pacer) -> None:
+    def __init__(
+        self, using: str, replacement: Replacement, table: Table, pacer: Pacer, size: int
+    ) -> None:
+        self.using = using
         self.replacement = replacement
         self.table = table
         self.pacer = pacer
@@ -93,9 +99,70 @@ class Team:
         self.stopping = threading.Event()
         self.go = threading.Event()
         self.complete = threading.Event()
+        self._workers = [self.new_session(self._fill) for _ in range(size)]
+        self._lost: set[Session] = set()
 
-    def fill(self, connection: BaseDatabaseWrapper) -> None:
-        """One worker: sweep until no null is left, or until all are to stop.
+    def new_session(self, work: Callable[[BaseDatabaseWrapper], None]) -> Session:
+        """Make a session with the name of all of ours."""
+        return Session(self.using, application_name(self.replacement), work)
+
+    def start(self) -> None:
+        """Start the workers. They wait for `go`."""
+        for worker in self._workers:
+            worker.start()
+
+    def cancel(self) -> None:
+        """Stop at once: what is under way is rolled back."""
+        self.stopping.set()
+        for worker in self._workers:
+            worker.cancel()
+
+    def join(self) -> None:
+        """Wait for the workers to end, with the batches that are under way."""
+        self.stopping.set()
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join()
+
+    @property
+    def at_work(self) -> bool:
+        return any(worker.is_alive() for worker in self._workers)
+
+    def find_lost(self) -> tuple[int, int] | None:
+        """Find workers that have lost the connection since the last look: how many have in all,
+        of how many. Any other failure of one stops them all."""
+        failed = [worker for worker in self._workers if worker.error is not None]
+        if any(not worker.lost for worker in failed):
+            self.stopping.set()
+        new = {worker for worker in failed if worker.lost} - self._lost
+        self._lost |= new
+        return (len(self._lost), len(self._workers)) if new else None
+
+    def raise_failure(self) -> None:
+        """Raise what ended the work before the last row was filled, if anything did.
+
+        Raises:
+            ConnectionLost: every worker has lost its connection.
+        """
+        if self.complete.is_set():
+            return
+        for worker in self._workers:
+            if worker.error is not None and not worker.lost:
+                raise worker.error
+        if all(worker.lost for worker in self._workers):
+            raise ConnectionLost("The connection to the server was lost.")
+
+    def put(self, event: Event) -> None:
+        """Report an event, unless nobody listens any more."""
+        while True:
+            try:
+                return self.events.put(event, timeout=0.2)
+            except queue.Full:
+                if self.stopping.is_set():
+                    return None
+
+    def _fill(self, connection: BaseDatabaseWrapper) -> None:
+        """Sweep until no null is left, or until all are to stop: one worker.
 
         Raises:
             RowsLeft: the rows that are left have been locked by others for too long.
@@ -115,20 +182,12 @@ class Team:
             if idle_since is None:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
-                raise RowsLeft(self._locked(connection, left))
+                raise RowsLeft(self._say_locked(connection, left))
             self.put(Waiting(f"{left:,} rows are locked by others", seconds=PAUSE_FOR_LOCKED_ROWS))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
-    def put(self, event: Event) -> None:
-        while True:
-            try:
-                return self.events.put(event, timeout=0.2)
-            except queue.Full:
-                if self.stopping.is_set():
-                    return None
-
     def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk) -> int:
-        """One way through the table; return the rows filled."""
+        """Go through the table once; return the rows filled."""
         walk.begin(connection)
         total = failures = 0
         while not self.stopping.is_set():
@@ -160,7 +219,7 @@ class Team:
                     self.stopping.wait(pause)
         return total
 
-    def _locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
+    def _say_locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
         named = "; ".join(str(holder) for holder in holders(connection, self.table.identifier)[:5])
         return (
             f"{left:,} rows of {self.table} are left: other transactions have kept them locked "

@@ -7,32 +7,26 @@ import re
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
 from migrations_playbook.backfill import pace, vacuum
 from migrations_playbook.backfill.pace import Pace
 from migrations_playbook.backfill.play import Options
 from migrations_playbook.backfill.throttle import Limits
 from migrations_playbook.management.base import positive_float, positive_int
-from migrations_playbook.postgres.query import fetch_one
-from migrations_playbook.postgres.server import server_cores
 
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-# Two cores for the rest of the site for each one that a worker keeps busy; never more than this.
-CORES_A_WORKER, MOST_WORKERS = 4, 4
 
 
-def size(text: str) -> float:
+def parse_size(text: str) -> float:
     """An argparse type: bytes, such as 500MB or 20GB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", text.strip().lower())
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", text.strip().lower())
+    if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
-    return float(found[1]) * UNITS[found[2] or ""]
+    return float(match[1]) * UNITS[match[2] or ""]
 
 
-def share(text: str) -> float:
-    """An argparse type: a share such as 10% or 0.1; 0 is one."""
+def parse_share(text: str) -> float:
+    """An argparse type: a share such as 10% or 0.1, or 0."""
     try:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
@@ -42,19 +36,19 @@ def share(text: str) -> float:
     return number
 
 
-def duty(text: str) -> float:
+def parse_duty(text: str) -> float:
     """An argparse type: a share above 0."""
-    number = share(text)
+    number = parse_share(text)
     if not number:
         raise argparse.ArgumentTypeError("a duty of 0 would never be done; use --pause")
     return number
 
 
 # What --set takes.
-SETTABLE = {"target-ms": positive_float, "max-rows-per-second": positive_float, "duty": duty}
+SETTABLE = {"target-ms": positive_float, "max-rows-per-second": positive_float, "duty": parse_duty}
 
 
-def setting(text: str) -> tuple[str, float | None]:
+def parse_setting(text: str) -> tuple[str, float | None]:
     """An argparse type: NAME=VALUE, or NAME= for a worker's own option."""
     name, equals, value = text.partition("=")
     if name not in SETTABLE or not equals:
@@ -65,7 +59,7 @@ def setting(text: str) -> tuple[str, float | None]:
 
 
 def add_options(parser: CommandParser) -> None:
-    """Declare them."""
+    """Declare the options."""
     limits = Limits()
     parser.add_argument(
         "--dry-run",
@@ -105,7 +99,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--duty",
-        type=duty,
+        type=parse_duty,
         metavar="SHARE",
         help="The share of the time that a worker is at work (default: "
         f"{pace.ALONE_DUTY:.0%}%, and {pace.BESIDE_DUTY:.0%}% while others are at work on the "
@@ -123,7 +117,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--max-slot-wal",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="Wait while a slot retains more WAL (default: half of max_slot_wal_keep_size, or "
         "8 times max_wal_size).",
@@ -151,7 +145,7 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle.add_argument(
         "--max-wal-rate",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="Wait while the server writes more WAL a second (default: no bound).",
     )
@@ -163,7 +157,7 @@ def add_options(parser: CommandParser) -> None:
     small = parser.add_argument_group("small")
     small.add_argument(
         "--vacuum-every",
-        type=share,
+        type=parse_share,
         default=vacuum.DEFAULT_EVERY,
         metavar="SHARE",
         help="VACUUM after every so much of the rows; 0 for never (default: %(default)s).",
@@ -175,7 +169,7 @@ def add_options(parser: CommandParser) -> None:
     )
     small.add_argument(
         "--max-wal",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="End when the server has written so much WAL meanwhile (default: no bound).",
     )
@@ -188,7 +182,7 @@ def add_options(parser: CommandParser) -> None:
     control.add_argument(
         "--set",
         dest="changes",
-        type=setting,
+        type=parse_setting,
         action="append",
         metavar="NAME=VALUE",
         help=f"Overrule an option of theirs: {', '.join(SETTABLE)}. NAME= gives it back.",
@@ -196,7 +190,7 @@ def add_options(parser: CommandParser) -> None:
 
 
 def options_from(given: dict[str, Any]) -> Options:
-    """What the engine is to do; `workers` is 0 when none was asked for."""
+    """Make of the options what the engine takes."""
     limits = Limits(
         replica_lag=given["max_lag"],
         slot_wal=given["max_slot_wal"],
@@ -207,7 +201,7 @@ def options_from(given: dict[str, Any]) -> Options:
         query=given["throttle_query"],
     )
     return Options(
-        workers=given["workers"] or 0,
+        workers=given["workers"],
         pace=Pace(
             target_ms=given["target_ms"],
             batch_size=given["batch_size"],
@@ -219,20 +213,3 @@ def options_from(given: dict[str, Any]) -> Options:
         wait_for_snapshots=given["wait_for_snapshots"],
         max_wal=given["max_wal"],
     )
-
-
-def default_workers(connection: BaseDatabaseWrapper) -> int:
-    """One for every four cores of the server and ten free connections; at least 1, at most 4.
-
-    Lock: none.
-    """
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT pg_catalog.current_setting('max_connections')::int
-                   - (SELECT count(*) FROM pg_catalog.pg_stat_activity
-                       WHERE backend_type = 'client backend')"""),
-    )
-    assert row is not None
-    cores = server_cores(connection)
-    return max(1, min(cores // CORES_A_WORKER, int(row[0]) // 10, MOST_WORKERS))

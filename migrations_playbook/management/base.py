@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
 
-from migrations_playbook.errors import TRY_AGAIN, PlaybookError, primary_message
+from migrations_playbook.errors import (
+    TRY_AGAIN,
+    UNREAD,
+    PlaybookError,
+    Stopped,
+    primary_message,
+)
 from migrations_playbook.history import find_known, known_replacements
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.replacement import Replacement, declared_replacements
@@ -75,6 +83,8 @@ class PlaybookCommand(BaseCommand):
 
     requires_system_checks = ("models", "migrations_playbook")
     play = ""  # by which `commands` knows it
+    # As Django has it: False for `call_command`.
+    _called_from_command_line = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -92,15 +102,31 @@ class PlaybookCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            return self._in_one_sentence(*args, **options)
+            output = self._in_one_sentence(*args, **options)
+            # What is still buffered may meet a closed pipe, too.
+            self.stdout.flush()
+        except BrokenPipeError:
+            self._end_unread()
+        except Stopped as error:
+            if not self._called_from_command_line:
+                raise CommandError(str(error), returncode=error.exit_code) from None
+            # A stop is what was asked for, and no error: an ordinary line.
+            if options.get("json") is True:
+                self.say_json({"stopped": str(error), **self.result})
+            else:
+                self.stdout.write(str(error))
+            sys.exit(error.exit_code)
         except CommandError as error:
             if options.get("json") is True:
                 self.say_json(self.result | {"error": str(error)})
             raise
+        return output
 
     def _in_one_sentence(self, *args: Any, **options: Any) -> str | None:
         try:
             return super().execute(*args, **options)
+        except Stopped:
+            raise
         except PlaybookError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
         except DatabaseError as error:
@@ -109,8 +135,17 @@ class PlaybookCommand(BaseCommand):
                 raise CommandError(self.when_lost(), returncode=TRY_AGAIN) from None
             raise CommandError(f"PostgreSQL says: {primary_message(error)}.") from None
 
+    def _end_unread(self) -> NoReturn:
+        """End quietly: whoever read the output (`| head`) has gone.
+
+        Python flushes standard output once more as it exits, so that goes to nowhere.
+        """
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        sys.exit(UNREAD)
+
     def when_lost(self) -> str:
-        """What to say when the server went away."""
+        """Say that the server went away, and what to do."""
         return "The connection to the server was lost. Run the same command again."
 
     def say_json(self, result: object) -> None:

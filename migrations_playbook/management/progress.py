@@ -6,7 +6,8 @@ Knows what happened only from events, and knows no database.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
@@ -17,12 +18,11 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
 
+from migrations_playbook.backfill.cost import Cost
 from migrations_playbook.backfill.events import (
     Batch,
     Event,
@@ -52,6 +52,8 @@ class Tally:
         self.batch_size = 0
         self.vacuums = 0
         self.reason: str | None = None
+        self.workers: int | None = None
+        self.cost: Cost | None = None
         # Seconds waited by the name of what was waited for.
         self.waited: dict[str, float] = {}
         self.notes: list[str] = []
@@ -61,6 +63,8 @@ class Tally:
         if isinstance(event, Batch):
             self.rows += event.rows
             self.batches += 1
+        elif isinstance(event, Started):
+            self.workers = event.workers
         elif isinstance(event, Waiting):
             for name in event.signals:
                 self.waited[name] = self.waited.get(name, 0.0) + event.seconds
@@ -73,6 +77,7 @@ class Tally:
             self.complete = event.complete
             self.batch_size = event.batch_size
             self.reason = event.reason
+            self.cost = event.cost
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -85,7 +90,14 @@ class Tally:
             "vacuums": self.vacuums,
             "waited": {name: round(seconds, 1) for name, seconds in self.waited.items()},
             "notes": self.notes,
+            "workers": self.workers,
+            "cost": self.cost and self.cost.as_json(),
         }
+
+    @property
+    def left(self) -> str:
+        """Say how many rows are left, as far as is known."""
+        return "some are left" if self.remaining is None else f"{self.remaining:,} are left"
 
     @property
     def seconds(self) -> float:
@@ -129,63 +141,119 @@ class RowsColumn(ProgressColumn):
         return Text(f"{task.completed:,.0f} / {total}", style="progress.download")
 
 
-def follow(events: Iterable[Event], tally: Tally, *, what: str, stream: TextIO | None) -> None:
+class TimesColumn(ProgressColumn):
+    """The time that has elapsed, and the time that is left."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
+
+    def render(self, task: Task) -> Text:
+        return Text(", ".join(describe_times(task)), style="progress.elapsed")
+
+
+def draw_progress(
+    events: Generator[Event, None, None], tally: Tally, *, what: str, stream: TextIO | None
+) -> None:
     """Draw events as they come, and add them up.
 
     Arguments:
         events: what a backfill yields.
-        tally: where they are added up.
+        tally: where the events are added up.
         what: the name in front of the bar.
         stream: where to draw; None draws nothing. It must be the raw stream: Django's
             OutputWrapper adds a newline to every write, which would print a line a frame.
+
+    Raises:
+        KeyboardInterrupt: after the backfill has told what came of it.
     """
-    if stream is None:
-        for event in events:
+    picture = None if stream is None else Picture(stream, what)
+    with picture or nullcontext():
+
+        def show(event: Event) -> None:
             tally.add(event)
-        return
-    console = Console(file=stream)
-    live = console.is_terminal
-    progress = Live(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=None),
-        RowsColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        RateColumn(),
-        TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        console=console,
-        expand=True,
-        speed_estimate_period=AVERAGE_OVER,
-        disable=not live,
-    )
-    task_id = progress.add_task(what, total=None, note="", exact=False)
-    task = progress.tasks[0]
-    said = time.monotonic()
-    with progress:
-        for event in events:
-            tally.add(event)
-            _advance(progress, task, event)
-            if isinstance(event, Note):
-                console.print(event.text, soft_wrap=True, highlight=False)
-            if not live and time.monotonic() - said >= PLAIN_EVERY:
-                said = time.monotonic()
-                console.print(plain_line(task), soft_wrap=True, highlight=False)
-        progress.update(task_id, note="")
+            if picture is not None:
+                picture.draw(event)
+
+        try:
+            for event in events:
+                show(event)
+        except KeyboardInterrupt:
+            # Between two events the backfill has not met the interrupt; the last event is to come.
+            with suppress(KeyboardInterrupt):
+                show(events.throw(KeyboardInterrupt()))
+            raise
+        finally:
+            events.close()
+
+
+class Picture:
+    """The progress as it is drawn: a live line on a terminal, plain lines elsewhere.
+
+    Arguments:
+        stream: where to draw.
+        what: the name in front of the bar.
+    """
+
+    def __init__(self, stream: TextIO, what: str) -> None:
+        self.console = Console(file=stream)
+        self.live = self.console.is_terminal
+        self.progress = Live(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            RowsColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            RateColumn(),
+            TimesColumn(),
+            console=self.console,
+            expand=True,
+            speed_estimate_period=AVERAGE_OVER,
+            disable=not self.live,
+        )
+        self.progress.add_task(what, total=None, note="", exact=False)
+        self.task = self.progress.tasks[0]
+        self._said = time.monotonic()
+
+    def __enter__(self) -> None:
+        self.progress.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.update(self.task.id, note="")
+        self.progress.stop()
+
+    def draw(self, event: Event) -> None:
+        """Draw what has changed with an event."""
+        _advance(self.progress, self.task, event)
+        if isinstance(event, Note):
+            self.console.print(event.text, soft_wrap=True, highlight=False)
+        if not self.live and time.monotonic() - self._said >= PLAIN_EVERY:
+            self._said = time.monotonic()
+            self.console.print(plain_line(self.task), soft_wrap=True, highlight=False)
 
 
 def plain_line(task: Task) -> str:
-    """One line of progress; no remaining time before there is something to base it on."""
+    """Write one line of progress."""
     total = "?" if task.total is None else f"{task.total:,.0f}"
     parts = [f"{task.description}: {task.completed:,.0f} / {total} rows"]
     if task.total:
         parts[0] += f" ({task.percentage:.0f} %)"
     if task.speed:
         parts.append(f"{task.speed:,.0f} rows/s")
-    parts.append(f"{timedelta(seconds=int(task.elapsed or 0))} elapsed")
-    if task.time_remaining:
-        parts.append(f"{timedelta(seconds=int(task.time_remaining))} left")
+    parts += describe_times(task)
     note = str(task.fields["note"])
     return ", ".join(parts) + (f"; {note}" if note else "")
+
+
+def describe_times(task: Task) -> list[str]:
+    """Say which time has elapsed, and which is left once there is something to base that on."""
+    times = [f"{_clock(task.finished_time or task.elapsed or 0)} elapsed"]
+    if task.time_remaining:
+        times.append(f"{_clock(task.time_remaining)} left")
+    return times
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with the hours in front where there are any."""
+    return str(timedelta(seconds=int(seconds))).removeprefix("0:").removeprefix("0")
 
 
 def _advance(progress: Progress, task: Task, event: Event) -> None:

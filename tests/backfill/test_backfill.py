@@ -247,15 +247,30 @@ def test_a_signal_lets_the_batch_finish_and_says_how_to_go_on(
     with halted_half_way(database) as (process, _):
         half = nulls(database)
         process.send_signal(number)
-    output, message = process.communicate()
-    assert process.returncode == exit_code
+    output, complaint = process.communicate()
+    # A stop is what was asked for: no complaint.
+    assert (process.returncode, complaint) == (exit_code, "")
     left = nulls(database)
     assert left < half, "the batch that was under way is kept"
-    assert json.loads(output)["rows_remaining"] == left
-    assert f"{MANY - left:,} rows filled and kept, {left:,} are left" in message
-    assert "Run the same command again" in message
-    assert message.count("\n") == 1
+    result = json.loads(output)
+    assert result["rows_remaining"] == left
+    assert f"{MANY - left:,} rows filled and kept, {left:,} are left" in result["stopped"]
+    assert "Run the same command again" in result["stopped"]
     resume(database, capsys)
+
+
+def test_a_stopped_backfill_ends_with_an_ordinary_line(database: Database) -> None:
+    add_old_tickets(database, MANY)
+    process = database.start("backfill_new_token", "--batch-size", "1")
+    wait_until(lambda: nulls(database) < MANY, "it is at work")
+    process.send_signal(signal.SIGINT)
+    shown, complaint = process.communicate()
+    assert (process.returncode, complaint) == (130, "")
+    left = nulls(database)
+    assert shown.splitlines()[-1] == (
+        f"Stopped: {MANY - left:,} rows filled and kept, {left:,} are left. "
+        "Run the same command again to go on."
+    )
 
 
 def test_the_second_signal_stops_at_once(
@@ -267,11 +282,13 @@ def test_the_second_signal_stops_at_once(
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         # The gate is still shut: the batch cannot finish.
-        _, message = process.communicate()
+        output, complaint = process.communicate()
         assert nulls(database) == half
     assert process.returncode in (130, 143)
-    assert "Run the same command again" in message
-    assert "Traceback" not in message
+    assert complaint == ""
+    result = json.loads(output)
+    assert result["rows_remaining"] == half
+    assert "Run the same command again" in result["stopped"]
     resume(database, capsys)
 
 

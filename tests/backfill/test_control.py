@@ -24,7 +24,7 @@ def settings() -> Control:
     connection = postgresql("default")
     table = read_table(connection, replacement.identifier)
     assert table is not None
-    return control.read(connection, replacement, table)
+    return control.read_control(connection, replacement, table)
 
 
 def fewer_nulls_than(database: Database, before: int) -> bool:

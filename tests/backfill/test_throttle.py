@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from migrations_playbook.backfill.throttle import Limits, Readings, Signals, derive, reasons
+from migrations_playbook.backfill.signals import Readings, Signals
+from migrations_playbook.backfill.throttle import Limits, derive_limits, find_reasons
 from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated
@@ -39,7 +40,7 @@ LIMITS = Limits(slot_wal=1e9, active_sessions=4, wal_rate=50e6)
     ],
 )
 def test_each_signal_gives_its_reason(readings: Readings, text: str) -> None:
-    (reason,) = reasons(readings, LIMITS)
+    (reason,) = find_reasons(readings, LIMITS)
     assert reason.text == text
 
 
@@ -52,11 +53,11 @@ def test_each_signal_gives_its_reason(readings: Readings, text: str) -> None:
     ],
 )
 def test_at_its_limit_no_signal_says_stop(readings: Readings) -> None:
-    assert reasons(readings, LIMITS) == []
+    assert find_reasons(readings, LIMITS) == []
 
 
 def test_a_busy_server_has_as_many_reasons_as_signals() -> None:
-    found = reasons(Readings(archive_backlog=99, active_sessions=9, query="stop"), LIMITS)
+    found = find_reasons(Readings(archive_backlog=99, active_sessions=9, query="stop"), LIMITS)
     assert [reason.signal for reason in found] == [
         "archive backlog",
         "active sessions",
@@ -65,7 +66,7 @@ def test_a_busy_server_has_as_many_reasons_as_signals() -> None:
 
 
 def test_the_defaults_follow_from_the_servers_settings(database: Database) -> None:
-    limits = derive(postgresql("default"), Limits())
+    limits = derive_limits(postgresql("default"), Limits())
     assert limits.slot_wal == 8 * 2**30  # max_wal_size is 1 GB
     assert limits.active_sessions is not None
     assert limits.active_sessions >= 4
@@ -74,7 +75,7 @@ def test_the_defaults_follow_from_the_servers_settings(database: Database) -> No
 def test_a_slot_nobody_reads_is_seen(database: Database) -> None:
     database.run("SELECT pg_create_physical_replication_slot('unread', true)")
     try:
-        readings = Signals("us").read(postgresql("default"))
+        readings = Signals("us").read_all(postgresql("default"))
         assert readings.unreadable == {}
         assert "unread" in readings.slot_wal
     finally:
@@ -91,9 +92,9 @@ def test_a_session_that_waits_behind_us_is_seen(database: Database) -> None:
         behind.start()
         try:
             wait_until_blocked(database, theirs.info.backend_pid, by=ours.info.backend_pid)
-            readings = Signals("us").read(postgresql("default"))
+            readings = Signals("us").read_all(postgresql("default"))
             # Behind somebody else, it is none of our business.
-            not_ours = Signals("not us").read(postgresql("default"))
+            not_ours = Signals("not us").read_all(postgresql("default"))
         finally:
             ours.rollback()
             behind.join()
@@ -102,7 +103,7 @@ def test_a_session_that_waits_behind_us_is_seen(database: Database) -> None:
 
 
 def test_a_query_that_fails_is_a_signal_that_cannot_be_read(database: Database) -> None:
-    readings = Signals("us", "SELECT stop FROM nowhere").read(postgresql("default"))
+    readings = Signals("us", "SELECT stop FROM nowhere").read_all(postgresql("default"))
     assert list(readings.unreadable) == ["throttle query"]
     assert "nowhere" in readings.unreadable["throttle query"]
 
@@ -110,7 +111,7 @@ def test_a_query_that_fails_is_a_signal_that_cannot_be_read(database: Database) 
 def test_after_a_failed_query_the_other_signals_are_read_on(database: Database) -> None:
     signals = Signals("us", "SELECT 1/0")
     for _ in range(2):
-        assert list(signals.read(postgresql("default")).unreadable) == ["throttle query"]
+        assert list(signals.read_all(postgresql("default")).unreadable) == ["throttle query"]
 
 
 def test_without_the_privilege_to_read_a_signal_it_is_said_once_and_works(
@@ -172,7 +173,7 @@ def test_a_request_is_too_short_to_be_met_at_work_and_is_seen_nevertheless(
     ):
         for session in (request, ours):
             session.execute("SELECT 1")
-        readings = Signals("us").read(postgresql("default"))
+        readings = Signals("us").read_all(postgresql("default"))
     assert (readings.active_sessions, readings.recent_sessions) == (0, 1)
 
 
@@ -253,7 +254,7 @@ def test_a_bound_on_the_wal_ends_it_in_time(database: Database) -> None:
     result: dict[str, Any] = json.loads(done.stdout)
     assert 0 < result["rows_filled"] < 20_000
     assert result["rows_remaining"] == nulls(database)
-    assert "of WAL, which is the bound" in done.stderr
+    assert "Stopped at --max-wal: the server has written" in done.stderr
 
 
 def test_a_dry_run_shows_plan_predictions_and_signals_and_changes_nothing(

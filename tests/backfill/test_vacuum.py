@@ -76,14 +76,14 @@ def test_two_vacuums_are_never_at_work_at_once(database: Database) -> None:
     with database.connect() as other:
         # What any VACUUM holds while it runs.
         other.execute("LOCK TABLE tickets_ticket IN SHARE UPDATE EXCLUSIVE MODE")
-        assert vacuum.run(postgresql("default"), table(), gently=False) is False
-    assert vacuum.run(postgresql("default"), table(), gently=False) is True
+        assert vacuum.vacuum_table(postgresql("default"), table(), gently=False) is False
+    assert vacuum.vacuum_table(postgresql("default"), table(), gently=False) is True
 
 
 def test_beside_others_it_goes_no_faster_than_autovacuum(database: Database) -> None:
     connection = postgresql("default")
     for gently, delay in ((False, "0"), (True, "2ms")):
-        assert vacuum.run(connection, table(), gently=gently) is True
+        assert vacuum.vacuum_table(connection, table(), gently=gently) is True
         assert fetch_value(connection, sql.SQL("SHOW vacuum_cost_delay")) == delay
     connection.close()
 
@@ -95,10 +95,10 @@ def test_an_old_snapshot_is_named(database: Database) -> None:
         report.execute("SELECT count(*) FROM tickets_ticket")
         since = vacuum.next_transaction(connection)
         add_old_tickets(database, 1)
-        (named,) = vacuum.held_by(connection, since, besides="a batch")
+        (named,) = vacuum.find_holders(connection, since, besides="a batch")
         assert f"pid {report.info.backend_pid}" in named
         assert "month end report" in named
-    assert vacuum.held_by(connection, since, besides="a batch") == []
+    assert vacuum.find_holders(connection, since, besides="a batch") == []
 
 
 def test_our_own_batches_are_left_out_by_their_name(database: Database) -> None:
@@ -112,7 +112,7 @@ def test_our_own_batches_are_left_out_by_their_name(database: Database) -> None:
             session.execute("SELECT count(*) FROM tickets_ticket")
         since = vacuum.next_transaction(connection)
         add_old_tickets(database, 1)
-        (named,) = vacuum.held_by(connection, since, besides="a batch")
+        (named,) = vacuum.find_holders(connection, since, besides="a batch")
         assert f"pid {report.info.backend_pid}" in named
 
 
@@ -126,7 +126,7 @@ def test_a_prepared_transaction_is_named(database: Database) -> None:
     try:
         since = vacuum.next_transaction(connection)
         database.run("SELECT pg_current_xact_id()")
-        (named,) = vacuum.held_by(connection, since, besides="a batch")
+        (named,) = vacuum.find_holders(connection, since, besides="a batch")
         assert 'prepared transaction "forgotten"' in named
     finally:
         database.run("ROLLBACK PREPARED 'forgotten'")

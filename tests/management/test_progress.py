@@ -8,14 +8,14 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 
 import pytest
 
 from migrations_playbook.backfill.events import Batch, Event, Finished, Recounted, Started, Waiting
 from migrations_playbook.management import progress
-from migrations_playbook.management.progress import Tally, follow
+from migrations_playbook.management.progress import Tally, draw_progress
 from tests.fixtures.database import PROJECT, Database
 from tests.fixtures.tickets import add_old_tickets
 
@@ -52,7 +52,7 @@ def test_on_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
     ours, theirs = pty.openpty()
     drawn = b""
 
-    def events() -> Iterator[Event]:
+    def events() -> Generator[Event, None, None]:
         nonlocal drawn
         yield Started(1_000_000, exact=True)
         yield Batch(500_000, 1.0)
@@ -61,7 +61,7 @@ def test_on_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
             drawn += os.read(ours, 65536)
 
     with os.fdopen(theirs, "w") as terminal:
-        follow(events(), Tally(), what="new_token", stream=terminal)
+        draw_progress(events(), Tally(), what="new_token", stream=terminal)
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
     shown = next(line for line in text.splitlines() if "500,000 / 1,000,000" in line)
@@ -74,7 +74,7 @@ def test_on_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_batch_that_was_counted_already_is_not_shown_twice() -> None:
     shown = io.StringIO()
 
-    def events() -> Iterator[Event]:
+    def events() -> Generator[Event, None, None]:
         yield Started(100, exact=True)
         yield Batch(30, 0.1)
         # Of the 40 that are left none is in the batch that is told of only now.
@@ -85,7 +85,7 @@ def test_a_batch_that_was_counted_already_is_not_shown_twice() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "PLAIN_EVERY", 0)
-        follow(events(), Tally(), what="new_token", stream=shown)
+        draw_progress(events(), Tally(), what="new_token", stream=shown)
     counts = re.findall(r"(\d+) / (\d+) rows", shown.getvalue())
     assert {total for _, total in counts} == {"100"}
     assert [done for done, _ in counts] == ["0", "30", "60", "90", "100", "100"]

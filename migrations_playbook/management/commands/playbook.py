@@ -50,4 +50,6 @@ class Command(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Hand over to the play, which checks what it needs."""
-        return PLAYS[options.pop("play")]().execute(*args, **options)
+        play = PLAYS[options.pop("play")]()
+        play._called_from_command_line = getattr(self, "_called_from_command_line", False)
+        return play.execute(*args, **options)

@@ -1,0 +1,132 @@
+"""The statements of a batch: the one that searches for nulls, and the one that claims and fills.
+
+All of it is one leaf's: `ctid` means something within one table only.
+"""
+
+from __future__ import annotations
+
+import re
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.query import Row, fetch_all
+from migrations_playbook.postgres.tables import Leaf
+from migrations_playbook.replacement import Replacement
+
+# Bytes of a session's name, so that what it does finds room behind it in the 63 that there are.
+NAME_BYTES = 40
+
+
+def application_name(replacement: Replacement) -> str:
+    """Say what the sessions of a backfill call themselves in pg_stat_activity, on every host.
+
+    What is not ASCII PostgreSQL writes in another way. A colon may follow, and what a session does.
+    """
+    name = compose_name(
+        replacement.table_parts[-1], replacement.shadow, "backfill", limit=NAME_BYTES
+    )
+    return re.sub(r"[^ -9;-~]", "_", name)
+
+
+def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
+    """Compose the search for the next nulls: the first place, the last place, and their number.
+
+    Its parameters: the place to begin at, the place to end before, and how many to look for.
+    """
+    return sql.SQL("""
+        SELECT min(ctid)::text, max(ctid)::text, count(*)
+          FROM (SELECT ctid FROM ONLY {table}
+                 WHERE ctid >= %s::tid AND ctid < %s::tid AND {shadow} IS NULL
+                 LIMIT %s) AS nulls""").format(
+        table=leaf.identifier, shadow=sql.Identifier(replacement.shadow)
+    )
+
+
+def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
+    """Compose the statement that claims and fills a batch: rows filled, rows that the value
+    expression has left null, and the last place that was claimed.
+
+    Its parameters: the place to begin behind, the place to end before, the number of shares, the
+    share, and how many rows.
+
+    That a null row never moves makes `ctid` safe between the SELECT and the UPDATE of one
+    statement. FOR NO KEY UPDATE does not block an insert that references the row by foreign key.
+    A value equal to the live one is nulled again, for the fill trigger to draw another.
+
+    The hash of a row's place says which share the row is in: some rows of each page are in each.
+    The claim reads a range of places, and not a list of them, because a page is pruned only by a
+    scan of the page.
+    """
+    return sql.SQL("""
+        WITH claimed AS MATERIALIZED (
+            SELECT ctid FROM ONLY {table}
+             WHERE ctid > %s::tid AND ctid < %s::tid AND {shadow} IS NULL
+               AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
+             LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
+        filled AS (
+            UPDATE ONLY {table} SET {shadow} = NULLIF({value}, {live})
+             WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
+            RETURNING {shadow} IS NULL AS still_null)
+        SELECT count(*), count(*) FILTER (WHERE still_null),
+               (SELECT max(ctid)::text FROM claimed)
+          FROM filled""").format(
+        table=leaf.identifier,
+        shadow=sql.Identifier(replacement.shadow),
+        live=sql.Identifier(replacement.live),
+        value=replacement.value,
+    )
+
+
+def run_alone(
+    connection: BaseDatabaseWrapper,
+    application: str,
+    statement: sql.Composed,
+    params: list[object],
+) -> Row:
+    """Run one statement of a batch in a transaction of its own; return its row.
+
+    Lock: what the statement takes, until the commit.
+
+    Arguments:
+        connection: outside a transaction.
+        application: see `application_name`.
+    """
+    with transaction.atomic(using=connection.alias):
+        _settle(connection, application)
+        (row,) = fetch_all(connection, statement, params)
+    return row
+
+
+def place_before(block: int) -> str:
+    """The place before a block's first row, as a `tid`: line pointers count from 1."""
+    return f"({block},0)"
+
+
+def block_of(place: str) -> int:
+    """The block of a `tid`."""
+    return int(place[1:].split(",", maxsplit=1)[0])
+
+
+def _settle(connection: BaseDatabaseWrapper, application: str) -> None:
+    """Set what holds for this transaction.
+
+    Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
+    synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
+    The name tells an administrator, and our own throttles, who this is; the session has the name
+    already, unless a pooler has not carried it over. The planner has no statistics of a column
+    that was just added, and must not read the table from its beginning for every batch.
+    """
+    fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
+                   pg_catalog.set_config('application_name', %s, true),
+                   pg_catalog.set_config('enable_seqscan', 'off', true),
+                   pg_catalog.set_config('enable_indexscan', 'off', true),
+                   pg_catalog.set_config('enable_bitmapscan', 'off', true),
+                   pg_catalog.set_config('jit', 'off', true)"""),
+        [application],
+    )

@@ -1,0 +1,248 @@
+"""One run of a backfill: what looks after the workers from the first batch to the last.
+
+Twice a second the supervisor reads the control settings and the signals, and tells the workers to
+go or to wait; a slice is vacuumed when it is due; the rows that are left are counted now and then.
+The parts know nothing of each other, and only the supervisor makes events of what they find.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from django.db import Error as DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from migrations_playbook.backfill import control, vacuum
+from migrations_playbook.backfill.batch import application_name
+from migrations_playbook.backfill.cost import Meter, predict_cost
+from migrations_playbook.backfill.events import (
+    Batch,
+    Event,
+    Finished,
+    Note,
+    Recounted,
+    Started,
+    Vacuumed,
+    Waiting,
+)
+from migrations_playbook.backfill.nulls import Remaining, count_nulls
+from migrations_playbook.backfill.pace import Pace, Pacer
+from migrations_playbook.backfill.throttle import Limits, Reason, Throttle
+from migrations_playbook.backfill.workers import Session, Team
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.replacement import Replacement
+
+# Between two looks at the signals and the control settings, in seconds.
+LOOK_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backfill goes about its work; see `pace.Pace` and `throttle.Limits` too.
+
+    Arguments:
+        workers: threads, each with a connection of its own; None for as many as suit the server.
+        pace: how hard to push.
+        limits: where to step aside; None never to.
+        vacuum_every: the share of the rows after which to vacuum; 0 for never.
+        wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
+        max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
+    """
+
+    workers: int | None = 1
+    pace: Pace = field(default_factory=Pace)
+    limits: Limits | None = None
+    vacuum_every: float = 0.0
+    wait_for_snapshots: bool = False
+    max_wal: float | None = None
+
+
+class Supervisor:
+    """Looks after the workers of a process.
+
+    Arguments:
+        connection: named as our sessions are.
+        replacement: what is filled.
+        table: its table.
+        options: how.
+        workers: how many threads fill.
+    """
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        replacement: Replacement,
+        table: Table,
+        options: Options,
+        workers: int,
+    ) -> None:
+        self.connection = connection
+        self.replacement = replacement
+        self.table = table
+        self.options = options
+        self.remaining = Remaining(connection, replacement, table)
+        rows = self.remaining.rows
+        every = options.vacuum_every
+        self.meter = Meter(
+            connection, table, predict_cost(connection, table, rows, vacuum_every=every)
+        )
+        self.meter.refuse_without_room()
+        self.team = Team(connection.alias, replacement, table, Pacer(options.pace), workers)
+        name = application_name(replacement)
+        self.throttle: Throttle | None = None
+        if options.limits is not None:
+            self.throttle = Throttle(connection, name, options.limits)
+        slices = vacuum.Slices(max(rows, int(table.estimate)), every)
+        self.clerk = vacuum.Clerk(connection, slices, besides=name, session=self._vacuum_session)
+        self.started = Started(rows, self.remaining.exact, workers)
+        self.bound_reached: str | None = None
+        self._said: set[str] = set()
+        self._looked = time.monotonic()
+
+    def watch(self, stop: Callable[[], bool]) -> Iterator[Event]:
+        """Pass the workers' events on, and look after them, until they are done."""
+        team = self.team
+        yield self.started
+        yield from self._look()
+        team.start()
+        while team.at_work:
+            try:
+                event = team.events.get(timeout=0.1)
+            except queue.Empty:
+                pass
+            else:
+                yield self._count_in(event)
+                # At once: each batch more is one that takes new pages rather than freed ones.
+                if not team.stopping.is_set():
+                    yield from self._say_useless(self.clerk.attend())
+            if stop() or self.bound_reached:
+                team.stopping.set()
+            if (lost := team.find_lost()) and lost[0] < lost[1]:
+                yield Note(
+                    f"{lost[0]} of {lost[1]} workers lost the connection; the others go on, and "
+                    "nothing is lost."
+                )
+            if time.monotonic() - self._looked >= LOOK_EVERY and not team.stopping.is_set():
+                yield from self._look()
+        while not team.events.empty():
+            yield self._count_in(team.events.get())
+
+    def end(self) -> None:
+        """Wait for the sessions to end. A vacuum that nobody waits for is cancelled."""
+        self.team.join()
+        self.clerk.end(cancel=not self.team.complete.is_set())
+
+    def conclude(self) -> Finished:
+        """Tell what came of it.
+
+        Raises:
+            PlaybookError: see `Team.raise_failure`.
+        """
+        self.team.raise_failure()
+        done = self.team.complete.is_set()
+        left = 0 if done else count_nulls(self.connection, self.replacement, self.table)
+        if not left:
+            # So that none of it is left at the swap, and in a dump of the schema.
+            control.clear_control(self.connection, self.replacement, self.table)
+        return Finished(
+            left,
+            complete=left == 0,
+            batch_size=self.team.pacer.rows,
+            cost=self.meter.read_cost(),
+            reason=self.bound_reached,
+        )
+
+    def conclude_cancelled(self) -> Finished:
+        """Tell what came of it when the batches under way were cut short, as far as is known."""
+        left, cost = None, None
+        # A statement of the supervisor's own was cut short too, perhaps.
+        self.connection.close()
+        try:
+            left = count_nulls(self.connection, self.replacement, self.table)
+            cost = self.meter.read_cost()
+        except DatabaseError:
+            self.connection.close()
+        return Finished(left, complete=False, batch_size=self.team.pacer.rows, cost=cost)
+
+    def _look(self) -> Iterator[Event]:
+        """Look at the control settings and the signals, and tell the workers to go or to wait."""
+        now = time.monotonic()
+        since, self._looked = now - self._looked, now
+        held = self._read_control()
+        if self.throttle is not None:
+            for sentence in self.throttle.left_out:
+                yield from self._say(sentence)
+            held += self.throttle.look()
+            self.team.pacer.shared = self.throttle.shared
+        yield from self._say_gentle()
+        useless = self.clerk.attend()
+        if useless and self.options.wait_for_snapshots:
+            held.append(Reason("old snapshot", _useless(useless)))
+        else:
+            yield from self._say_useless(useless)
+        if held:
+            self.team.go.clear()
+            yield Waiting(
+                "; ".join(reason.text for reason in held),
+                tuple(dict.fromkeys(reason.signal for reason in held)),
+                since,
+            )
+        else:
+            self.team.go.set()
+        most = self.options.max_wal
+        if most is not None and (written := self.meter.written()) > most:
+            self.bound_reached = (
+                f"Stopped at --max-wal: the server has written {written / 1e6:,.0f} MB."
+            )
+        if self.remaining.due and self.remaining.recount():
+            yield Recounted(self.remaining.rows, self.remaining.exact)
+
+    def _read_control(self) -> list[Reason]:
+        try:
+            settings = control.read_control(self.connection, self.replacement, self.table)
+        except DatabaseError:
+            self.connection.close()
+            return [Reason("control", "the control settings cannot be read")]
+        self.team.pacer.pace = settings.over(self.options.pace)
+        return [Reason("pause", "paused; --resume goes on")] if settings.paused else []
+
+    def _count_in(self, event: Event) -> Event:
+        if isinstance(event, Batch):
+            self.remaining.rows -= event.rows
+            self.clerk.slices.add(event.rows)
+        return event
+
+    def _say(self, sentence: str, about: str | None = None) -> Iterator[Note]:
+        """Say a sentence once; `about` stands for it where its numbers change."""
+        if (about or sentence) not in self._said:
+            self._said.add(about or sentence)
+            yield Note(sentence)
+
+    def _say_gentle(self) -> Iterator[Note]:
+        pacer = self.team.pacer
+        if pacer.gentle:
+            yield from self._say(
+                f"Others are at work on the server, so a batch is to take {pacer.target_ms:g} ms, "
+                f"and a worker works {pacer.duty:.0%} of the time. --target-ms and --duty overrule "
+                "that."
+            )
+
+    def _say_useless(self, holders: list[str]) -> Iterator[Note]:
+        if holders and not self.options.wait_for_snapshots:
+            text = _useless(holders)
+            sentence = text[0].upper() + text[1:] + ". The backfill goes on without it."
+            yield from self._say(sentence, "old snapshot")
+
+    def _vacuum_session(self) -> Session:
+        return self.team.new_session(self._vacuum)
+
+    def _vacuum(self, connection: BaseDatabaseWrapper) -> None:
+        ran = vacuum.vacuum_table(connection, self.table, gently=self.team.pacer.gentle)
+        self.team.put(Vacuumed(ran=ran))
+
+
+def _useless(holders: list[str]) -> str:
+    return f"vacuum would be useless: {'; '.join(holders[:3])}"
