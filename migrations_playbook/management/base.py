@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
+from rich.console import Console
 
 from migrations_playbook.errors import (
     TRY_AGAIN,
@@ -76,6 +77,13 @@ def add_number(
     parser.add_argument(
         flag, type=kind, default=default, metavar=metavar, help=f"{what} (default: %(default)s)."
     )
+
+
+class Terminal(Console):
+    """rich's console, which leaves a pipe that nobody reads to `PlaybookCommand.execute`."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
 
 
 class PlaybookCommand(BaseCommand):

@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -33,6 +33,7 @@ from migrations_playbook.backfill.events import (
     Vacuumed,
     Waiting,
 )
+from migrations_playbook.management.base import Terminal
 
 # The window of the moving average that the rate and the remaining time come from, in seconds.
 AVERAGE_OVER = 30.0
@@ -195,7 +196,7 @@ class Picture:
     """
 
     def __init__(self, stream: TextIO, what: str) -> None:
-        self.console = Console(file=stream)
+        self.console = Terminal(file=stream)
         self.live = self.console.is_terminal
         self.progress = Live(
             TextColumn("[bold]{task.description}"),

@@ -15,7 +15,13 @@ from rich.status import Status
 from rich.table import Table
 
 from migrations_playbook.errors import PlaybookError, Stopped
-from migrations_playbook.management.base import ShadowCommand, Target, add_number, positive_float
+from migrations_playbook.management.base import (
+    ShadowCommand,
+    Target,
+    Terminal,
+    add_number,
+    positive_float,
+)
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.rehearsal import happenings
@@ -111,7 +117,7 @@ class RehearseCommand(ShadowCommand):
         if report is not None:
             refuse_report(report)
         # The raw stream: Django's wrapper would add a newline to every write.
-        console = Console(file=getattr(self.stdout, "_out", None), highlight=False, quiet=json)
+        console = Terminal(file=getattr(self.stdout, "_out", None), highlight=False, quiet=json)
         play_to_end(rehearsal.run(), console)
         verdict = rehearsal.verdict
         if report is not None:

@@ -6,13 +6,12 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 from django.utils import timezone
-from rich.console import Console
 from rich.table import Table
 
 from migrations_playbook import status
 from migrations_playbook.commands import STATUS
 from migrations_playbook.history import find_known
-from migrations_playbook.management.base import PlaybookCommand, Target, add_target
+from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
 
 
 class StatusCommand(PlaybookCommand):
@@ -34,7 +33,7 @@ class StatusCommand(PlaybookCommand):
             self.stdout.write("No model declares a shadow column.")
             return
         # The raw stream: Django's wrapper would add a newline to every write.
-        console = Console(file=getattr(self.stdout, "_out", None))
+        console = Terminal(file=getattr(self.stdout, "_out", None))
         for each in found:
             table = Table(title=each.model, show_header=False, title_justify="left")
             for name, value in each.lines(now=timezone.now()):

@@ -133,6 +133,28 @@ def test_a_server_that_is_not_there_is_one_sentence(
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "playbook_status",
+        "playbook_status --json",
+        "backfill_new_token",
+        "backfill_new_token --json",
+        "backfill_new_token --dry-run",
+        "swap_token_columns --dry-run",
+    ],
+)
+def test_output_that_nobody_reads_ends_quietly(database: Database, command: str) -> None:
+    bring_to("filled")
+    process = database.start(*command.split())
+    assert process.stdout is not None
+    assert process.stderr is not None
+    # As `| head` does when it has seen enough.
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
 @pytest.mark.parametrize("command", OURS)
 def test_help_names_every_option_and_its_default(
     command: str, capsys: pytest.CaptureFixture[str]
