@@ -3,7 +3,8 @@
 The operations stand with their plays; here is their public address.
 """
 
+from migrations_playbook.contract.ensure import EnsureSwapped
 from migrations_playbook.contract.operation import ContractShadow, DropShadow
 from migrations_playbook.expand.operation import WithTableLock
 
-__all__ = ["ContractShadow", "DropShadow", "WithTableLock"]
+__all__ = ["ContractShadow", "DropShadow", "EnsureSwapped", "WithTableLock"]

@@ -12,7 +12,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.writer import MigrationWriter
 from pgtrigger import compiler
 
-from migrations_playbook.operations import ContractShadow, WithTableLock
+from migrations_playbook.operations import ContractShadow, DropShadow, EnsureSwapped, WithTableLock
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 TRIGGER = compiler.Trigger(
@@ -35,6 +35,8 @@ OPERATIONS = (
         field=models.TextField(null=True),
         triggers=[TRIGGER],
     ),
+    DropShadow(model_name="voucher", live="code", shadow="new_code"),
+    EnsureSwapped(model_name="voucher", live="code", shadow="new_code", up_to=100),
 )
 APPLIED = (
     "tickets.migrations.0002_expand_new_token",

@@ -8,17 +8,24 @@ from django.core.management.base import CommandParser
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 
+from migrations_playbook.contract.ensure import ROWS
 from migrations_playbook.history import read_history
 from migrations_playbook.management.base import (
     PlaybookCommand,
     Target,
     add_json,
+    add_number,
     add_target,
     only_one,
 )
 from migrations_playbook.replacement import declared_replacements, find_replacement
 from migrations_playbook.writing.files import build_migration, render_migration, write_migration
-from migrations_playbook.writing.releases import build_contract, build_expand, build_forget
+from migrations_playbook.writing.releases import (
+    build_contract,
+    build_ensure,
+    build_expand,
+    build_forget,
+)
 
 
 class WriteCommand(PlaybookCommand):
@@ -43,7 +50,7 @@ class WriteCommand(PlaybookCommand):
             loader,
             app_label,
             f"{self.play}_{model}_{shadow}".lower(),
-            self.operations(label, shadow, loader),
+            self.operations(label, shadow, loader, **options),
         )
         text = render_migration(migration)
         path = None if dry_run else str(write_migration(migration))
@@ -58,7 +65,9 @@ class WriteCommand(PlaybookCommand):
         """List what the command can be for, where the command line does not say it."""
         raise NotImplementedError
 
-    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    def operations(
+        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
+    ) -> list[Operation]:
         """Build what the migration does."""
         raise NotImplementedError
 
@@ -70,7 +79,9 @@ class ExpandCommand(WriteCommand):
     def candidates(self, loader: MigrationLoader) -> list[Target]:
         return [(each.label, each.declaration.shadow) for each in declared_replacements()]
 
-    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    def operations(
+        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
+    ) -> list[Operation]:
         return build_expand(find_replacement(label, shadow), loader)
 
 
@@ -88,8 +99,27 @@ class ForgetCommand(WriteCommand):
             if not each.forgotten
         ]
 
-    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    def operations(
+        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
+    ) -> list[Operation]:
         return build_forget(label, shadow, loader)
+
+
+class EnsureCommand(ForgetCommand):
+    play = "ensure"
+    help = (
+        "Write a migration that fills and swaps a small table by itself, for installations that "
+        "nobody watches."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        add_number(parser, "--up-to", ROWS, "Rows up to which it does", metavar="ROWS")
+
+    def operations(
+        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
+    ) -> list[Operation]:
+        return build_ensure(label, shadow, loader, options["up_to"])
 
 
 class ContractCommand(WriteCommand):
@@ -106,5 +136,7 @@ class ContractCommand(WriteCommand):
             if each.forgotten and not each.contracted
         ]
 
-    def operations(self, label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
+    def operations(
+        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
+    ) -> list[Operation]:
         return build_contract(label, shadow, loader)

@@ -14,6 +14,9 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.writer import MigrationWriter
 
 from migrations_playbook.errors import Refused
+from migrations_playbook.operations import EnsureSwapped
+
+CLASS = "class Migration(migrations.Migration):\n"
 
 
 def build_migration(
@@ -43,7 +46,12 @@ def build_migration(
             'Run "manage.py makemigrations --merge" first.'
         )
     number = (MigrationAutodetector.parse_number(leaves[0][1]) or 0) + 1
-    content = {"dependencies": [leaves[0]], "operations": list(operations)}
+    content = {
+        "dependencies": [leaves[0]],
+        "operations": list(operations),
+        # The plays commit as they go on.
+        "atomic": not any(isinstance(each, EnsureSwapped) for each in operations),
+    }
     migration: Migration = type("Migration", (Migration,), content)(
         f"{number:04d}_{name}", app_label
     )
@@ -53,6 +61,9 @@ def build_migration(
 def render_migration(migration: Migration) -> str:
     """Write a migration as text."""
     text: str = MigrationWriter(migration).as_string()
+    if not migration.atomic:
+        # Django's writer has no place for it.
+        text = text.replace(CLASS, f"{CLASS}    atomic = False\n", 1)
     return text
 
 

@@ -18,7 +18,7 @@ from pgtrigger.migrations import AddTrigger, RemoveTrigger
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.history import Remembered, find_remembered, own_triggers
-from migrations_playbook.operations import DropShadow, WithTableLock
+from migrations_playbook.operations import DropShadow, EnsureSwapped, WithTableLock
 from migrations_playbook.replacement import Replacement, declared_replacements
 
 
@@ -86,6 +86,21 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
             ]
         )
     ]
+
+
+def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -> list[Operation]:
+    """Build what fills and swaps a small table inside `migrate`.
+
+    Arguments:
+        up_to: rows up to which it does.
+
+    Raises:
+        WrongPhase: the migrations drop the column already.
+    """
+    was = _remembered(label, shadow, loader)
+    if was.contracted:
+        raise WrongPhase(f"A migration drops {was} already, so there is nothing to swap after it.")
+    return [EnsureSwapped(was.model.lower(), live=was.declaration.live, shadow=shadow, up_to=up_to)]
 
 
 def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:

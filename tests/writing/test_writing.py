@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,33 +15,19 @@ VOUCHERS = "shop.Voucher.new_code"
 CLEAN = ("makemigrations", "--check", "--dry-run")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project.make(tmp_path)
-
-
-@pytest.fixture
-def fresh() -> Iterator[Database]:
-    """A second database, with nothing in it."""
-    yield from Database.temporary()
-
-
-def begin(project: Project, database: Database, rows: int = 3) -> None:
-    """Release N, with rows."""
-    project.manage(database, "makemigrations", "shop")
-    project.manage(database, "migrate")
-    database.run(
-        "INSERT INTO shop_voucher (code) "
-        "SELECT left(md5(i::text), 16) FROM generate_series(1, %s) AS i",
-        rows,
+def rotated(database: Database) -> int:
+    """How many of the three rows have another code than at first."""
+    return int(
+        database.value(
+            "SELECT count(*) FROM shop_voucher WHERE code <> ALL (ARRAY("
+            "SELECT left(md5(i::text), 16) FROM generate_series(1, 3) AS i))"
+        )
     )
 
 
-def test_from_the_declaration_to_the_contract(
-    project: Project, empty_database: Database, fresh: Database
-) -> None:
-    old = empty_database
-    begin(project, old)
+def test_from_the_declaration_to_the_contract(tmp_path: Path, old: Database) -> None:
+    project = Project.make(tmp_path)
+    project.manage(old, "makemigrations", "shop")
     before = old.dump()
     project.write_models(DECLARED)
     assert f"manage.py playbook expand {VOUCHERS}" in project.manage(old, "playbook", "status")
@@ -69,9 +54,176 @@ def test_from_the_declaration_to_the_contract(
     assert "manage.py migrate" in project.manage(old, "playbook", "status")
     project.manage(old, "migrate")
     assert json.loads(project.manage(old, "playbook", "status", "--json")) == []
-
-    project.manage(fresh, "migrate")
-    assert with_columns_sorted(fresh.dump()) == with_columns_sorted(old.dump())
+    assert rotated(old) == 3
     # django-pgtrigger keeps one function for all its triggers, and never drops it.
     old.run("DROP FUNCTION _pgtrigger_should_ignore")
     assert with_columns_sorted(old.dump()) == with_columns_sorted(before)
+
+
+def test_a_database_that_was_left_behind_has_a_way_forward(
+    contracted: Project, old: Database
+) -> None:
+    """It gets release N+3 at once, without the commands of release N+1."""
+    code, complaint = contracted.refusal(old, "migrate")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "is not swapped" in complaint
+    assert "manage.py playbook status" in complaint
+    said = contracted.manage(old, "playbook", "status")
+    assert f"manage.py playbook backfill {VOUCHERS}" in said
+    said = contracted.manage(old, "playbook", "backfill", VOUCHERS)
+    assert f"manage.py playbook swap {VOUCHERS}" in said
+    contracted.manage(old, "playbook", "swap")
+    contracted.manage(old, "migrate")
+    assert rotated(old) == 3
+
+
+def test_fresh_squashed_and_lived_through_end_alike(
+    contracted: Project, old: Database, fresh: Database, tmp_path: Path
+) -> None:
+    contracted.refusal(old, "migrate")
+    contracted.manage(old, "playbook", "backfill")
+    contracted.manage(old, "playbook", "swap")
+    contracted.manage(old, "migrate")
+    contracted.manage(fresh, "migrate")
+    lived = with_columns_sorted(old.dump())
+    assert with_columns_sorted(fresh.dump()) == lived
+
+    squashed = contracted.copy(tmp_path / "project")
+    squashed.manage(old, "squashmigrations", "shop", "0004", "--noinput")
+    squashed.manage(old, *CLEAN)
+    squashed.manage(old, "migrate")
+    assert with_columns_sorted(old.dump()) == lived
+    for anew in Database.temporary():
+        squashed.manage(anew, "migrate")
+        assert with_columns_sorted(anew.dump()) == lived
+        # Backwards too, from what the squashed migration itself says the column was.
+        squashed.manage(anew, "migrate", "shop", "zero")
+
+
+def test_where_nobody_watches_migrate_does_it_all(
+    declared: Project, old: Database, tmp_path: Path
+) -> None:
+    project = declared.copy(tmp_path / "project")
+    project.manage(None, "playbook", "ensure")
+    project.write_models(BEFORE)
+    project.manage(None, "playbook", "forget")
+    project.manage(None, "playbook", "contract")
+    project.manage(old, "migrate")
+    assert rotated(old) == 3
+    # The bounded lock needs a transaction, and this operation none: squashed, it is left out.
+    project.manage(old, "squashmigrations", "shop", "0005", "--noinput")
+    (squashed,) = [name for name in project.migrations() if "squashed" in name]
+    text = (project.folder / "shop" / "migrations" / f"{squashed}.py").read_text()
+    assert "EnsureSwapped" not in text
+    assert "DropShadow" in text
+
+
+def test_the_contracts_reverse_is_an_empty_column_and_the_triggers(
+    contracted: Project, fresh: Database
+) -> None:
+    contracted.manage(fresh, "migrate", "shop", "0002")
+    expanded = fresh.dump()
+    contracted.manage(fresh, "migrate")
+    contracted.manage(fresh, "migrate", "shop", "0003")
+    assert with_columns_sorted(fresh.dump()) == with_columns_sorted(expanded)
+
+
+def test_sqlmigrate_shows_what_the_contract_does(contracted: Project, fresh: Database) -> None:
+    said = contracted.manage(fresh, "sqlmigrate", "shop", "0004")
+    for part in ("LOCK TABLE", "DROP TRIGGER IF EXISTS pgtrigger_fill", 'DROP COLUMN "new_code"'):
+        assert part in said
+
+
+def test_a_reader_of_the_contract_sees_a_model_and_two_columns(contracted: Project) -> None:
+    path = contracted.folder / "shop" / "migrations" / "0004_contract_voucher_new_code.py"
+    text = path.read_text()
+    assert "pgtrigger" not in text
+    assert len(text.splitlines()) < 25
+    for part in ("model_name='voucher'", "live='code'", "shadow='new_code'"):
+        assert part in text.replace('"', "'")
+
+
+def test_what_the_models_drift_in_otherwise_stays_out_of_it(tmp_path: Path) -> None:
+    project = Project.make(tmp_path)
+    project.manage(None, "makemigrations", "shop")
+    drifted = "    note = models.TextField(default='')\n    new_code ="
+    project.write_models(DECLARED.replace("    new_code =", drifted))
+    said = project.manage(None, "playbook", "expand", "--dry-run")
+    assert "new_code" in said
+    assert "note" not in said
+    assert project.migrations() == ["0001_initial"]
+
+
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
+def test_a_dry_run_shows_what_would_be_written(declared: Project, options: list[str]) -> None:
+    names = declared.migrations()
+    said = declared.manage(None, "playbook", "ensure", "--dry-run", *options)
+    text = json.loads(said)["text"] if options else said
+    assert "EnsureSwapped" in text
+    assert "atomic = False" in text
+    assert declared.migrations() == names
+
+
+def test_a_value_that_was_edited_is_a_migration_of_the_triggers_alone(
+    declared: Project, old: Database, tmp_path: Path
+) -> None:
+    project = declared.copy(tmp_path / "project")
+    project.manage(old, "migrate")
+    project.write_models(DECLARED.replace("), 16)", "), 15)"))
+    said = project.manage(old, "playbook", "status")
+    assert "draws by another value" in " ".join(said.split())
+    assert "manage.py playbook expand" in " ".join(said.split())
+    project.manage(old, "playbook", "expand")
+    text = (project.folder / "shop/migrations/0003_expand_voucher_new_code.py").read_text()
+    assert "AddField" not in text
+    project.manage(old, *CLEAN)
+    project.manage(old, "migrate")
+    assert "draws by another value" not in " ".join(
+        project.manage(old, "playbook", "status").split()
+    )
+    project.manage(old, "playbook", "backfill")
+    assert old.value("SELECT max(length(new_code)) FROM shop_voucher") == 15
+
+
+class TestRefusals:
+    """One sentence, with the command that is right."""
+
+    def test_expand_twice(self, declared: Project) -> None:
+        code, complaint = declared.refusal(None, "playbook", "expand")
+        assert code == 1
+        assert 'Run "manage.py migrate"' in complaint
+
+    def test_expand_before_the_table(self, tmp_path: Path) -> None:
+        project = Project.make(tmp_path)
+        project.write_models(DECLARED)
+        _, complaint = project.refusal(None, "playbook", "expand")
+        assert 'Run "manage.py makemigrations shop" first' in complaint
+
+    def test_forget_while_the_model_has_it(self, declared: Project) -> None:
+        _, complaint = declared.refusal(None, "playbook", "forget")
+        assert "Take the field and its Shadow out of the model" in complaint
+
+    def test_contract_before_forget(self, declared: Project) -> None:
+        _, complaint = declared.refusal(None, "playbook", "contract", VOUCHERS)
+        assert f"manage.py playbook forget {VOUCHERS}" in complaint
+
+    def test_forget_and_contract_twice(self, contracted: Project) -> None:
+        _, complaint = contracted.refusal(None, "playbook", "forget", VOUCHERS)
+        assert "have forgotten shop.Voucher.new_code already" in complaint
+        _, complaint = contracted.refusal(None, "playbook", "contract", VOUCHERS)
+        assert "A migration drops shop.Voucher.new_code already" in complaint
+
+    def test_what_no_migration_has(self, contracted: Project) -> None:
+        _, complaint = contracted.refusal(None, "playbook", "contract", "shop.Voucher.other")
+        assert "No migration has a shadow 'other' of shop.Voucher" in complaint
+        code, complaint = contracted.refusal(None, "playbook", "contract")
+        assert (code, complaint.count("\n")) == (1, 1)
+
+    def test_two_last_migrations(self, declared: Project, tmp_path: Path) -> None:
+        project = declared.copy(tmp_path / "project")
+        folder = project.folder / "shop" / "migrations"
+        text = (folder / "0002_expand_voucher_new_code.py").read_text()
+        (folder / "0002_other.py").write_text(text)
+        project.write_models(BEFORE)
+        _, complaint = project.refusal(None, "playbook", "ensure", VOUCHERS)
+        assert "makemigrations --merge" in complaint

@@ -12,7 +12,12 @@ from migrations_playbook.management.base import PlaybookCommand
 from migrations_playbook.management.rehearse import RehearseCommand
 from migrations_playbook.management.status import StatusCommand
 from migrations_playbook.management.swap import SwapCommand
-from migrations_playbook.management.writing import ContractCommand, ExpandCommand, ForgetCommand
+from migrations_playbook.management.writing import (
+    ContractCommand,
+    EnsureCommand,
+    ExpandCommand,
+    ForgetCommand,
+)
 
 PLAYS: dict[str, type[PlaybookCommand]] = {
     command.play: command
@@ -21,6 +26,7 @@ PLAYS: dict[str, type[PlaybookCommand]] = {
         ExpandCommand,
         BackfillCommand,
         SwapCommand,
+        EnsureCommand,
         ForgetCommand,
         ContractCommand,
         RehearseCommand,
