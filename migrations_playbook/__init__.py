@@ -10,5 +10,6 @@ The plays, in the order in which they are played: `expand` (a migration), `backf
 """
 
 from migrations_playbook.shadow import Shadow
+from migrations_playbook.values import DIGITS, HEX, UNAMBIGUOUS, URL_SAFE, RandomHexUUID, RandomText
 
-__all__ = ["Shadow"]
+__all__ = ["DIGITS", "HEX", "UNAMBIGUOUS", "URL_SAFE", "RandomHexUUID", "RandomText", "Shadow"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import pgtrigger
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, connections, models
 from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.names import column_of, compose_name, table_parts
+from migrations_playbook.postgres.names import base_type, column_of, compose_name, table_parts
 from migrations_playbook.shadow import FillTrigger, Shadow
 
 
@@ -60,9 +60,20 @@ class Replacement:
 
     @property
     def value(self) -> sql.SQL:
-        """The value expression, for a statement that has parameters beside it."""
-        text = self.declaration.value_sql(self.model).replace("%", "%%")
-        return sql.SQL(text)
+        """The value expression, for a statement that has parameters beside it.
+
+        In a trigger PL/pgSQL makes it the column's type, and refuses what is too long. Beside the
+        live column in a statement it must be of that type already. Of the type without its length:
+        a cast to `varchar(32)` would cut a longer value and say nothing.
+        """
+        text = self.declaration.value_sql(self.model)
+        connection = connections[DEFAULT_DB_ALIAS]
+        shadow: Any = self.model._meta.get_field(self.declaration.shadow)
+        kind = base_type(shadow, connection)
+        made = self.declaration.value_field
+        if made is None or base_type(made, connection) != kind:
+            text = f"CAST({text} AS {kind})"
+        return sql.SQL(text.replace("%", "%%"))
 
     @property
     def trigger_names(self) -> tuple[str, ...]:

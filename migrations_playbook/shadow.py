@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pgtrigger
+from django.core.exceptions import FieldError
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.sql import Query
 from pgtrigger import compiler
@@ -61,6 +62,14 @@ class Shadow:
     def triggers(self) -> list[pgtrigger.Trigger]:
         """The triggers that a model's `Meta.triggers` takes."""
         return [FillTrigger(self), KeepTrigger(self)]
+
+    @property
+    def value_field(self) -> models.Field[Any, Any] | None:
+        """The field of the type that the value is made in; None where Django cannot tell."""
+        try:
+            return self.value.output_field
+        except FieldError:
+            return None
 
     def value_sql(self, model: type[models.Model]) -> str:
         """The value expression as SQL, its parameters written out as literals."""

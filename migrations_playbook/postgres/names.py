@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from typing import Any
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 # NAMEDATALEN is 64 in every stock build: 63 bytes of name.
@@ -30,6 +33,11 @@ def column_of(model: type[models.Model], field: str) -> str:
     column = model._meta.get_field(field).column  # type: ignore[union-attr]
     assert column is not None
     return unquoted(str(column))
+
+
+def base_type(field: models.Field[Any, Any], connection: BaseDatabaseWrapper) -> str:
+    """Name the type of a field's column without its length or precision; "" if it has no column."""
+    return re.sub(r"\(.*?\)", "", field.cast_db_type(connection) or "")
 
 
 def unquoted(name: str) -> str:
