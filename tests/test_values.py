@@ -22,7 +22,7 @@ from migrations_playbook import (
 )
 from migrations_playbook.values import count_symbols
 from tests.fixtures.database import Database
-from tests.models_zoo import Characters, Numbers, expand, fill
+from tests.fixtures.models_zoo import Characters, Numbers, expand, fill
 from tickets.models import Ticket
 
 # An alphabet of a size that nothing is a power of, with what SQL and the driver might stumble over.
