@@ -9,6 +9,7 @@ The plays, in the order in which they are played: `expand` (a migration), `backf
 `contract` (a migration of a later release).
 """
 
+import migrations_playbook.apps  # noqa: F401 - registers the check that it is installed
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.values import DIGITS, HEX, UNAMBIGUOUS, URL_SAFE, RandomHexUUID, RandomText
 

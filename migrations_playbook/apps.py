@@ -1,4 +1,12 @@
-from django.apps import AppConfig
+"""The app, and the check that it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core.checks import CheckMessage, Error, register
 from django.db.models.signals import pre_migrate
 
 
@@ -14,3 +22,24 @@ class MigrationsPlaybookConfig(AppConfig):
         pre_migrate.connect(
             refuse_bare_removals, dispatch_uid="migrations_playbook.refuse_bare_removals"
         )
+
+
+@register("migrations_playbook")
+def check_installed(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+    """Without these in INSTALLED_APPS no trigger is ever made, and nothing else would say so."""
+    from migrations_playbook.shadow import ShadowTrigger  # noqa: PLC0415 - as above
+
+    declared = any(
+        isinstance(each, ShadowTrigger)
+        for model in apps.get_models()
+        for each in getattr(model._meta, "triggers", ())
+    )
+    return [
+        Error(
+            f'A Shadow is declared, and "{name}" is not in INSTALLED_APPS.',
+            hint=f'Write "{name}", in INSTALLED_APPS.',
+            id="playbook.E019",
+        )
+        for name in ("pgtrigger", "migrations_playbook")
+        if declared and not apps.is_installed(name)
+    ]

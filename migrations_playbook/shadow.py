@@ -25,13 +25,19 @@ does not concern them costs nothing: neither does a row of the backfill.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pgtrigger
+
+# Has Django take `Meta.triggers`, also where INSTALLED_APPS lacks it: a check then says so.
+import pgtrigger.apps
 from django.core.exceptions import FieldError
 from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.signals import class_prepared
 from django.db.models.sql import Query
+from django.dispatch import receiver
 from pgtrigger import compiler
 from psycopg import sql
 
@@ -80,6 +86,22 @@ class Shadow:
         return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
 
 
+@receiver(class_prepared)
+def spread_declarations(sender: type[models.Model], **kwargs: Any) -> None:
+    """Read `triggers = Shadow(...)` and `[Shadow(...), ...]` as if `.triggers` stood behind."""
+    declared = getattr(sender._meta, "triggers", ())
+    each_declared = (declared,) if isinstance(declared, Shadow) else declared
+    if any(isinstance(each, Shadow) for each in each_declared):
+        spread = [
+            trigger
+            for each in each_declared
+            for trigger in (each.triggers if isinstance(each, Shadow) else (each,))
+        ]
+        sender._meta.triggers = spread  # type: ignore[attr-defined]
+        # What the migrations' autodetector looks at.
+        sender._meta.original_attrs["triggers"] = spread
+
+
 class ShadowTrigger(pgtrigger.Trigger):
     """A trigger that a `Shadow` declares; named after what it does and the shadow field."""
 
@@ -89,7 +111,10 @@ class ShadowTrigger(pgtrigger.Trigger):
     def __init__(self, declaration: Shadow) -> None:
         self.declaration = declaration
         super().__init__(
-            name=compose_name(self.purpose, declaration.shadow, limit=MAX_TRIGGER_NAME)
+            # Django-pgtrigger takes word characters alone. What is no field's name is for a check.
+            name=compose_name(
+                self.purpose, re.sub(r"\W", "_", str(declaration.shadow)), limit=MAX_TRIGGER_NAME
+            )
         )
 
     def compile(self, model: type[models.Model]) -> compiler.Trigger:  # type: ignore[override]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pgtrigger import compiler
 
+# Where the triggers' functions look names up. As PinnedTriggerSql has it.
+TRIGGER_PATH = "pg_catalog, public, pg_temp"
+
 
 class PinnedTriggerSql(compiler.UpsertTriggerSql):
     """A trigger whose function looks names up in fixed schemas only.

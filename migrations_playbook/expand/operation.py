@@ -22,7 +22,7 @@ from psycopg import errors as pg_errors
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
-from migrations_playbook.expand.soundness import unsound
+from migrations_playbook.expand.soundness import find_obstacle
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.replacement import declared_replacements
@@ -143,12 +143,12 @@ class WithTableLock(Operation):
         live: list[str | None] = [
             each.live for each in declared_replacements() if each.label == label
         ]
-        reasons = (unsound(schema_editor.connection, table, each) for each in live or [None])
+        reasons = (find_obstacle(schema_editor.connection, table, each) for each in live or [None])
         why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
             raise Refused(
-                f"{model._meta.db_table} is {why}, so its columns could not be exchanged; nothing "
-                f"was changed. Take the Shadow out of the Meta.triggers of {model._meta.label}."
+                f"{model._meta.db_table} is {why.reason}, so its columns could not be exchanged; "
+                f"nothing was changed. {why.remedy}"
             )
 
     def _lock(

@@ -1,6 +1,8 @@
-"""A model's table: its name as PostgreSQL has it, and whether its columns can be exchanged."""
+"""Whether the columns of a model's table can be exchanged, by what the catalog says of it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
@@ -13,6 +15,61 @@ KINDS = {
     "v": "a view",
     "m": "a materialized view",
 }
+
+
+# What to do about a table of an unsound kind.
+TAKE_OUT = "Take the Shadow out of its Meta.triggers: the swap would refuse it."
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a table cannot be expanded.
+
+    Arguments:
+        reason: what the table is, ending a sentence.
+        remedy: what to do about it, as a sentence.
+    """
+
+    reason: str
+    remedy: str
+
+
+def find_obstacle(
+    connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None = None
+) -> Obstacle | None:
+    """Find why a table cannot be expanded: it could not be swapped, or not be filled.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        live: the column whose values are to be replaced, where it is known.
+    """
+    reason = unsound(connection, table, live)
+    if reason is not None:
+        return Obstacle(reason, TAKE_OUT)
+    row = fetch_one(
+        connection,
+        sql.SQL("""
+            SELECT (SELECT string_agg(pg_catalog.format('%%I', w.rulename), ', ')
+                      FROM pg_catalog.pg_rewrite w
+                     WHERE w.ev_class = c.oid AND w.ev_type = '2' AND w.ev_enabled <> 'D'),
+                   pg_catalog.row_security_active(c.oid), current_user::text
+              FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
+        [table.as_string(None)],
+    )
+    rules, hidden, role = row or (None, False, "")
+    if rules:
+        return Obstacle(
+            f"rewritten by a rule on its updates ({rules}), beside which the backfill cannot run",
+            "Drop the rule, or make it a trigger.",
+        )
+    if hidden:
+        return Obstacle(
+            f'under row security, which may hide rows from the role "{role}"',
+            f"Run ALTER ROLE {sql.Identifier(role).as_string(None)} BYPASSRLS, or play with a role "
+            "that has it.",
+        )
+    return None
 
 
 def unsound(
@@ -32,13 +89,21 @@ def unsound(
                    (SELECT string_agg(i.inhrelid::regclass::text, ', ')
                       FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
                    (SELECT string_agg(i.inhparent::regclass::text, ', ')
-                      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid)
-              FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
-        [table.as_string(None)],
+                      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid),
+                   -- What is subscribed to may be each partition by itself.
+                   (SELECT string_agg(DISTINCT pg_catalog.quote_ident(s.subname), ', ')
+                      FROM pg_catalog.pg_subscription_rel r
+                      JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
+                     WHERE r.srrelid = c.oid
+                        OR r.srrelid IN (SELECT oid FROM {tree} AS tree))
+              FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)""").format(
+            tree=TREE
+        ),
+        [table.as_string(None)] * 2,
     )
     if row is None:
         return None
-    kind, typed, partition, children, parents = row
+    kind, typed, partition, children, parents, subscriptions = row
     reasons = (
         KINDS.get(kind),
         "a typed table, whose columns belong to its type" if typed else None,
@@ -48,6 +113,10 @@ def unsound(
         if children and kind != "p"
         else None,
         _unsound_partitions(connection, table, live) if kind == "p" else None,
+        f"filled by a subscription ({subscriptions}), whose rows come past the triggers: rotate "
+        "the column on the publisher, or take the table out of the subscription first"
+        if subscriptions
+        else None,
     )
     return next((reason for reason in reasons if reason is not None), None)
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.postgres.functions import RandomUUID
-from django.core.checks import run_checks
+from django.core.checks import CheckMessage, run_checks
 from django.core.management import CommandError, call_command
 from django.db import models
+from django.db.migrations.state import ModelState
 from django.db.models import F
 from django.db.models.functions import Coalesce
 from django.test.utils import isolate_apps
 
 from migrations_playbook import Shadow
+from migrations_playbook.expand import checks
 from migrations_playbook.expand.checks import declaration_errors
-from tests.fixtures.database import Database
+from tests.fixtures.database import PROJECT, Database
+from tickets.models import Ticket
 
 VALUE = RandomUUID()
 TOKEN = Shadow(live="token", shadow="new_token", value=VALUE)
 
 
-def errors_of(shadow: Shadow = TOKEN, *, meta: dict[str, Any] | None = None, **fields: Any) -> Any:
+def errors_of(shadow: Shadow = TOKEN, **options: Any) -> Any:
     """The ids and hints for a model with these fields, beside a right token and new_token."""
+    return [(each.id, each.hint) for each in checked(shadow, **options)]
+
+
+def messages_of(shadow: Shadow = TOKEN, **options: Any) -> list[str]:
+    return [each.msg for each in checked(shadow, **options)]
+
+
+def checked(
+    shadow: Shadow, *, meta: dict[str, Any] | None = None, **fields: Any
+) -> list[CheckMessage]:
     with isolate_apps("tickets"):
         attributes = {
             "__module__": __name__,
@@ -33,7 +50,7 @@ def errors_of(shadow: Shadow = TOKEN, *, meta: dict[str, Any] | None = None, **f
             **fields,
         }
         model = type("Subject", (models.Model,), {k: v for k, v in attributes.items() if v})
-        return [(each.id, each.hint) for each in declaration_errors(model, shadow)]
+        return list(declaration_errors(model, shadow))
 
 
 def test_a_right_declaration_has_no_errors() -> None:
@@ -158,7 +175,14 @@ def test_a_missing_live_field_is_a_name_to_correct() -> None:
         ),
         (
             {"token": models.UUIDField(primary_key=True)},
-            ("playbook.E008", "Declare a Shadow for a field that no other table refers to."),
+            (
+                "playbook.E008",
+                (
+                    "Give tickets.Subject a key of its own, id = "
+                    "models.BigAutoField(primary_key=True), and make "
+                    "token unique instead; then declare the Shadow."
+                ),
+            ),
         ),
         (
             {"new_token": models.UUIDField(null=True, db_column="n" * 64)},
@@ -168,10 +192,149 @@ def test_a_missing_live_field_is_a_name_to_correct() -> None:
             {"new_token": models.UUIDField(null=True, db_column="100%")},
             ("playbook.E012", 'ALTER TABLE ... RENAME it, and write db_column="..." without one.'),
         ),
+        (
+            {
+                "token": models.CharField(max_length=36, unique=True, db_collation="C"),
+                "new_token": models.CharField(max_length=36, null=True),
+            },
+            (
+                "playbook.E005",
+                (
+                    "Write new_token = models.CharField(max_length=36, db_collation='C', "
+                    "null=True, editable=False)."
+                ),
+            ),
+        ),
+        (
+            {"new_token": models.UUIDField(null=True, unique=True)},
+            (
+                "playbook.E013",
+                (
+                    "Write new_token = models.UUIDField(null=True, editable=False), and name it "
+                    "in no index or constraint of the Meta."
+                ),
+            ),
+        ),
+        (
+            {"token": models.UUIDField(null=True, unique=True)},
+            (
+                "playbook.E017",
+                "Take null=True from token, or move rows without one to a table of their own.",
+            ),
+        ),
     ],
 )
 def test_a_wrong_field_is_a_line_to_write(fields: dict[str, Any], expected: Any) -> None:
     assert errors_of(**fields) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "meta"),
+    [
+        ({"new_token": models.UUIDField(null=True, db_index=True)}, {}),
+        ({"new_token": models.SlugField(null=True), "token": models.SlugField()}, {}),
+        ({}, {"indexes": [models.Index(fields=["-new_token"], name="one")]}),
+        ({}, {"constraints": [models.UniqueConstraint(fields=["new_token"], name="one")]}),
+        ({}, {"unique_together": [("id", "new_token")]}),
+    ],
+)
+def test_a_shadow_is_in_no_index_that_the_expand_would_build_under_its_lock(
+    fields: dict[str, Any], meta: dict[str, Any]
+) -> None:
+    assert "playbook.E013" in [number for number, _ in errors_of(meta=meta, **fields)]
+
+
+def test_a_collation_is_named_where_it_is_the_difference() -> None:
+    errors = messages_of(
+        token=models.CharField(max_length=36, db_collation="C"),
+        new_token=models.CharField(max_length=36, null=True),
+    )
+    assert errors == [
+        'Shadow: new_token (varchar(36)) is of another type than token (varchar(36) COLLATE "C").'
+    ]
+
+
+def test_a_foreign_key_to_the_live_column_is_named() -> None:
+    with isolate_apps("tickets"):
+
+        class Origin(models.Model):  # noqa: DJ008
+            token = models.UUIDField(unique=True)
+            new_token = models.UUIDField(null=True)
+
+            class Meta:
+                app_label = "tickets"
+
+        class Visit(models.Model):  # noqa: DJ008
+            ticket = models.ForeignKey(Origin, models.CASCADE, to_field="token")
+
+            class Meta:
+                app_label = "tickets"
+
+        del Visit
+        (error,) = declaration_errors(Origin, TOKEN)
+    assert error.id == "playbook.E018"
+    assert error.msg.startswith("Shadow: tickets.Visit.ticket refers to token")
+    assert error.hint == (
+        "Let tickets.Visit.ticket refer to the primary key: take to_field='token' from it."
+    )
+
+
+@pytest.mark.parametrize("declared", [TOKEN, [TOKEN], TOKEN.triggers])
+def test_with_or_without_triggers_behind_it_a_declaration_is_the_same(declared: Any) -> None:
+    with isolate_apps("tickets"):
+
+        class Subject(models.Model):  # noqa: DJ008
+            token = models.UUIDField(unique=True)
+            new_token = models.UUIDField(null=True)
+
+            class Meta:
+                app_label = "tickets"
+                triggers = declared
+
+    state = ModelState.from_model(Subject)
+    for options in (vars(Subject._meta), state.options):
+        assert [each.name for each in options["triggers"]] == ["fill_new_token", "keep_new_token"]
+
+
+def test_a_shadow_outside_of_the_meta_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Ticket, "shadow", Shadow(live="token", shadow="other", value=VALUE), raising=False
+    )
+    (error,) = checks.check_declarations(None)
+    assert error.msg.startswith("tickets.Ticket.shadow is a Shadow outside of the Meta")
+
+
+@pytest.mark.parametrize("names", [(None, 7), ("", "a b"), (uuid.uuid4, Shadow)])
+def test_names_that_are_none_are_a_sentence(names: Any) -> None:
+    shadow = Shadow(live=names[0], shadow=names[1], value=VALUE)
+    assert len(shadow.triggers) == 2
+    assert [number for number, _ in errors_of(shadow)] == ["playbook.E002", "playbook.E002"]
+
+
+@pytest.mark.parametrize("app", ["pgtrigger", "migrations_playbook"])
+def test_an_app_that_is_not_installed_is_a_line_to_write(app: str, tmp_path: Path) -> None:
+    """A project's first try: the declaration is there, and settings lack an app."""
+    (tmp_path / "partly.py").write_text(
+        f"from app.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS]\n"
+        f"INSTALLED_APPS.remove({app!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=PROJECT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "partly",
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f'(playbook.E019) A Shadow is declared, and "{app}" is not in INSTALLED_APPS.' in (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_a_column_is_not_its_own_shadow() -> None:

@@ -1,0 +1,206 @@
+"""Checks of a declared shadow against its table: they ask PostgreSQL, and change nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.checks import CheckMessage, Error
+from django.db import DatabaseError, ProgrammingError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.errors import primary_message
+from migrations_playbook.expand.soundness import TAKE_OUT, Obstacle, find_obstacle, unsound
+from migrations_playbook.expand.value_checks import spell_text
+from migrations_playbook.postgres.query import execute, fetch_one, set_local
+from migrations_playbook.postgres.tables import Table, read_table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.trigger_sql import TRIGGER_PATH
+from migrations_playbook.values import RandomText
+
+# How many values are drawn to see how many are alike.
+FEWEST_DRAWS, MOST_DRAWS = 1_000, 10_000
+# By how many bits a proposed text has more room than it must.
+MARGIN_BITS = 20
+
+
+def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> list[CheckMessage]:
+    """Say why a table's columns could not be exchanged, or its value not be drawn for it.
+
+    Lock: ACCESS SHARE on the table, as any SELECT.
+
+    Arguments:
+        connection: of PostgreSQL, outside a transaction.
+        replacement: a declaration that has passed the checks without a database.
+    """
+    try:
+        with transaction.atomic(using=connection.alias):
+            table = read_table(connection, replacement.identifier)
+            if table is None:
+                return []
+            obstacle = _find_obstacle(connection, replacement, table)
+        if obstacle is not None:
+            return [
+                Error(
+                    f"{replacement.label} declares a shadow, and its table is {obstacle.reason}.",
+                    hint=obstacle.remedy,
+                    obj=replacement.model,
+                    id="playbook.E020",
+                )
+            ]
+        return list(_check_draws(connection, replacement, table))
+    except DatabaseError:
+        # No such right, a lost connection: the command itself has a sentence for it.
+        return []
+
+
+def _find_obstacle(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> Obstacle | None:
+    """Find what keeps a table from being expanded, or an expanded one from being exchanged."""
+    if replacement.shadow not in table.columns:
+        return find_obstacle(connection, table.identifier, replacement.live)
+    reason = unsound(connection, table.identifier, replacement.live)
+    return Obstacle(reason, TAKE_OUT) if reason else None
+
+
+def _check_draws(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> Iterator[CheckMessage]:
+    rows = estimate_rows(table)
+    draws = min(max(rows, FEWEST_DRAWS), MOST_DRAWS)
+    try:
+        different, nulls = draw_values(connection, replacement, draws)
+    except DatabaseError as error:
+        yield from _check_failure(connection, replacement, table, error)
+        return
+    if nulls or different == 1:
+        what = "makes nulls" if nulls else f"made the same value {draws:,} times"
+        yield _error(replacement, f"{what}.", "Write value=RandomUUID(), say.", "playbook.E016")
+        return
+    entropy = getattr(replacement.declaration.value, "entropy_bits", None)
+    if entropy is None and different < draws:
+        # Of n draws from R values n * n / 2R pairs are alike.
+        entropy = math.log2(draws**2 / (2 * (draws - different)))
+    live: Any = replacement.model._meta.get_field(replacement.declaration.live)
+    if entropy is not None and is_unique(replacement) and 2 * math.log2(max(rows, 1)) > entropy:
+        yield _error(
+            replacement,
+            f"has room for about {2**entropy:,.0f} values, so some of about {rows:,} rows would "
+            f"draw the same one, and {live.name} is unique.",
+            _propose_wider(replacement.declaration.value, rows, live.max_length),
+            "playbook.E021",
+        )
+
+
+def _check_failure(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table, error: DatabaseError
+) -> Iterator[CheckMessage]:
+    """Say why the triggers could draw no value.
+
+    A function that is nowhere may be made by a migration before the expand: the expand says so.
+    """
+    cause, said = error.__cause__, primary_message(error)
+    missing = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
+    if isinstance(cause, missing):
+        expanded = replacement.shadow in table.columns
+        if expanded or _is_found_elsewhere(connection, replacement):
+            yield _error(
+                replacement,
+                f"is not found where the triggers look, in {TRIGGER_PATH}: {said}.",
+                'Name its schema, value=Func(function="schema.function", output_field=...) say.',
+                "playbook.E022",
+            )
+    elif isinstance(cause, pg_errors.InsufficientPrivilege):
+        yield _error(
+            replacement,
+            f"may not be drawn by this role: {said}.",
+            "Run GRANT EXECUTE ON FUNCTION ..., GRANT USAGE ON SCHEMA ... for each role that "
+            "writes to the table.",
+            "playbook.E022",
+        )
+    elif isinstance(cause, pg_errors.CannotCoerce | pg_errors.DataError):
+        live: Any = replacement.model._meta.get_field(replacement.declaration.live)
+        yield _error(
+            replacement,
+            f"does not fit {live.name}: {said}.",
+            f"Write an expression that makes a {live.db_type(connection)}.",
+            "playbook.E015",
+        )
+
+
+def _error(replacement: Replacement, message: str, hint: str, number: str) -> Error:
+    return Error(f"Shadow(value=...) {message}", hint=hint, obj=replacement.model, id=number)
+
+
+def draw_values(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    draws: int,
+    *,
+    path: str | None = TRIGGER_PATH,
+) -> tuple[int, int]:
+    """Draw values as the triggers would, and count those that differ, and the nulls.
+
+    They never leave the server. A function that writes is refused by the server, and its changes
+    would be rolled back.
+
+    Arguments:
+        connection: of PostgreSQL, outside a transaction.
+        replacement: whose values.
+        draws: how many.
+        path: where names are looked up; None for where the session looks.
+    """
+    with transaction.atomic(using=connection.alias):
+        execute(connection, sql.SQL("SET TRANSACTION READ ONLY"))
+        if path is not None:
+            set_local(connection, "search_path", path)
+        row = fetch_one(
+            connection,
+            sql.SQL("""
+                SELECT count(DISTINCT value), count(*) FILTER (WHERE value IS NULL)
+                  FROM (SELECT {value} AS value
+                          FROM pg_catalog.generate_series(1, %s)) AS drawn""").format(
+                value=replacement.value
+            ),
+            [draws],
+        )
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def _is_found_elsewhere(connection: BaseDatabaseWrapper, replacement: Replacement) -> bool:
+    """Whether the session finds what the triggers would not."""
+    try:
+        draw_values(connection, replacement, 1, path=None)
+    except ProgrammingError:
+        return False
+    return True
+
+
+def estimate_rows(table: Table) -> int:
+    """The rows of a table and its partitions, as the last ANALYZE saw them; 0 if there was none."""
+    own = max(table.estimate, 0)
+    parts = sum(max(each.estimate, 0) for each in table.partitions if each.kind != "p")
+    return int(max(own, parts))
+
+
+def is_unique(replacement: Replacement) -> bool:
+    """Whether no two rows may have the same live value, whatever their other values are."""
+    options = replacement.model._meta
+    name = replacement.declaration.live
+    return bool(options.get_field(name).unique) or any(  # type: ignore[union-attr]
+        tuple(each.fields) == (name,) for each in options.total_unique_constraints
+    )
+
+
+def _propose_wider(value: object, rows: int, room: int | None) -> str:
+    if isinstance(value, RandomText):
+        bits = 2 * math.log2(rows) + MARGIN_BITS
+        length = math.ceil(bits / math.log2(len(value.alphabet)))
+        if room is None or length + len(value.prefix) <= room:
+            return f"Write value={spell_text(value, length)}."
+    return "Widen the expression, and the field if need be."
