@@ -48,6 +48,7 @@ def test_a_plain_add_field_of_a_declared_shadow_is_found(errors_of: Write) -> No
     assert error.startswith(
         "playbook.E031: Migration tickets.0002_written adds new_token without a bounded lock"
     )
+    assert 'Delete it and run "manage.py playbook expand tickets.Ticket.new_token"' in error
     assert 'migrations_playbook.operations.WithTableLock(model_name="ticket"' in error
 
 
