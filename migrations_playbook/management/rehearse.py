@@ -71,6 +71,10 @@ class RehearseCommand(ShadowCommand):
             metavar="DIR",
             help="Write report.json and report.html there (default: no report).",
         )
+        self.add_client_arguments(parser)
+
+    def add_client_arguments(self, parser: CommandParser) -> None:
+        """Add what a project may say of its rows."""
         parser.add_argument(
             "--stamp",
             default=self.stamp,

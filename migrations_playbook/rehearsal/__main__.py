@@ -21,11 +21,11 @@ from django.db import connections
 from migrations_playbook.errors import PlaybookError, primary_message
 from migrations_playbook.rehearsal import stage
 from migrations_playbook.rehearsal.script import Script
-from migrations_playbook.rehearsal.traffic import client
+from migrations_playbook.rehearsal.traffic.crew import run_client
 
 JOBS: dict[str, Callable[..., None]] = {
-    "client": client.run_client,
-    "contract": stage.contract,
+    "client": run_client,
+    "contract": stage.drop_shadow,
     "go back": stage.go_back,
     "add rows": stage.add_rows,
     "prepare": stage.prepare_swap,

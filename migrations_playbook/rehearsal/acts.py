@@ -26,7 +26,6 @@ from migrations_playbook.rehearsal.script import RehearsalOptions
 from migrations_playbook.rehearsal.traffic.audit import Audit
 from migrations_playbook.rehearsal.traffic.fleet import Fleets
 from migrations_playbook.rehearsal.traffic.witness import Witness
-from migrations_playbook.replacement import Replacement
 
 # How far the backfill gets before it is killed, as a fraction of the table.
 KILLED_AT = 0.3
@@ -40,7 +39,6 @@ class Acts:
     """The phases, each a generator of what happens in it.
 
     Arguments:
-        replacement: what is rehearsed.
         history: the project's migrations.
         options: how long the traffic goes on, and at which rate.
         runner: starts the commands.
@@ -52,7 +50,6 @@ class Acts:
         differences: definitions that are not as expected.
     """
 
-    replacement: Replacement
     history: History
     options: RehearsalOptions
     runner: ProcessRunner
@@ -93,9 +90,10 @@ class Acts:
     def _expand(self) -> Act:
         """The migrations of release N+1, then its processes beside those of release N."""
         yield from self._command("migrate", *self.history.expand, "--verbosity", "0")
-        expanded = self.audit.read_schema()
-        yield from self._command("migrate", "--verbosity", "0")
-        self._expanded = self.audit.read_schema()
+        expanded = self._expanded = self.audit.read_schema()
+        if self.history.has_more:
+            yield from self._command("migrate", "--verbosity", "0")
+            self._expanded = self.audit.read_schema()
         # What later migrations of the same release change stays after the contract.
         self.plain = (self.plain | (self._expanded - expanded)) - (expanded - self._expanded)
         yield from self.course.watch(self._join("N+1"))

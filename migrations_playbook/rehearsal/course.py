@@ -68,7 +68,7 @@ class Course:
 
     def dwell(self, seconds: float) -> Generator[Happening, None, None]:
         """Let the traffic go on for a while."""
-        yield from self.watch(_pause(seconds))
+        yield from self.watch(_let_pass(seconds))
 
     def _tell(self) -> Generator[Happening, None, None]:
         now = time.monotonic()
@@ -80,7 +80,7 @@ class Course:
         yield PhaseGoing(self._name, so_far.seconds, so_far.requests, so_far.errors, so_far.max_ms)
 
 
-def _pause(seconds: float) -> Generator[None, None, None]:
+def _let_pass(seconds: float) -> Generator[None, None, None]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         yield

@@ -49,6 +49,11 @@ class History:
         self._loader = MigrationLoader(connection)
         self.expand = self._find_expand()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether release N+1 brings migrations besides the expand."""
+        return len(self._loader.graph.backwards_plan(self.expand)) > 1
+
     def before(self) -> list[MigrationKey]:
         """List what to migrate to for release N: the last migrations that need no expand.
 
@@ -99,7 +104,7 @@ class History:
                 expand = key if had_model else None
         if not has:
             raise PlaybookError(
-                f"No migration adds {self._shadow!r} to {self._label}, so there is nothing to "
+                f"By its migrations {self._label} has no {self._shadow!r}, so there is nothing to "
                 f'rehearse yet. Write the expand migration of "{app_label}" first.'
             )
         if expand is None:

@@ -18,7 +18,7 @@ from migrations_playbook.rehearsal.acts import Acts
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Fingerprints, Happening, Remark
 from migrations_playbook.rehearsal.history import History
-from migrations_playbook.rehearsal.runner import ProcessRunner, StepFailed, finish
+from migrations_playbook.rehearsal.runner import ProcessRunner, StepFailed, finish_all
 from migrations_playbook.rehearsal.scratch import ScratchDatabase, drop_orphans, make_scratch
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script, import_callable
 from migrations_playbook.rehearsal.traffic.audit import Audit, AuditedColumns
@@ -83,7 +83,6 @@ class Rehearsal:
             fleets = Fleets(runner, audit.draw_keys(PROCESSES * THREADS * HANDFUL))
             stack.callback(fleets.kill_all)
             acts = Acts(
-                self.replacement,
                 history,
                 self.options,
                 runner,
@@ -113,13 +112,13 @@ class Rehearsal:
         rows = self.options.rows
         if self.options.template is None:
             yield Remark(f"Making {rows:,} rows in a scratch database.")
-            finish(runner.run("go back"))
+            finish_all(runner.run("go back"))
             shares = [(rows + number) // MAKERS for number in range(MAKERS)]
-            finish(*(runner.run("add rows", count=share) for share in shares))
+            finish_all(*(runner.run("add rows", count=share) for share in shares))
         else:
             yield Remark(f'A copy of "{self.options.template}" in a scratch database.')
-            finish(runner.run("go back"))
-        settle(runner.database)
+            finish_all(runner.run("go back"))
+        settle_database(runner.database)
 
     def _play(self, acts: Acts) -> Generator[Happening, None, None]:
         """Play the phases; what fails goes into the verdict."""
@@ -159,7 +158,7 @@ class Rehearsal:
         )
 
 
-def settle(database: ScratchDatabase) -> None:
+def settle_database(database: ScratchDatabase) -> None:
     """Vacuum, analyse and write out what was made, or that would come under the requests.
 
     Lock: SHARE UPDATE EXCLUSIVE on each table, as VACUUM.

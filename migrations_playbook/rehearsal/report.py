@@ -81,15 +81,15 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 <h1>Rehearsal of {escape(label)}<span class="verdict {outcome}">{outcome}</span></h1>
 <p class="faint">{timezone.now():%d %B %Y, %H:%M} UTC. The whole rotation in a scratch database,
 with processes of the old and the new release at work throughout.</p>
-<div class="figures">{"".join(_tile(*tile) for tile in tiles)}</div>
-{_reasons(verdict)}
+<div class="figures">{"".join(_write_tile(*tile) for tile in tiles)}</div>
+{_write_reasons(verdict)}
 <h2>Every request, by release</h2>
 {draw_plot(verdict, max_stall_ms)}
 <p class="faint">Latency counts from when a request was due, so a stall shows in full.</p>
 <h2>Phases</h2>
-{_phases(verdict)}
+{_write_phases(verdict)}
 <h2>Checks</h2>
-{_checks(verdict)}
+{_write_checks(verdict)}
 </body></html>
 """
 
@@ -104,10 +104,10 @@ def draw_plot(verdict: Verdict, max_stall_ms: float) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rehearsal", "font.size": 9}):
         figure = Figure(figsize=(11, 6.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        _latency(upper, requests, began, max_stall_ms)
-        _throughput(lower, requests, began)
+        _draw_latency(upper, requests, began, max_stall_ms)
+        _draw_throughput(lower, requests, began)
         for axes in (upper, lower):
-            _shade(axes, verdict.phases, began)
+            _shade_phases(axes, verdict.phases, began)
         _name_phases(upper, verdict.phases, began)
         upper.legend(loc="upper left", markerscale=3, framealpha=0.9, ncols=4, edgecolor="none")
         lower.set_xlabel("seconds since the beginning", color=FAINT)
@@ -118,7 +118,7 @@ def draw_plot(verdict: Verdict, max_stall_ms: float) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _latency(
+def _draw_latency(
     axes: Axes, requests: Sequence[ClientRequest], began: float, max_stall_ms: float
 ) -> None:
     for release, colour in COLOURS.items():
@@ -135,7 +135,17 @@ def _latency(
                 rasterized=True,
                 zorder=3,
             )
-    failed = [each for each in requests if each.wrong]
+    _draw_failed(axes, [each for each in requests if each.wrong], began)
+    _draw_bound(axes, max_stall_ms)
+    axes.set_yscale("log")
+    longest = max((each.ms for each in requests), default=1)
+    axes.set_ylim(0.5, 4 * max(max_stall_ms, longest))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylabel("latency in ms", color=FAINT)
+    _strip_axes(axes)
+
+
+def _draw_failed(axes: Axes, failed: Sequence[ClientRequest], began: float) -> None:
     if failed:
         axes.scatter(
             [each.due - began for each in failed],
@@ -146,6 +156,9 @@ def _latency(
             label="failed",
             zorder=4,
         )
+
+
+def _draw_bound(axes: Axes, max_stall_ms: float) -> None:
     axes.axhline(max_stall_ms, color="#b91c1c", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2)
     axes.annotate(
         f"allowed: {max_stall_ms:.0f} ms",
@@ -156,15 +169,9 @@ def _latency(
         ha="right",
         color="#b91c1c",
     )
-    axes.set_yscale("log")
-    longest = max((each.ms for each in requests), default=1)
-    axes.set_ylim(0.5, 4 * max(max_stall_ms, longest))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_ylabel("latency in ms", color=FAINT)
-    _plain(axes)
 
 
-def _throughput(axes: Axes, requests: Sequence[ClientRequest], began: float) -> None:
+def _draw_throughput(axes: Axes, requests: Sequence[ClientRequest], began: float) -> None:
     """Answers in each second, by release, one on top of the other."""
     answered = Counter(
         (each.release, int(each.due - began + each.ms / 1000))
@@ -188,17 +195,17 @@ def _throughput(axes: Axes, requests: Sequence[ClientRequest], began: float) -> 
             )
         under = [below + more for below, more in zip(under, own, strict=True)]
     axes.set_ylabel("answers a second", color=FAINT)
-    _plain(axes)
+    _strip_axes(axes)
 
 
-def _plain(axes: Axes) -> None:
+def _strip_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#cbd2d9")
     axes.tick_params(colors=FAINT)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.6, zorder=1)
 
 
-def _shade(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> None:
+def _shade_phases(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> None:
     for number, phase in enumerate(phases):
         axes.axvspan(
             phase.began - began,
@@ -225,23 +232,23 @@ def _name_phases(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> Non
         )
 
 
-def _tile(value: str, meaning: str) -> str:
+def _write_tile(value: str, meaning: str) -> str:
     return (
         f'<div class="figure"><b>{escape(value) or "none"}</b><span>{escape(meaning)}</span></div>'
     )
 
 
-def _reasons(verdict: Verdict) -> str:
+def _write_reasons(verdict: Verdict) -> str:
     if not verdict.reasons:
         return ""
     items = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
     return f"<h2>Why it failed</h2><ul>{items}</ul>"
 
 
-def _phases(verdict: Verdict) -> str:
+def _write_phases(verdict: Verdict) -> str:
     rows = "".join(
         f"<tr><td>{escape(each.name)}</td><td>{each.seconds:.1f}</td><td>{each.requests:,}</td>"
-        f"<td{_bad(each.errors)}>{each.errors}</td><td>{each.p50_ms:.1f}</td>"
+        f"<td{_mark_bad(each.errors)}>{each.errors}</td><td>{each.p50_ms:.1f}</td>"
         f"<td>{each.p99_ms:.1f}</td><td>{each.max_ms:.1f}</td>"
         f"<td>{'' if each.lock_hold_ms is None else f'{each.lock_hold_ms:.1f}'}</td></tr>"
         for each in verdict.figures
@@ -252,9 +259,10 @@ def _phases(verdict: Verdict) -> str:
     )
 
 
-def _checks(verdict: Verdict) -> str:
+def _write_checks(verdict: Verdict) -> str:
     rows = "".join(
-        f"<tr><td>{escape(MEANINGS.get(name, name))}</td><td{_bad(number)}>{number:,}</td></tr>"
+        f"<tr><td>{escape(MEANINGS.get(name, name))}</td>"
+        f"<td{_mark_bad(number)}>{number:,}</td></tr>"
         for name, number in verdict.checks.items()
     )
     return (
@@ -264,5 +272,5 @@ def _checks(verdict: Verdict) -> str:
     )
 
 
-def _bad(number: int) -> str:
+def _mark_bad(number: int) -> str:
     return ' class="bad"' if number else ""

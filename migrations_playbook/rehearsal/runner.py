@@ -88,15 +88,15 @@ class ProcessRunner:
         Raises:
             StepFailed: the job ended with an exit code of its own.
         """
-        return (yield from _wait(self.start(job, **arguments), job))
+        return (yield from _wait_for(self.start(job, **arguments), job))
 
     def run_command(self, *arguments: str) -> Generator[None, None, str]:
         """Run `manage.py` with these arguments to its end, as `run` does."""
         name = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-        return (yield from _wait(self.start_command(*arguments), name))
+        return (yield from _wait_for(self.start_command(*arguments), name))
 
 
-def _wait(started: subprocess.Popen[str], name: str) -> Generator[None, None, str]:
+def _wait_for(started: subprocess.Popen[str], name: str) -> Generator[None, None, str]:
     """Yield while a process is under way; return what it printed."""
     deadline = time.monotonic() + DEADLINE
     try:
@@ -113,7 +113,7 @@ def _wait(started: subprocess.Popen[str], name: str) -> Generator[None, None, st
     return output
 
 
-def finish(*running: Generator[None, None, Any]) -> None:
+def finish_all(*running: Generator[None, None, Any]) -> None:
     """Wait for jobs side by side, before there is traffic to be told of."""
     for _ in itertools.zip_longest(*running):
         pass

@@ -65,12 +65,12 @@ def make_scratch(
         owner.execute("SELECT pg_catalog.set_config('idle_session_timeout', '0', false)")
         owner.execute("SELECT pg_catalog.pg_advisory_lock(hashtextextended(%s, 0))", [name])
         try:
-            _create(owner, name, template)
+            _create_database(owner, name, template)
             yield ScratchDatabase(connection.alias, name, compose_conninfo(connection, name))
         finally:
             # In another session: the owner's may have been ended meanwhile.
             with psycopg.connect(server, autocommit=True) as session:
-                _drop(session, name)
+                _drop_database(session, name)
 
 
 def drop_orphans(connection: BaseDatabaseWrapper) -> list[str]:
@@ -99,7 +99,7 @@ def drop_orphans(connection: BaseDatabaseWrapper) -> list[str]:
                 "SELECT pg_catalog.pg_try_advisory_lock(hashtextextended(%s, 0))", [name]
             ).fetchone()
             if free == (True,):
-                _drop(session, name)
+                _drop_database(session, name)
                 dropped.append(name)
     return dropped
 
@@ -120,7 +120,7 @@ def compose_conninfo(connection: BaseDatabaseWrapper, name: str) -> str:
     return conninfo.make_conninfo(**{**found, "dbname": name})
 
 
-def _create(owner: psycopg.Connection[Any], name: str, template: str | None) -> None:
+def _create_database(owner: psycopg.Connection[Any], name: str, template: str | None) -> None:
     try:
         owner.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
@@ -145,5 +145,5 @@ def _create(owner: psycopg.Connection[Any], name: str, template: str | None) -> 
     owner.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), MARK))
 
 
-def _drop(session: psycopg.Connection[Any], name: str) -> None:
+def _drop_database(session: psycopg.Connection[Any], name: str) -> None:
     session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -89,7 +89,7 @@ def prepare_swap(script: Script, alias: str) -> None:
         pass
 
 
-def contract(script: Script, alias: str) -> None:
+def drop_shadow(script: Script, alias: str) -> None:
     """Drop the shadow column by the operation that release N+3 has in its migration.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly.

@@ -104,13 +104,7 @@ class Audit:
         Arguments:
             rotated: whether the live column is the new one now.
         """
-        # What was told before the first exchange has leaked with the rest.
-        self._run("""
-            INSERT INTO rehearsal.leaked
-            SELECT DISTINCT l.key, l.value FROM rehearsal.told AS t
-              CROSS JOIN LATERAL jsonb_populate_record(
-                  NULL::rehearsal.leaked, jsonb_build_object('key', t.key, 'value', t.value)) AS l
-             WHERE t.answered < (SELECT min(began) FROM rehearsal.exchange)""")
+        self._add_leaked()
         self._changed += self._count("""
             SELECT count(*) FROM (
                 SELECT key FROM {told} AS told
@@ -119,29 +113,41 @@ class Audit:
         new, old = ("live", "shadow") if rotated else ("shadow", "live")
         there = {new, old} if self._has_shadow() else {"live"}
         for when, columns in (
-            ("swapped", {new}),
-            ("NOT swapped", {old}),
-            ("swapped IS NULL", {new, old}),
+            (sql.SQL("swapped"), {new}),
+            (sql.SQL("NOT swapped"), {old}),
+            (sql.SQL("swapped IS NULL"), {new, old}),
         ):
-            if not columns <= there:
-                continue
-            found = sql.SQL(" UNION ALL ").join(
-                sql.SQL("SELECT {key}::text, {}::text FROM {table}").format(
-                    self._parts[column], key=self._parts["key"], table=self._parts["table"]
-                )
-                for column in sorted(columns)
-            )
-            self._told_otherwise += self._count(
-                """
-                SELECT count(*) FROM (
-                    SELECT key, value FROM {told} AS told WHERE {when} EXCEPT ({found})) AS told""",
-                when=sql.SQL(when),
-                found=found,
-            )
+            if columns <= there:
+                self._told_otherwise += self._count_otherwise(when, columns)
         self._run("TRUNCATE rehearsal.told")
 
+    def _add_leaked(self) -> None:
+        """Add what was told before the first exchange: it has leaked with the rest."""
+        self._run("""
+            INSERT INTO rehearsal.leaked
+            SELECT DISTINCT l.key, l.value FROM rehearsal.told AS t
+              CROSS JOIN LATERAL jsonb_populate_record(
+                  NULL::rehearsal.leaked, jsonb_build_object('key', t.key, 'value', t.value)) AS l
+             WHERE t.answered < (SELECT min(began) FROM rehearsal.exchange)""")
+
+    def _count_otherwise(self, when: sql.SQL, columns: set[str]) -> int:
+        """Count what was told at such a time, and is in none of these columns."""
+        found = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {key}::text, {}::text FROM {table}").format(
+                self._parts[column], key=self._parts["key"], table=self._parts["table"]
+            )
+            for column in sorted(columns)
+        )
+        return self._count(
+            """
+            SELECT count(*) FROM (
+                SELECT key, value FROM {told} AS told WHERE {when} EXCEPT ({found})) AS told""",
+            when=when,
+            found=found,
+        )
+
     def read_checks(self, *, rows: int, rotated: bool) -> dict[str, int]:
-        """What must be zero.
+        """Count what must be zero.
 
         Arguments:
             rows: how many there were at the start.
@@ -157,7 +163,8 @@ class Audit:
             )
             + self._count("""
                 SELECT count(*) FROM (
-                    SELECT FROM {table} GROUP BY {live} HAVING count(*) > 1) AS repeated"""),
+                    SELECT FROM {table} WHERE {live} IS NOT NULL
+                     GROUP BY {live} HAVING count(*) > 1) AS repeated"""),
             "told_otherwise": self._told_otherwise,
             "changed_tokens": self._changed,
             "lost_writes": self._count("""
@@ -179,7 +186,7 @@ class Audit:
         return found
 
     def read_schema(self) -> set[str]:
-        """The table's columns, constraints, indexes and triggers, a line each."""
+        """Read the table's columns, constraints, indexes and triggers, a line each."""
         rows = self.connection.execute(
             sql.SQL("""
                 WITH it AS (SELECT {}::regclass AS oid)
@@ -202,7 +209,7 @@ class Audit:
         return {row[0] for row in rows}
 
     def read_fingerprints(self, keys: list[str]) -> list[tuple[str, str]]:
-        """A few rows' keys, each with a fingerprint of its live value (never the value)."""
+        """Read a few rows' keys, each with a fingerprint of its live value (never the value)."""
         return self.connection.execute(
             sql.SQL("""
                 SELECT {key}::text, left(encode(sha256({live}::text::bytea), 'hex'), 12)
@@ -213,7 +220,7 @@ class Audit:
         ).fetchall()
 
     def draw_keys(self, count: int) -> list[str]:
-        """Primary keys from all over the table, in no order."""
+        """Draw primary keys from all over the table, in no order."""
         return [
             row[0]
             for row in self.connection.execute(
@@ -225,7 +232,7 @@ class Audit:
         ]
 
     def is_filled(self, key: str) -> bool:
-        """Whether a row's shadow is filled."""
+        """Say whether a row's shadow is filled."""
         row = self.connection.execute(
             sql.SQL("SELECT {shadow} IS NOT NULL FROM {table} WHERE {key} = {wanted}").format(
                 wanted=sql.Literal(key), **self._parts

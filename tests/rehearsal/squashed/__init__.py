@@ -1,0 +1,1 @@
+"""Migrations of `tickets` that were squashed: the table is made with its shadow column."""

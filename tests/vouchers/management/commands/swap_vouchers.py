@@ -1,0 +1,5 @@
+from migrations_playbook.management.swap import SwapCommand
+
+
+class Command(SwapCommand):
+    model, shadow = "vouchers.Voucher", "new_code"
