@@ -36,8 +36,7 @@ from migrations_playbook.replacement import Replacement
 class RehearseCommand(ShadowCommand):
     """A rehearsal of one declared shadow column.
 
-    A subclass may say what the options `--stamp`, `--row` and `--read` say, and which commands of
-    the project are played.
+    A subclass may say what the options `--stamp`, `--row` and `--read` say.
     """
 
     play = "rehearse"
@@ -48,8 +47,6 @@ class RehearseCommand(ShadowCommand):
     stamp: str | None = None
     row: str | None = None
     read: str | None = None
-    backfill: tuple[str, ...] | None = None
-    swap: tuple[str, ...] | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -146,8 +143,6 @@ class RehearseCommand(ShadowCommand):
         return Script(
             model=replacement.label,
             shadow=replacement.declaration.shadow,
-            backfill=self.backfill or ("playbook", "backfill", str(replacement)),
-            swap=self.swap or ("playbook", "swap", str(replacement)),
             stamp=stamp,
             row=row,
             read=read,

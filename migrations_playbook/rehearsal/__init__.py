@@ -1,7 +1,7 @@
 """The whole play under the traffic of two releases at a time, with a verdict.
 
 - `script`: what is rehearsed, and how.
-- `history`: the four releases, as they follow from the migrations.
+- `states`: the four releases, as they follow from the migrations.
 - `play`: the whole rehearsal; yields happenings.
 - `acts`: what happens in each phase.
 - `course`: how the phases go: their times, and what is told meanwhile.

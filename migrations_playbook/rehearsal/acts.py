@@ -15,7 +15,6 @@ from typing import Any
 
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Happening, Remark
-from migrations_playbook.rehearsal.history import History, Release
 from migrations_playbook.rehearsal.runner import (
     LOOK,
     ProcessRunner,
@@ -23,6 +22,7 @@ from migrations_playbook.rehearsal.runner import (
     read_last_line,
 )
 from migrations_playbook.rehearsal.script import RehearsalOptions
+from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.rehearsal.traffic.audit import Audit
 from migrations_playbook.rehearsal.traffic.fleet import Fleets
 from migrations_playbook.rehearsal.traffic.witness import Witness
@@ -39,7 +39,7 @@ class Acts:
     """The phases, each a generator of what happens in it.
 
     Arguments:
-        history: the project's migrations.
+        states: the project's migrations.
         options: how long the traffic goes on, and at which rate.
         runner: starts the commands.
         fleets: the processes of the releases.
@@ -50,7 +50,7 @@ class Acts:
         differences: definitions that are not as expected.
     """
 
-    history: History
+    states: ReleaseStates
     options: RehearsalOptions
     runner: ProcessRunner
     fleets: Fleets
@@ -89,9 +89,9 @@ class Acts:
 
     def _expand(self) -> Act:
         """The migrations of release N+1, then its processes beside those of release N."""
-        yield from self._command("migrate", *self.history.expand, "--verbosity", "0")
+        yield from self._command("migrate", *self.states.expand, "--verbosity", "0")
         expanded = self._expanded = self.audit.read_schema()
-        if self.history.has_more:
+        if self.states.has_more:
             yield from self._command("migrate", "--verbosity", "0")
             self._expanded = self.audit.read_schema()
         # What later migrations of the same release change stays after the contract.
@@ -103,7 +103,7 @@ class Acts:
     def _backfill(self) -> Act:
         """The backfill, killed once on its way, and resumed."""
         yield from self._kill_a_backfill()
-        done = yield from self._play_command(*self.runner.script.backfill)
+        done = yield from self._play_command("backfill")
         yield Remark(
             f"It filled {done['rows_filled']:,} rows in {done['seconds']:.1f} s "
             f"({done['rows_per_second']:,.0f} rows/s)."
@@ -129,7 +129,7 @@ class Acts:
     def _swap_again(self) -> Act:
         """The exchange for good, and what the status says of it."""
         done = yield from self._exchange()
-        status = yield from self._command("playbook", "status")
+        status = yield from self._command("playbook", "status", self.runner.script.target)
         yield Remark(status.rstrip())
         return float(done["lock_hold_ms"])
 
@@ -152,7 +152,7 @@ class Acts:
             self.runner.database.conninfo, columns.table, columns.live, columns.shadow
         ) as witness:
             try:
-                done = yield from self._play_command(*self.runner.script.swap, *options)
+                done = yield from self._play_command("swap", *options)
             finally:
                 witness.close()
                 self.audit.enter_exchanges(witness.exchanges)
@@ -162,16 +162,15 @@ class Acts:
 
     def _kill_a_backfill(self) -> Generator[Happening, None, None]:
         """Start a backfill, and kill it for real on its way."""
-        backfill = self.runner.script.backfill
         goal = self.audit.find_key(KILLED_AT)
-        started = self.runner.start_command(*backfill)
+        started = self.runner.start_command("playbook", "backfill", self.runner.script.target)
         try:
             yield from self.course.watch(self._get_to(goal, started))
         finally:
             started.kill()
             _, complaint = started.communicate()
         if started.returncode > 0:
-            raise StepFailed(f"{backfill[0]}: {read_last_line(complaint)}")
+            raise StepFailed(f"playbook backfill: {read_last_line(complaint)}")
         yield Remark(
             "The backfill was killed on its way; the next one goes on where it was."
             if started.returncode
@@ -200,8 +199,10 @@ class Acts:
         """Type a command; return what it printed."""
         return (yield from self.course.watch(self.runner.run_command(*arguments)))
 
-    def _play_command(self, *arguments: str) -> Generator[Happening, None, dict[str, Any]]:
-        """Type a command with `--json`; return its object."""
-        printed = yield from self._command(*arguments, "--json")
+    def _play_command(self, play: str, *options: str) -> Generator[Happening, None, dict[str, Any]]:
+        """Type the command of a play with `--json`; return its object."""
+        printed = yield from self._command(
+            "playbook", play, self.runner.script.target, *options, "--json"
+        )
         result: dict[str, Any] = json.loads(printed.splitlines()[-1])
         return result

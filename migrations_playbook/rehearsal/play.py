@@ -13,14 +13,15 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.history import is_declared
 from migrations_playbook.postgres.names import column_of
 from migrations_playbook.rehearsal.acts import Acts
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Fingerprints, Happening, Remark
-from migrations_playbook.rehearsal.history import History
 from migrations_playbook.rehearsal.runner import ProcessRunner, StepFailed, finish_all
 from migrations_playbook.rehearsal.scratch import ScratchDatabase, drop_orphans, make_scratch
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script, import_callable
+from migrations_playbook.rehearsal.states import ReleaseStates
 from migrations_playbook.rehearsal.traffic.audit import Audit, AuditedColumns
 from migrations_playbook.rehearsal.traffic.fleet import HANDFUL, THREADS, Fleets
 from migrations_playbook.rehearsal.traffic.stamps import choose_stamp
@@ -67,10 +68,15 @@ class Rehearsal:
             raise PlaybookError(
                 f"{self.replacement.label} has a composite key: it cannot be rehearsed."
             )
+        if not is_declared(self.replacement):
+            raise PlaybookError(
+                f"No model declares {self.replacement} any more, so release N+1 is not in this "
+                "code. Rehearse with the code that declares it."
+            )
         for path in filter(None, (self.script.row, self.script.read)):
             import_callable(path)
-        history = History(self.connection, self.replacement)
-        yield from self._choose_stamp(history)
+        states = ReleaseStates(self.connection, self.replacement)
+        yield from self._choose_stamp(states)
         for name in drop_orphans(self.connection):
             yield Remark(f"Dropped {name}: the rehearsal that made it was killed.")
         with ExitStack() as stack:
@@ -78,12 +84,12 @@ class Rehearsal:
             runner = ProcessRunner(self.script, database)
             yield from self._set_stage(runner)
             books = stack.enter_context(psycopg.connect(database.conninfo, autocommit=True))
-            audit = Audit(books, self._read_columns(history))
+            audit = Audit(books, self._read_columns(states))
             self.verdict.rows = audit.open()
             fleets = Fleets(runner, audit.draw_keys(PROCESSES * THREADS * HANDFUL))
             stack.callback(fleets.kill_all)
             acts = Acts(
-                history,
+                states,
                 self.options,
                 runner,
                 fleets,
@@ -94,11 +100,11 @@ class Rehearsal:
             yield from self._play(acts)
             yield from self._judge(acts)
 
-    def _choose_stamp(self, history: History) -> Generator[Happening, None, None]:
+    def _choose_stamp(self, states: ReleaseStates) -> Generator[Happening, None, None]:
         """Settle which field the clients write."""
         declaration = self.replacement.declaration
         stamp = choose_stamp(
-            history.read_model("N"), self.script.stamp, {declaration.live, declaration.shadow}
+            states.read_model("N"), self.script.stamp, {declaration.live, declaration.shadow}
         )
         self.script = replace(self.script, stamp=stamp)
         if stamp is None:
@@ -147,14 +153,14 @@ class Rehearsal:
         verdict.checks |= audit.read_checks(rows=verdict.rows, rotated=rotated)
         verdict.judge_schema(acts.differences)
 
-    def _read_columns(self, history: History) -> AuditedColumns:
+    def _read_columns(self, states: ReleaseStates) -> AuditedColumns:
         stamp = self.script.stamp
         return AuditedColumns(
             table=self.replacement.identifier,
             key=self.replacement.key[0],
             live=self.replacement.live,
             shadow=self.replacement.shadow,
-            stamp=None if stamp is None else column_of(history.read_model("N"), stamp),
+            stamp=None if stamp is None else column_of(states.read_model("N"), stamp),
         )
 
 

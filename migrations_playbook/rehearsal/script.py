@@ -24,8 +24,6 @@ class Script:
     Arguments:
         model: the model's label, `tickets.Ticket`.
         shadow: the shadow field.
-        backfill: what is typed after `manage.py` for play 2.
-        swap: what is typed after `manage.py` for play 3.
         stamp: the field that the clients write; None for the first that will do.
         row: the dotted path of a `RowMaker`; None for the model's defaults.
         read: the dotted path of a `RowReader`; None for a page of the newest rows.
@@ -33,11 +31,14 @@ class Script:
 
     model: str
     shadow: str
-    backfill: tuple[str, ...]
-    swap: tuple[str, ...]
     stamp: str | None = None
     row: str | None = None
     read: str | None = None
+
+    @property
+    def target(self) -> str:
+        """`tickets.Ticket.new_token`: how a command is told of the column."""
+        return f"{self.model}.{self.shadow}"
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import connections, models
 
-from migrations_playbook.contract.operation import ContractShadow
+from migrations_playbook.contract.operation import DropShadow
 from migrations_playbook.errors import PlaybookError, primary_message
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.rehearsal.history import History
 from migrations_playbook.rehearsal.script import RowMaker, Script, import_callable
+from migrations_playbook.rehearsal.states import ReleaseStates
 from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.prepare import prepare
@@ -27,9 +27,9 @@ from migrations_playbook.swap.prepare import prepare
 BATCH = 2_000
 
 
-def read_history(script: Script, alias: str) -> History:
+def read_states(script: Script, alias: str) -> ReleaseStates:
     """Read the migrations of the project that this process runs in."""
-    return History(connections[alias], find_replacement(script.model, script.shadow))
+    return ReleaseStates(connections[alias], find_replacement(script.model, script.shadow))
 
 
 def go_back(script: Script, alias: str) -> None:
@@ -37,7 +37,7 @@ def go_back(script: Script, alias: str) -> None:
 
     Lock: ACCESS EXCLUSIVE on whatever the migrations change; nobody else is there.
     """
-    for app_label, name in read_history(script, alias).before():
+    for app_label, name in read_states(script, alias).before():
         call_command("migrate", app_label, name, database=alias, verbosity=0, skip_checks=True)
 
 
@@ -49,7 +49,7 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
     Raises:
         PlaybookError: PostgreSQL takes no row that is made so.
     """
-    model = read_history(script, alias).read_model("N")
+    model = read_states(script, alias).read_model("N")
     make = import_callable(script.row) if script.row else None
     rows = build_rows(model, make)
     manager = model._base_manager.using(alias)
@@ -94,20 +94,9 @@ def drop_shadow(script: Script, alias: str) -> None:
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly.
     """
-    replacement = find_replacement(script.model, script.shadow)
-    options = replacement.model._meta
-    field = options.get_field(script.shadow)
-    assert isinstance(field, models.Field)
-    operation = ContractShadow(
-        str(options.model_name),
-        live=replacement.declaration.live,
-        shadow=script.shadow,
-        field=field.clone(),
-        triggers=[
-            trigger.compile(replacement.model)  # type: ignore[arg-type]
-            for trigger in replacement.declaration.triggers
-        ],
-    )
-    state = read_history(script, alias).read_state("N+3")
+    declaration = find_replacement(script.model, script.shadow).declaration
+    app_label, _, name = script.model.partition(".")
+    operation = DropShadow(name.lower(), live=declaration.live, shadow=declaration.shadow)
+    state = read_states(script, alias).read_state("N+3")
     with connections[alias].schema_editor() as editor:
-        operation.database_forwards(options.app_label, editor, state, state)
+        operation.database_forwards(app_label, editor, state, state)

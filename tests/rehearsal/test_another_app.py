@@ -8,6 +8,7 @@ import pytest
 
 from tests.fixtures.database import Database
 
+TARGET = "vouchers.Voucher.new_code"
 VOUCHERS = "tests.vouchers.rehearsal"
 
 
@@ -21,7 +22,18 @@ def vouchers(empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> Datab
 @pytest.mark.timeout(240)
 def test_it_passes(vouchers: Database) -> None:
     done = vouchers.start(
-        *("rehearse_vouchers", "--json", "--rows", "2000", "--rate", "100", "--seconds", "0.3"),
+        *(
+            "playbook",
+            "rehearse",
+            TARGET,
+            "--json",
+            "--rows",
+            "2000",
+            "--rate",
+            "100",
+            "--seconds",
+            "0.3",
+        ),
         *("--max-stall-ms", "30000"),
         *("--row", f"{VOUCHERS}.make_voucher", "--read", f"{VOUCHERS}.read_vouchers"),
     )
@@ -35,7 +47,7 @@ def test_it_passes(vouchers: Database) -> None:
 
 
 def test_rows_that_cannot_be_made_are_refused_before_it_begins(vouchers: Database) -> None:
-    done = vouchers.manage("rehearse_vouchers", "--rows", "10")
+    done = vouchers.manage("playbook", "rehearse", TARGET, "--rows", "10")
     assert done.returncode == 1
     assert done.stderr == (
         "CommandError: The stage could not be set: add rows: No row of vouchers.Voucher can be "
@@ -56,14 +68,14 @@ def test_rows_that_cannot_be_made_are_refused_before_it_begins(vouchers: Databas
 def test_a_callable_that_is_not_there_is_refused(
     vouchers: Database, option: str, path: str, sentence: str
 ) -> None:
-    done = vouchers.manage("rehearse_vouchers", option, path)
+    done = vouchers.manage("playbook", "rehearse", TARGET, option, path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"CommandError: {sentence}")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_field_that_no_client_could_write_is_refused(vouchers: Database) -> None:
-    done = vouchers.manage("rehearse_vouchers", "--stamp", "shop")
+    done = vouchers.manage("playbook", "rehearse", TARGET, "--stamp", "shop")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "CommandError: 'shop' of vouchers.Voucher is no field that the clients could write: name "

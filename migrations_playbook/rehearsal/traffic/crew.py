@@ -20,8 +20,8 @@ from typing import TextIO
 
 from django.db import connections
 
-from migrations_playbook.rehearsal.history import History, Release
 from migrations_playbook.rehearsal.script import Script
+from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.rehearsal.traffic.client import Client
 from migrations_playbook.replacement import find_replacement
 
@@ -152,7 +152,7 @@ def run_client(
     # The terminal's ^C is the rehearsal's business, which then ends our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replacement = find_replacement(script.model, script.shadow)
-    model = History(connections[alias], replacement).read_model(release)
+    model = ReleaseStates(connections[alias], replacement).read_model(release)
     live = replacement.declaration.live
     reporter = Reporter(sys.stdout)
     crew = Crew(threading.Barrier(len(keys) + 1), threading.Event(), reporter, Schedule(rate))

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Generator
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.rehearsal.history import Release
 from migrations_playbook.rehearsal.runner import LOOK, ProcessRunner
+from migrations_playbook.rehearsal.states import Release
 from migrations_playbook.rehearsal.traffic.measure import ClientRequest
 
 # Threads of a process, and rows that each begins with.

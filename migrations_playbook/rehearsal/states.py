@@ -22,6 +22,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ProjectState
 
+from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.replacement import Replacement
 
@@ -30,7 +31,7 @@ Release = Literal["N", "N+1", "N+2", "N+3"]
 MigrationKey = tuple[str, str]
 
 
-class History:
+class ReleaseStates:
     """A project's migrations, before and after the expand of one shadow column.
 
     Arguments:
@@ -105,7 +106,7 @@ class History:
         if not has:
             raise PlaybookError(
                 f"By its migrations {self._label} has no {self._shadow!r}, so there is nothing to "
-                f'rehearse yet. Write the expand migration of "{app_label}" first.'
+                f'rehearse yet. Run "{spell_command("expand", self._label, self._shadow)}" first.'
             )
         if expand is None:
             raise PlaybookError(

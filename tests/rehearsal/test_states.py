@@ -7,15 +7,15 @@ from django.db import connection
 from django.test import override_settings
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.rehearsal.history import History, Release
+from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database
 
 OLD, BOTH = {"id", "token", "redeemed_at"}, {"id", "token", "redeemed_at", "new_token"}
 
 
-def read_history() -> History:
-    return History(connection, find_replacement("tickets.Ticket", "new_token"))
+def read_states() -> ReleaseStates:
+    return ReleaseStates(connection, find_replacement("tickets.Ticket", "new_token"))
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,17 @@ def read_history() -> History:
 def test_each_release_knows_the_columns_of_its_state(
     database: Database, release: Release, fields: set[str]
 ) -> None:
-    model = read_history().read_model(release)
+    model = read_states().read_model(release)
     assert {field.name for field in model._meta.get_fields()} == fields
 
 
 def test_release_n_has_every_migration_but_the_expand(empty_database: Database) -> None:
-    history = read_history()
-    before = dict(history.before())
-    assert history.expand == ("tickets", "0002_expand_new_token")
+    states = read_states()
+    before = dict(states.before())
+    assert states.expand == ("tickets", "0002_expand_new_token")
     assert before["tickets"] == "0001_initial"
     assert {"admin", "sessions"} <= before.keys()
-    assert not history.has_more
+    assert not states.has_more
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_a_column_without_an_expand_is_refused(database: Database, migrations: s
         override_settings(MIGRATION_MODULES={"tickets": migrations}),
         pytest.raises(PlaybookError) as refused,
     ):
-        read_history()
+        read_states()
     assert str(refused.value) == (
         "By its migrations tickets.Ticket has no 'new_token', so there is nothing to rehearse yet. "
-        'Write the expand migration of "tickets" first.'
+        'Run "manage.py playbook expand tickets.Ticket.new_token" first.'
     )
 
 
@@ -57,7 +57,7 @@ def test_a_column_that_comes_with_its_table_is_refused(database: Database) -> No
         override_settings(MIGRATION_MODULES={"tickets": "tests.rehearsal.squashed.migrations"}),
         pytest.raises(PlaybookError) as refused,
     ):
-        read_history()
+        read_states()
     assert str(refused.value) == (
         "The migration that adds 'new_token' makes the table of tickets.Ticket too, so there is no "
         "release before it. Rehearse with the migrations as they were before they were squashed."
