@@ -18,6 +18,11 @@ class MigrationsPlaybookConfig(AppConfig):
         # Imported late: operations must not be loaded before the apps are.
         from migrations_playbook.contract.guard import refuse_bare_removals  # noqa: PLC0415
         from migrations_playbook.expand import checks  # noqa: F401, PLC0415 - registers them
+        from migrations_playbook.writing.autodetector import (  # noqa: PLC0415
+            install_autodetector,
+        )
+
+        install_autodetector()
 
         pre_migrate.connect(
             refuse_bare_removals, dispatch_uid="migrations_playbook.refuse_bare_removals"
