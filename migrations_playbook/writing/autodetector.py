@@ -27,12 +27,12 @@ Names = set[tuple[str, str]]
 class PlaybookAutodetector(MigrationAutodetector):
     """Puts an expand under the bounded lock, and forgets a shadow in the state alone."""
 
-    def changes(self, *args: Any, **options: Any) -> dict[str, list[migrations.Migration]]:
-        changes: dict[str, list[migrations.Migration]] = super().changes(*args, **options)
+    def changes(self, *args: Any, **options: Any) -> dict[str, Any]:
+        changes: dict[str, Any] = super().changes(*args, **options)
         for app_label, found in changes.items():
             for migration in found:
-                operations = keep_forgotten(migration.operations, app_label, self.from_state)
-                migration.operations = lock_expands(operations, app_label)
+                kept = keep_forgotten(list(migration.operations), app_label, self.from_state)
+                migration.operations[:] = lock_expands(kept, app_label)
         return changes
 
 
