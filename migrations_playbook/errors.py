@@ -77,7 +77,7 @@ def primary_message(error: DatabaseError) -> str:
 
     Of a value that cannot be converted, or an error that somebody's own function raises, the
     first line itself may quote one. Where in the line depends on the server's language and on the
-    value, so such an error is told by the name of its SQLSTATE.
+    value, so such an error is told by the name of its SQLSTATE, and by the function that raised it.
     """
     diagnostic = getattr(error.__cause__, "diag", None)
     primary = getattr(diagnostic, "message_primary", None)
@@ -87,7 +87,11 @@ def primary_message(error: DatabaseError) -> str:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     state = str(diagnostic.sqlstate)
     if state[:2] in QUOTING or diagnostic.source_file in RAISING:
-        return f"{_condition(state)} (SQLSTATE {state}, whose words may quote a value)"
+        place = ""
+        if diagnostic.source_function == "exec_stmt_raise" and diagnostic.context:
+            # As in: PL/pgSQL function f(uuid) line 1 at RAISE.
+            place = f"; {diagnostic.context.splitlines()[0]}"
+        return f"{_condition(state)} (SQLSTATE {state}, whose words may quote a value{place})"
     return str(primary)
 
 

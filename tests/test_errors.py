@@ -32,6 +32,17 @@ def test_a_line_that_may_quote_a_value_is_told_by_its_sqlstate(
     assert "secret" not in told
 
 
+def test_a_function_that_raises_is_named(database: Database) -> None:
+    database.run(
+        "CREATE FUNCTION talks(said text) RETURNS text LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE 'what is %?', said; END$$"
+    )
+    with connection.cursor() as cursor, pytest.raises(Error) as raised:
+        cursor.execute("SELECT talks('secret')")
+    assert "talks(text)" in primary_message(raised.value)
+    assert "secret" not in primary_message(raised.value)
+
+
 def test_a_line_that_names_objects_is_told_as_the_server_says_it(database: Database) -> None:
     statement = "INSERT INTO tickets_ticket (id, token) VALUES (4711, NULL)"
     with connection.cursor() as cursor, pytest.raises(Error) as raised:

@@ -299,9 +299,14 @@ def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identif
 
 
 def first_words(query: str, words: int = 8) -> str:
-    """The beginning of a query, to recognise it by; without literals, which may be secrets."""
-    without_literals = re.sub(r"'(?:[^']|'')*'?|\$\w*\$.*", "'…'", query, flags=re.DOTALL)
-    return " ".join(without_literals.split()[:words])
+    """Return the beginning of a query, to recognise it by; it ends before the first literal.
+
+    A literal may be a secret, a number as well as a text. Where one ends depends on how it begins
+    (`E'...'`) and on the server's settings, so nothing behind it is told.
+    """
+    beginning = re.split(r"['$]|\b\d", query, maxsplit=1)
+    shown = beginning[0].split()[:words]
+    return " ".join([*shown, "…"] if len(beginning) > 1 and len(shown) < words else shown)
 
 
 def _lock(table: sql.Identifier, mode: str) -> sql.Composed:

@@ -247,12 +247,16 @@ def test_pauses_grow_and_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
-        ("SELECT 1", "SELECT 1"),
-        ("UPDATE t SET token = 'secret' WHERE id = 1", "UPDATE t SET token = '…' WHERE id"),
-        ("SELECT 'it''s secret', 2", "SELECT '…', 2"),
-        ("SELECT 'cut off in the midd", "SELECT '…'"),
-        ("SELECT $$secret$$", "SELECT '…'"),
-        ("SELECT $a$secret$a$, 2", "SELECT '…'"),
+        ("SELECT now(), id FROM t", "SELECT now(), id FROM t"),
+        ("SELECT 1", "SELECT …"),
+        ("UPDATE t SET token = 'secret' WHERE id = 1", "UPDATE t SET token = …"),
+        ("SELECT 'it''s secret', 2", "SELECT …"),
+        ("SELECT E'it\\'s secret', 2", "SELECT E …"),
+        ("SELECT 'cut off in the midd", "SELECT …"),
+        ("SELECT $$secret$$", "SELECT …"),
+        ("SELECT $a$secret$a$, 2", "SELECT …"),
+        ("SELECT FROM t1 WHERE token = -4711", "SELECT FROM t1 WHERE token = - …"),
+        ("SELECT FROM t WHERE token = 4711.5", "SELECT FROM t WHERE token = …"),
     ],
 )
 def test_a_blockers_query_is_shown_without_its_literals(query: str, shown: str) -> None:
