@@ -30,7 +30,7 @@ nobody else at work: what matters is which of them grow with the table.
 ACCESS EXCLUSIVE keeps everybody out, readers too. SHARE UPDATE EXCLUSIVE keeps out other schema
 changes and vacuum, and neither reads nor writes. ROW EXCLUSIVE is what any write takes.
 
-A strong lock is always taken in two stages (`migrations_playbook/locks.py`). SHARE UPDATE
+A strong lock is always taken in two stages (`migrations_playbook/postgres/locks.py`). SHARE UPDATE
 EXCLUSIVE first, for up to 5 s: an autovacuum gives way after one, and nobody waits meanwhile. Then
 ACCESS EXCLUSIVE in up to 30 attempts of 100 ms with pauses between them, and not while a
 transaction older than 500 ms holds the table, because everybody would queue behind the request.
@@ -63,6 +63,7 @@ def measure(rows: int) -> Iterator[Section]:
 
     from migrations_playbook.contract import play as contract
     from migrations_playbook.postgres import locks
+    from migrations_playbook.postgres.holders import STRONGEST_FIRST
     from migrations_playbook.postgres.query import pin_search_path
     from migrations_playbook.postgres.steps import Step
     from migrations_playbook.replacement import find_replacement
@@ -79,7 +80,7 @@ def measure(rows: int) -> Iterator[Section]:
                 "SELECT mode FROM pg_locks WHERE relation = 'public.tickets_ticket'::regclass "
                 "AND pid = pg_backend_pid() AND granted "
                 "ORDER BY array_position(%s, mode) LIMIT 1",
-                [locks.STRONGEST_FIRST],
+                [STRONGEST_FIRST],
             )
             row = cursor.fetchone()
         words = "".join(f" {letter}" if letter.isupper() else letter for letter in row[0])

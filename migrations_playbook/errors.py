@@ -14,6 +14,7 @@ from psycopg import errors as pg_errors
 
 REFUSED = 1
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT
 UNREAD = 141  # 128 + SIGPIPE: whoever read the output has gone
 
 
@@ -43,6 +44,12 @@ class VerificationFailed(PlaybookError):
 
 class LockNotAvailable(PlaybookError):
     """A lock was not to be had within its bounds; nothing was changed."""
+
+    exit_code = TRY_AGAIN
+
+
+class TryAgain(PlaybookError):
+    """Somebody else was at work, or something is short; the same command may do it later."""
 
     exit_code = TRY_AGAIN
 

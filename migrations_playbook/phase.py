@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import TREE, Table, read_table
 from migrations_playbook.replacement import Replacement
 
@@ -64,7 +65,9 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
         return State(table, Phase.NONE, None)
     if table.has_exchanged(replacement.live, replacement.shadow):
         return State(table, Phase.SWAPPED, None)
-    problem = _trigger_problem(connection, replacement, table)
+    problem = find_hidden_rows(connection, table) or _trigger_problem(
+        connection, replacement, table
+    )
     if problem is not None or has_nulls(connection, replacement, table):
         return State(table, Phase.EXPANDED, problem)
     return State(table, Phase.FILLED, None)

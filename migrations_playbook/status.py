@@ -24,6 +24,7 @@ from migrations_playbook.history import (
 )
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.replacement import Replacement, declared_replacements
@@ -48,7 +49,7 @@ class ShadowStatus:
         live: the live field's name.
         shadow: the shadow field's name.
         phase: see `read_state`.
-        rows_remaining: rows whose shadow is null, counted.
+        rows_remaining: rows whose shadow is null, counted; None where row security may hide some.
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
@@ -62,7 +63,7 @@ class ShadowStatus:
     live: str
     shadow: str
     phase: Phase
-    rows_remaining: int
+    rows_remaining: int | None
     heap_bytes: int
     index_bytes: int
     stale_writes: StaleWrites | None
@@ -94,7 +95,8 @@ class ShadowStatus:
         """The same for a person, as pairs of a name and a value."""
         yield "columns", f"{self.live} <- {self.shadow}"
         yield "phase", str(self.phase)
-        yield "rows left", f"{self.rows_remaining:,}"
+        left = "unknown" if self.rows_remaining is None else f"{self.rows_remaining:,}"
+        yield "rows left", left
         yield (
             "size",
             f"{filesizeformat(self.heap_bytes)} heap, {filesizeformat(self.index_bytes)} indexes",
@@ -143,14 +145,18 @@ def _read_one(
     remembered: Remembered | None,
 ) -> ShadowStatus:
     table = state.table
-    remaining, heap, index = 0, 0, 0
-    stale = None
+    remaining: int | None = 0
+    heap, index = 0, 0
+    stale = hidden = None
     bound_to: tuple[Dependent, ...] = ()
     unfinished: list[Left] = []
     settings = Control()
     if table is not None:
         heap, index = measure_sizes(connection, table)
-    if table is not None and state.phase is Phase.EXPANDED:
+        hidden = find_hidden_rows(connection, table)
+    if hidden is not None:
+        remaining = None
+    elif table is not None and state.phase is Phase.EXPANDED:
         remaining = count_nulls(connection, replacement, table)
         if state.problem is None:
             settings = control.read_control(connection, replacement, table)
@@ -170,7 +176,8 @@ def _read_one(
         index_bytes=index,
         stale_writes=stale,
         control=settings,
-        next=state.problem
+        next=hidden
+        or state.problem
         or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
         or _outdated_value(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)

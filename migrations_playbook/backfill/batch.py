@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.names import compose_name
-from migrations_playbook.postgres.query import Row, fetch_all
+from migrations_playbook.postgres.query import Row, engine_transaction, fetch_row
 from migrations_playbook.postgres.tables import Leaf
 from migrations_playbook.replacement import Replacement
 
@@ -88,16 +87,33 @@ def run_alone(
 ) -> Row:
     """Run one statement of a batch in a transaction of its own; return its row.
 
+    Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
+    synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
+    The name tells an administrator, and our own throttles, who this is; the session has the name
+    already, unless a pooler has not carried it over. The planner has no statistics of a column
+    that was just added, and must not read the table from its beginning for every batch.
+
     Lock: what the statement takes, until the commit.
 
     Arguments:
         connection: outside a transaction.
         application: see `application_name`.
     """
-    with transaction.atomic(using=connection.alias):
-        _settle(connection, application)
-        (row,) = fetch_all(connection, statement, params)
-    return row
+    with engine_transaction(
+        connection,
+        synchronous_commit="off",
+        application_name=application,
+        enable_seqscan="off",
+        enable_indexscan="off",
+        enable_bitmapscan="off",
+        jit="off",
+        # The table's own triggers may read other tables, and run as they do for the site; a smaller
+        # batch gets by with the site's timeouts. That no row is hidden is found by the counts.
+        row_security=None,
+        statement_timeout=None,
+        lock_timeout=None,
+    ):
+        return fetch_row(connection, statement, params)
 
 
 def place_before(block: int) -> str:
@@ -108,25 +124,3 @@ def place_before(block: int) -> str:
 def block_of(place: str) -> int:
     """The block of a `tid`."""
     return int(place[1:].split(",", maxsplit=1)[0])
-
-
-def _settle(connection: BaseDatabaseWrapper, application: str) -> None:
-    """Set what holds for this transaction.
-
-    Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
-    synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
-    The name tells an administrator, and our own throttles, who this is; the session has the name
-    already, unless a pooler has not carried it over. The planner has no statistics of a column
-    that was just added, and must not read the table from its beginning for every batch.
-    """
-    fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT pg_catalog.set_config('synchronous_commit', 'off', true),
-                   pg_catalog.set_config('application_name', %s, true),
-                   pg_catalog.set_config('enable_seqscan', 'off', true),
-                   pg_catalog.set_config('enable_indexscan', 'off', true),
-                   pg_catalog.set_config('enable_bitmapscan', 'off', true),
-                   pg_catalog.set_config('jit', 'off', true)"""),
-        [application],
-    )

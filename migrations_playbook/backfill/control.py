@@ -13,13 +13,12 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.pace import Pace
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.query import execute, fetch_one
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 
@@ -87,7 +86,7 @@ def change_control(
     Raises:
         PlaybookError: somebody else's comment is there, or there is no trigger.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         # Two who change it at a time must not undo each other.
         execute(
             connection,

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.walk import SHARES
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.query import fetch_one, fetch_value
+from migrations_playbook.postgres.query import engine_transaction, fetch_row, fetch_value
 from migrations_playbook.postgres.server import wal_position
 from migrations_playbook.postgres.tables import Table, measure_sizes
 
@@ -154,14 +154,13 @@ def predict_cost(
         vacuum_every: the share of the rows after which a slice is vacuumed; 0 for never.
     """
     heap, indexes = measure_sizes(connection, table)
-    row = fetch_one(
+    row = fetch_row(
         connection,
         sql.SQL("""
             SELECT (SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = %s),
                    pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))"""),
         [table.oid],
     )
-    assert row is not None
     count, max_wal_size = row
     in_all = max(rows, int(table.estimate), 1)
     share = rows / in_all
@@ -204,7 +203,7 @@ def read_disk_free(connection: BaseDatabaseWrapper) -> int | None:
     SQL has no function for it, so only a server behind a Unix socket can be asked.
     """
     try:
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             folder = fetch_value(
                 connection,
                 sql.SQL("""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_value, set_local
+from migrations_playbook.postgres.query import engine_transaction, fetch_value, set_local
 from migrations_playbook.postgres.tables import Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
@@ -32,7 +32,7 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
 
     One sequential scan by one process: parallel ones would take the site's cores.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         set_local(connection, "max_parallel_workers_per_gather", "0")
         return int(
             fetch_value(
@@ -49,7 +49,7 @@ def count_nulls_within(
 ) -> int | None:
     """Count the rows whose shadow is null; None when that takes longer than `limit_ms`."""
     try:
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             set_local(connection, "statement_timeout", f"{limit_ms}ms")
             return count_nulls(connection, replacement, table)
     except OperationalError as error:

@@ -24,10 +24,10 @@ from migrations_playbook.backfill.throttle import Throttle
 from migrations_playbook.errors import WrongPhase
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.query import fetch_value
-from migrations_playbook.postgres.roles import refuse_without_fill_rights
-from migrations_playbook.postgres.server import server_cores
+from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
+from migrations_playbook.postgres.server import refuse_read_only, server_cores
 from migrations_playbook.postgres.sessions import named_session, postgresql
-from migrations_playbook.postgres.tables import Table, read_leaves, read_table
+from migrations_playbook.postgres.tables import Table, read_leaves, read_table, refuse_subscribed
 from migrations_playbook.replacement import Replacement
 
 __all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backfill"]
@@ -178,6 +178,9 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
     table = read_table(connection, replacement.identifier)
     if table is not None:
         refuse_without_fill_rights(connection, table)
+        refuse_hidden_rows(connection, table)
+        refuse_subscribed(connection, table)
+    refuse_read_only(connection)
     state = read_state(connection, replacement)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.query import fetch_all, fetch_value, set_local
+from migrations_playbook.postgres.query import engine_transaction, fetch_all, fetch_value, set_local
 from migrations_playbook.postgres.server import wal_position
 
 # A signal that takes longer than this to read is one that cannot be read, in milliseconds.
@@ -108,7 +107,7 @@ class Signals:
         unreadable = {}
         for name, reader in self._readers.items():
             try:
-                with transaction.atomic(using=connection.alias):
+                with engine_transaction(connection):
                     set_local(connection, "statement_timeout", f"{READ_TIMEOUT_MS}ms")
                     readings |= reader(connection)
             except DatabaseError as error:

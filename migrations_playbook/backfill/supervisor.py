@@ -31,7 +31,8 @@ from migrations_playbook.backfill.events import (
 from migrations_playbook.backfill.nulls import Remaining, count_nulls
 from migrations_playbook.backfill.pace import Pace, Pacer
 from migrations_playbook.backfill.throttle import Limits, Reason, Throttle
-from migrations_playbook.backfill.workers import Session, Team
+from migrations_playbook.backfill.workers import Team
+from migrations_playbook.postgres.sessions import Session
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 

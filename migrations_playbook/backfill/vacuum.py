@@ -12,9 +12,8 @@ from collections.abc import Callable
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill.workers import Session
-from migrations_playbook.postgres.query import execute, fetch_all, fetch_value
-from migrations_playbook.postgres.sessions import is_direct
+from migrations_playbook.postgres.query import execute_alone, fetch_all, fetch_value
+from migrations_playbook.postgres.sessions import Session, is_direct, lift_timeouts
 from migrations_playbook.postgres.tables import Table
 
 DEFAULT_EVERY = 0.1
@@ -138,13 +137,14 @@ def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool)
         skipped |= getattr(diagnostic, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
     connection.ensure_connection()
+    lift_timeouts(connection)
     if gently and is_direct(connection):
         # VACUUM runs in no transaction, so this cannot be local to one.
-        execute(connection, sql.SQL("SET vacuum_cost_delay = {}").format(GENTLE_DELAY_MS))
+        execute_alone(connection, sql.SQL("SET vacuum_cost_delay = {}").format(GENTLE_DELAY_MS))
     raw = connection.connection
     raw.add_notice_handler(notice)
     try:
-        execute(
+        execute_alone(
             connection,
             # PARALLEL 0: no processes beside this one, which would take cores from the site.
             sql.SQL("VACUUM (TRUNCATE FALSE, SKIP_LOCKED, PARALLEL 0) {}").format(table.identifier),

@@ -5,15 +5,12 @@ They leapfrog through SKIP LOCKED, as workers on other hosts do. What they share
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from django.db import Error as DatabaseError
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
@@ -23,8 +20,8 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pace import Pacer
 from migrations_playbook.backfill.walk import Walk
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft
-from migrations_playbook.postgres.locks import holders
-from migrations_playbook.postgres.sessions import is_connection_lost, named_session
+from migrations_playbook.postgres.holders import read_holders
+from migrations_playbook.postgres.sessions import Session
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 
@@ -35,45 +32,6 @@ PATIENCE_FOR_LOCKED_ROWS = 60.0
 FAILURES = 20
 # What a smaller batch may get round: a statement timeout, a lock timeout, a deadlock.
 PASSING = (pg_errors.QueryCanceled, pg_errors.LockNotAvailable, pg_errors.DeadlockDetected)
-
-
-class Session(threading.Thread):
-    """A thread with a connection of its own, which another thread can cancel.
-
-    Arguments:
-        using: the database alias.
-        application: what the session calls itself in pg_stat_activity.
-        work: what is done with the connection.
-    """
-
-    def __init__(
-        self, using: str, application: str, work: Callable[[BaseDatabaseWrapper], None]
-    ) -> None:
-        super().__init__(daemon=True)
-        self.using = using
-        self.application = application
-        self.work = work
-        self.error: BaseException | None = None
-        self.lost = False
-        self._connection: BaseDatabaseWrapper | None = None
-
-    def run(self) -> None:
-        with named_session(connections[self.using], self.application) as connection:
-            self._connection = connection
-            try:
-                self.work(connection)
-            except BaseException as error:
-                self.error = error
-                self.lost = isinstance(error, DatabaseError) and is_connection_lost(error)
-            finally:
-                self._connection = None
-
-    def cancel(self) -> None:
-        """Cancel the statement that the session runs, if it runs any."""
-        raw: Any = self._connection and self._connection.connection
-        if raw is not None:
-            with contextlib.suppress(Exception):
-                raw.cancel()
 
 
 class Team:
@@ -220,7 +178,8 @@ class Team:
         return total
 
     def _say_locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
-        named = "; ".join(str(holder) for holder in holders(connection, self.table.identifier)[:5])
+        holders = read_holders(connection, self.table.identifier)
+        named = "; ".join(str(holder) for holder in holders[:5])
         return (
             f"{left:,} rows of {self.table} are left: other transactions have kept them locked "
             f"for {PATIENCE_FOR_LOCKED_ROWS:.0f} s ({named or 'none of them visible'}). End those "

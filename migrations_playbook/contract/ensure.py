@@ -81,7 +81,7 @@ class EnsureSwapped(Operation):
         model = from_state.apps.get_model(app_label, self.model_name)
         if connection.vendor != POSTGRES or not self.allow_migrate_model(connection.alias, model):
             return
-        with one_sentence(self.model_name):
+        with one_sentence(schema_editor, self.model_name):
             self._ensure(connection, self._replacement(app_label, from_state))
 
     def database_backwards(

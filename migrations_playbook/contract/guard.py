@@ -24,6 +24,7 @@ from psycopg import sql
 from migrations_playbook.expand.operation import WithTableLock
 from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
 from migrations_playbook.swap import quarantine
 
@@ -94,6 +95,9 @@ def _why_not(
             f'"{table}.{column}", to which the quarantine is bound, and this Django drops no '
             f"column with what is bound to it. {use}"
         )
+    hidden = find_hidden_rows(connection, table) if live and not swapped else None
+    if hidden is not None:
+        return f'"{table}.{column}", which may hold fresh values. {hidden.rstrip(".")}'
     if not live or swapped or is_empty(connection, table):
         return None
     return (

@@ -89,7 +89,7 @@ class DropShadow(Operation):
             for statement in _statements(table, column, was.triggers if was else ()):
                 schema_editor.execute(statement, params=None)
             return
-        with one_sentence(self.model_name):
+        with one_sentence(schema_editor, self.model_name):
             contract(
                 schema_editor.connection,
                 table,
@@ -108,7 +108,7 @@ class DropShadow(Operation):
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
-        with one_sentence(self.model_name):
+        with one_sentence(schema_editor, self.model_name):
             was = self.read_shadow(app_label)
             if was is None:
                 raise Refused(

@@ -19,6 +19,7 @@ from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
 from migrations_playbook.shadow import Shadow
@@ -64,6 +65,7 @@ def contract(
             f"{_plain(identifier)} has no columns {live!r} and {shadow!r}, so there is nothing to "
             'contract. "manage.py showmigrations" shows what this database has had.'
         )
+    refuse_hidden_rows(connection, table)
     refuse_loss(connection, table, live=live, shadow=shadow)
     # Nobody can alter the table from here on, so what was read stays true.
     planned = list(steps(connection, table, shadow=shadow, triggers=triggers))

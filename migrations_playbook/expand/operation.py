@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import InternalError, ProgrammingError
+from django.db import Error as DatabaseError
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.operations.fields import AddField
@@ -21,14 +21,20 @@ from pgtrigger.migrations import AddTrigger
 from psycopg import errors as pg_errors
 
 from migrations_playbook.commands import spell_command
-from migrations_playbook.errors import TRY_AGAIN, PlaybookError, Refused
+from migrations_playbook.errors import INTERRUPTED, PlaybookError, Refused, TryAgain
 from migrations_playbook.expand.soundness import find_obstacle
 from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.postgres.query import adopt_transaction
+from migrations_playbook.postgres.roles import refuse_hidden_rows
+from migrations_playbook.postgres.server import refuse_read_only
+from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import declared_replacements
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 POSTGRES = "postgresql"
+MIGRATE_AGAIN = 'Run "manage.py migrate" again.'
 
 
 class WithTableLock(Operation):
@@ -79,7 +85,7 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        with one_sentence(self.model_name):
+        with one_sentence(schema_editor, self.model_name):
             self._refuse_unsound(app_label, schema_editor, from_state)
             for operation, before, after in self._locked(app_label, schema_editor, from_state):
                 operation.database_forwards(app_label, schema_editor, before, after)
@@ -93,7 +99,9 @@ class WithTableLock(Operation):
     ) -> None:
         label = f"{app_label}.{to_state.models[app_label, self.model_name.lower()].name}"
         added = (each.name for each in self.operations if isinstance(each, AddField))
-        with one_sentence(self.model_name, spell_command("swap", label, next(added, ""))):
+        with one_sentence(
+            schema_editor, self.model_name, spell_command("swap", label, next(added, ""))
+        ):
             done = self._locked(app_label, schema_editor, to_state)
             for operation, before, after in reversed(done):
                 operation.database_backwards(app_label, schema_editor, after, before)
@@ -143,6 +151,9 @@ class WithTableLock(Operation):
         live: list[str | None] = [
             each.live for each in declared_replacements() if each.label == label
         ]
+        existing = read_table(schema_editor.connection, table)
+        if existing is not None:
+            refuse_hidden_rows(schema_editor.connection, existing)
         reasons = (find_obstacle(schema_editor.connection, table, each) for each in live or [None])
         why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
@@ -171,35 +182,60 @@ WithTableLock.__module__ = "migrations_playbook.operations"
 
 
 @contextmanager
-def one_sentence(model_name: str, swap: str = "manage.py playbook swap") -> Iterator[None]:
-    """Make `migrate` end with one sentence and an exit code, not with a traceback.
+def one_sentence(
+    schema_editor: BaseDatabaseSchemaEditor,
+    model_name: str,
+    swap: str = "manage.py playbook swap",
+) -> Iterator[None]:
+    """Begin an operation, and make `migrate` end with one sentence, not with a traceback.
 
-    Two `migrate` at once both find the migration unapplied; the lock lets one in after the other,
-    and the later one then finds its work done.
+    The migration's transaction gets what the engine's own have. Two `migrate` at once both find the
+    migration unapplied; the lock lets one in after the other, and the later one then finds its
+    work done.
 
     Arguments:
+        schema_editor: in its transaction, or collecting SQL.
         model_name: the model.
         swap: the command that exchanges its columns.
     """
+    connection = schema_editor.connection
     try:
+        if not schema_editor.collect_sql and connection.vendor == POSTGRES:
+            adopt_transaction(connection)
+            refuse_read_only(connection)
         yield
     except PlaybookError as error:
         raise CommandError(str(error), returncode=error.exit_code) from None
-    except ProgrammingError as error:
-        if not isinstance(error.__cause__, pg_errors.DuplicateColumn | pg_errors.UndefinedColumn):
-            raise
+    except KeyboardInterrupt:
+        # The schema editor's transaction is rolled back; 128 + SIGINT is what a shell reports.
         raise CommandError(
-            f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
-            'Run "manage.py migrate" again.',
-            returncode=TRY_AGAIN,
+            f"Stopped; nothing of {model_name} was changed. {MIGRATE_AGAIN}",
+            returncode=INTERRUPTED,
         ) from None
-    except InternalError as error:
-        if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
-            raise
+    except DatabaseError as error:
+        failure = _explain(error, model_name, swap)
+        raise CommandError(str(failure), returncode=failure.exit_code) from None
+
+
+def _explain(error: DatabaseError, model_name: str, swap: str) -> PlaybookError:
+    cause = error.__cause__
+    if isinstance(cause, pg_errors.DuplicateColumn | pg_errors.UndefinedColumn):
+        return TryAgain(
+            f"Another process has migrated {model_name} meanwhile; nothing was changed here. "
+            f"{MIGRATE_AGAIN}"
+        )
+    if isinstance(cause, pg_errors.DependentObjectsStillExist):
         # Since Django 6.1 no column is dropped with what is bound to it. The DETAIL names objects.
-        others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
-        raise CommandError(
+        others = (cause.diag.message_detail or "").replace("\n", "; ")
+        return Refused(
             f"A column of {model_name} was not dropped, because something is bound to it: "
             f'{others}; nothing was changed. While it is swapped, "{swap} '
             '--revert" takes the quarantine away; anything else is yours to drop.'
-        ) from None
+        )
+    if isinstance(cause, pg_errors.InternalError_ | pg_errors.UniqueViolation):
+        # "tuple concurrently updated": two have changed the same row of a catalog.
+        return TryAgain(
+            f"Another session has changed the schema of {model_name} at the same moment; nothing "
+            f"was changed here. {MIGRATE_AGAIN}"
+        )
+    return explain_failure(error)

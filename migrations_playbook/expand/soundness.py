@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_one
+from migrations_playbook.postgres.query import fetch_one, fetch_row
 from migrations_playbook.postgres.tables import TREE
 
 KINDS = {
@@ -124,7 +124,7 @@ def unsound(
 def _unsound_partitions(
     connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None
 ) -> str | None:
-    row = fetch_one(
+    row = fetch_row(
         connection,
         sql.SQL("""
             SELECT string_agg(c.oid::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'),
@@ -144,7 +144,6 @@ def _unsound_partitions(
               JOIN pg_catalog.pg_class c ON c.oid = tree.oid""").format(tree=TREE),
         [live, table.as_string(None)],
     )
-    assert row is not None
     foreign, detaching, keyed = row
     if foreign:
         return f"partitioned, and the rows of {foreign} are on another server"

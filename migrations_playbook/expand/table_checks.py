@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Error
-from django.db import DatabaseError, ProgrammingError, transaction
+from django.db import DatabaseError, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -15,7 +15,7 @@ from psycopg import sql
 from migrations_playbook.errors import primary_message
 from migrations_playbook.expand.soundness import TAKE_OUT, Obstacle, find_obstacle, unsound
 from migrations_playbook.expand.value_checks import spell_text
-from migrations_playbook.postgres.query import execute, fetch_one, set_local
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one, set_local
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.trigger_sql import TRIGGER_PATH
@@ -37,7 +37,7 @@ def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> li
         replacement: a declaration that has passed the checks without a database.
     """
     try:
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             table = read_table(connection, replacement.identifier)
             if table is None:
                 return []
@@ -154,7 +154,7 @@ def draw_values(
         draws: how many.
         path: where names are looked up; None for where the session looks.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         execute(connection, sql.SQL("SET TRANSACTION READ ONLY"))
         if path is not None:
             set_local(connection, "search_path", path)

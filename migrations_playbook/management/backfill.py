@@ -6,15 +6,20 @@ import sys
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import Error as DatabaseError
 
 from migrations_playbook.backfill import control
 from migrations_playbook.backfill.play import Options, backfill, fillable_table, plan_backfill
-from migrations_playbook.errors import ConnectionLost, RowsLeft, Stopped
+from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
 from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import add_options, options_from
 from migrations_playbook.management.base import ShadowCommand, Target
 from migrations_playbook.management.interrupts import GracefulStop
-from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.sessions import (
+    is_connection_lost,
+    is_connection_refused,
+    postgresql,
+)
 from migrations_playbook.replacement import Replacement
 
 
@@ -88,7 +93,7 @@ class BackfillCommand(ShadowCommand):
                 pass
             except ConnectionLost:
                 self.result = self.tally.as_json()
-                raise ConnectionLost(self.when_lost()) from None
+                raise self.lost() from None
         self.result = self.tally.as_json()
         self.conclude(replacement, stop, json=json)
 
@@ -124,8 +129,14 @@ class BackfillCommand(ShadowCommand):
             for name, seconds in tally.waited.items():
                 self.stdout.write(f"Waited for {name}: {seconds:.1f} s.")
 
-    def when_lost(self) -> str:
-        return (
+    def explain(self, error: DatabaseError) -> PlaybookError:
+        if is_connection_lost(error) and not is_connection_refused(error):
+            return self.lost()
+        return super().explain(error)
+
+    def lost(self) -> ConnectionLost:
+        """Build the refusal for a lost connection: what is kept, and how to go on."""
+        return ConnectionLost(
             f"The connection to the server was lost: {self.tally.rows:,} rows were filled and "
             "kept. Run the same command again to go on."
         )

@@ -20,15 +20,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DatabaseError
 from rich.console import Console
 
-from migrations_playbook.errors import (
-    TRY_AGAIN,
-    UNREAD,
-    PlaybookError,
-    Stopped,
-    primary_message,
-)
+from migrations_playbook.errors import UNREAD, PlaybookError, Stopped
 from migrations_playbook.history import find_known, known_replacements
-from migrations_playbook.postgres.sessions import is_connection_lost
+from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.replacement import Replacement, declared_replacements
 
 # A model's label and a shadow field's name.
@@ -139,9 +133,8 @@ class PlaybookCommand(BaseCommand):
             raise CommandError(str(error), returncode=error.exit_code) from None
         except DatabaseError as error:
             # `from None`: the driver's error quotes the offending row in its DETAIL.
-            if is_connection_lost(error):
-                raise CommandError(self.when_lost(), returncode=TRY_AGAIN) from None
-            raise CommandError(f"PostgreSQL says: {primary_message(error)}.") from None
+            failure = self.explain(error)
+            raise CommandError(str(failure), returncode=failure.exit_code) from None
 
     def _end_unread(self) -> NoReturn:
         """End quietly: whoever read the output (`| head`) has gone.
@@ -152,9 +145,9 @@ class PlaybookCommand(BaseCommand):
         os.dup2(nowhere, sys.stdout.fileno())
         sys.exit(UNREAD)
 
-    def when_lost(self) -> str:
-        """Say that the server went away, and what to do."""
-        return "The connection to the server was lost. Run the same command again."
+    def explain(self, error: DatabaseError) -> PlaybookError:
+        """Build the refusal for a database error."""
+        return explain_failure(error)
 
     def say_json(self, result: object) -> None:
         self.stdout.write(json.dumps(result))

@@ -18,18 +18,23 @@ them holds the table.
 from __future__ import annotations
 
 import random
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import LockNotAvailable
-from migrations_playbook.postgres.query import execute, fetch_all, fetch_one, fetch_value, set_local
+from migrations_playbook.postgres.holders import (
+    STRONGEST_FIRST,
+    Holder,
+    find_old_holders,
+    read_holders,
+)
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one, set_local
 from migrations_playbook.postgres.tables import TREE
 
 
@@ -49,6 +54,9 @@ class LockPolicy:
             for the table and for each partition. Must exceed `deadlock_timeout`, or autovacuum
             always wins.
         old_ms: a transaction older than this that holds the table is not asked against.
+        hold_ms: how long the holder of ACCESS EXCLUSIVE may be silent, in milliseconds, before the
+            server ends its session: a client that is frozen must not keep the site waiting.
+        snapshots_ms: how long a concurrent build may wait for one older transaction, milliseconds.
     """
 
     timeout_ms: int = 100
@@ -57,6 +65,8 @@ class LockPolicy:
     longest_pause_ms: int = 2000
     patience_ms: int = 5000
     old_ms: int = 500
+    hold_ms: int = 5000
+    snapshots_ms: int = 600_000
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after an attempt, counted from 1."""
@@ -68,18 +78,8 @@ DEFAULT_POLICY = LockPolicy()
 
 # Beyond a lock's own timeout, for what a statement does besides waiting, in milliseconds.
 GRACE_MS = 50
-
-# The table lock modes as pg_locks spells them.
-STRONGEST_FIRST = [
-    "AccessExclusiveLock",
-    "ExclusiveLock",
-    "ShareRowExclusiveLock",
-    "ShareLock",
-    "ShareUpdateExclusiveLock",
-    "RowExclusiveLock",
-    "RowShareLock",
-    "AccessShareLock",
-]
+# The lock modes that keep SHARE UPDATE EXCLUSIVE from being granted, as pg_locks spells them.
+AGAINST_SHARE_UPDATE = STRONGEST_FIRST[: STRONGEST_FIRST.index("RowExclusiveLock")]
 
 
 @dataclass(frozen=True)
@@ -97,34 +97,6 @@ class Seized:
     since: float
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A session, or a prepared transaction, that holds a lock on the table.
-
-    Arguments:
-        pid: the server process, or None for a prepared transaction.
-        mode: the strongest lock mode that it holds there.
-        age_ms: how long its transaction has been open, in milliseconds; None if hidden from us.
-    """
-
-    pid: int | None
-    mode: str
-    age_ms: float | None
-    state: str
-    application: str
-    query: str
-    prepared: str | None
-
-    def __str__(self) -> str:
-        age = "" if self.age_ms is None else f", open for {self.age_ms / 1000:.1f} s"
-        if self.prepared is not None:
-            return f'prepared transaction "{self.prepared}" ({self.mode}{age})'
-        application = f' "{self.application}"' if self.application else ""
-        state = f", {self.state}" if self.state else ""
-        query = f": {self.query}" if self.query else ""
-        return f"pid {self.pid}{application} ({self.mode}{state}{age}){query}"
-
-
 def reserve(
     connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
 ) -> None:
@@ -138,10 +110,14 @@ def reserve(
             transaction-id wraparound holds it, which PostgreSQL never cancels.
     """
     refuse_wraparound_vacuum(connection, table)
-    if _ask(connection, [_lock(table, "SHARE UPDATE EXCLUSIVE")], policy.patience_ms):
+    lock = _lock(table, "SHARE UPDATE EXCLUSIVE")
+    if _ask(connection, [lock], {"lock_timeout": f"{policy.patience_ms}ms"}):
         return
     refuse_wraparound_vacuum(connection, table)
-    raise LockNotAvailable(_not_to_be_had(connection, table, "SHARE UPDATE EXCLUSIVE", 1))
+    others = [
+        holder for holder in read_holders(connection, table) if holder.mode in AGAINST_SHARE_UPDATE
+    ]
+    raise LockNotAvailable(_unavailable(table, "SHARE UPDATE EXCLUSIVE", 1, others))
 
 
 def seize(
@@ -153,7 +129,8 @@ def seize(
 ) -> Seized:
     """Stage two: exclude everybody, for the milliseconds that a catalog change takes.
 
-    Lock: ACCESS EXCLUSIVE on the table, until the end of the transaction.
+    Lock: ACCESS EXCLUSIVE on the table, until the end of the transaction. The server ends the
+    session when its client is silent for `policy.hold_ms` meanwhile.
 
     Arguments:
         first: statements that lock other relations before the table, in each attempt: a reader
@@ -163,11 +140,18 @@ def seize(
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
     """
     statements = [*first, _lock(table, "ACCESS EXCLUSIVE")]
+    bounds = {
+        # `lock_timeout` begins anew with each partition, while those that are locked already keep
+        # everybody waiting: so the statement is bounded, too.
+        "lock_timeout": f"{policy.timeout_ms}ms",
+        "statement_timeout": f"{policy.timeout_ms + GRACE_MS}ms",
+        "idle_in_transaction_session_timeout": f"{policy.hold_ms}ms",
+    }
     waited = 0.0
     for attempt in range(1, policy.attempts + 1):
-        if not old_holders(connection, table, policy.old_ms):
+        if not find_old_holders(connection, table, policy.old_ms):
             asked = time.monotonic()
-            granted = _ask(connection, statements, policy.timeout_ms, all_ms=policy.timeout_ms)
+            granted = _ask(connection, statements, bounds, all_ms=policy.timeout_ms)
             now = time.monotonic()
             waited += now - asked
             if granted:
@@ -175,89 +159,8 @@ def seize(
         if attempt < policy.attempts:
             # Outside the queue, where nobody waits behind us; so nothing can wake us either.
             time.sleep(policy.pause(attempt))
-    raise LockNotAvailable(_not_to_be_had(connection, table, "ACCESS EXCLUSIVE", policy.attempts))
-
-
-def holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[Holder]:
-    """Who holds a lock on the table or a partition of it, ourselves apart; the oldest first.
-
-    Lock: none that conflicts with anything (reads pg_locks and pg_stat_activity).
-    """
-    # A transaction sees pg_stat_activity as it was when it first looked: a session that has begun
-    # another transaction since would seem to hold on to its old one.
-    execute(connection, sql.SQL("SELECT pg_catalog.pg_stat_clear_snapshot()"))
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT l.pid,
-                   (array_agg(l.mode ORDER BY array_position(%s, l.mode)))[1],
-                   extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))
-                       * 1000,
-                   coalesce(a.state, ''),
-                   coalesce(a.application_name, ''),
-                   coalesce(a.query, ''),
-                   p.gid
-              FROM pg_catalog.pg_locks l
-              LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              -- A prepared transaction has no pid; the lock on its own number tells which it is.
-              LEFT JOIN pg_catalog.pg_locks x
-                     ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
-                    AND x.virtualtransaction = l.virtualtransaction
-              LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
-             WHERE l.locktype = 'relation'
-               AND l.relation IN (SELECT oid FROM {tree} AS tree)
-               AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                  WHERE datname = pg_catalog.current_database())
-               AND l.granted
-               AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-             GROUP BY l.pid, a.xact_start, p.prepared, a.state, a.application_name, a.query, p.gid
-             ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST""").format(tree=TREE),
-        [STRONGEST_FIRST, table.as_string(None)],
-    )
-    return [
-        Holder(
-            pid=pid,
-            mode=mode,
-            age_ms=None if age is None else float(age),
-            state=state,
-            application=application,
-            query=first_words(query),
-            prepared=gid,
-        )
-        for pid, mode, age, state, application, query, gid in rows
-    ]
-
-
-def old_holders(
-    connection: BaseDatabaseWrapper, table: sql.Identifier, old_ms: float
-) -> list[Holder]:
-    """Those who hold the table in a transaction that is older than `old_ms` milliseconds."""
-    return [
-        holder
-        for holder in holders(connection, table)
-        if holder.age_ms is not None and holder.age_ms > old_ms
-    ]
-
-
-def waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tuple[int, float]:
-    """How many sessions wait for a lock on the table now, and the longest wait in milliseconds.
-
-    Asked by the holder just before it commits, this is everybody whom it made wait:
-    pg_locks tells since when (PostgreSQL 14+).
-    """
-    row = fetch_one(
-        connection,
-        sql.SQL("""
-            SELECT count(*),
-                   coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)) * 1000, 0)
-              FROM pg_catalog.pg_locks
-             WHERE locktype = 'relation'
-               AND relation IN (SELECT oid FROM {tree} AS tree)
-               AND NOT granted""").format(tree=TREE),
-        [table.as_string(None)],
-    )
-    assert row is not None
-    return int(row[0]), float(row[1])
+    others = read_holders(connection, table)
+    raise LockNotAvailable(_unavailable(table, "ACCESS EXCLUSIVE", policy.attempts, others))
 
 
 def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identifier) -> None:
@@ -298,17 +201,6 @@ def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identif
         )
 
 
-def first_words(query: str, words: int = 8) -> str:
-    """Return the beginning of a query, to recognise it by; it ends before the first literal.
-
-    A literal may be a secret, a number as well as a text. Where one ends depends on how it begins
-    (`E'...'`) and on the server's settings, so nothing behind it is told.
-    """
-    beginning = re.split(r"['$]|\b\d", query, maxsplit=1)
-    shown = beginning[0].split()[:words]
-    return " ".join([*shown, "…"] if len(beginning) > 1 and len(shown) < words else shown)
-
-
 def _lock(table: sql.Identifier, mode: str) -> sql.Composed:
     return sql.SQL("LOCK TABLE {} IN {} MODE").format(table, sql.SQL(mode))
 
@@ -316,7 +208,7 @@ def _lock(table: sql.Identifier, mode: str) -> sql.Composed:
 def _ask(
     connection: BaseDatabaseWrapper,
     statements: Sequence[sql.Composable],
-    timeout_ms: int,
+    bounds: Mapping[str, str],
     *,
     all_ms: int | None = None,
 ) -> bool:
@@ -324,23 +216,16 @@ def _ask(
 
     Arguments:
         statements: those that take the locks.
-        timeout_ms: how long each lock may wait.
-        all_ms: how long each statement may take, all its locks together. `lock_timeout` begins
-            anew with each partition, while those that are locked already keep everybody waiting.
+        bounds: the settings that bound the wait.
+        all_ms: how long each statement may take, where that is bounded, in milliseconds.
     """
     began = time.monotonic()
     try:
-        with transaction.atomic(using=connection.alias):
-            set_local(connection, "lock_timeout", f"{timeout_ms}ms")
-            usual = fetch_value(
-                connection, sql.SQL("SELECT pg_catalog.current_setting('statement_timeout')")
-            )
-            if all_ms is not None:
-                set_local(connection, "statement_timeout", f"{all_ms + GRACE_MS}ms")
+        with engine_transaction(connection, **bounds):
             for statement in statements:
                 execute(connection, statement)
             if all_ms is not None:
-                set_local(connection, "statement_timeout", usual)
+                set_local(connection, "statement_timeout", "0")
     except OperationalError as error:
         if isinstance(error.__cause__, pg_errors.LockNotAvailable | pg_errors.DeadlockDetected):
             return False
@@ -352,15 +237,16 @@ def _ask(
     return True
 
 
-def _not_to_be_had(
-    connection: BaseDatabaseWrapper, table: sql.Identifier, mode: str, attempts: int
-) -> str:
-    others = holders(connection, table)
-    named = "; ".join(str(holder) for holder in others[:5]) or "nobody now: it was a busy moment"
-    times = "once" if attempts == 1 else f"{attempts} times"
+def _unavailable(table: sql.Identifier, mode: str, attempts: int, others: Sequence[Holder]) -> str:
+    tried = "one attempt" if attempts == 1 else f"{attempts} attempts"
+    named = "; ".join(str(holder) for holder in others[:5])
+    then = (
+        f"It is held by {named}. End that transaction, or run the same command again."
+        if named
+        else "Nobody holds it now: run the same command again."
+    )
     return (
-        f"The {mode} lock on {_plain(table)} was not to be had (asked {times}); nothing was "
-        f"changed. It is held by {named}. End that transaction, or run the same command again."
+        f"Could not get the {mode} lock on {_plain(table)} in {tried}; nothing was changed. {then}"
     )
 
 

@@ -1,22 +1,191 @@
-"""How the engine talks to PostgreSQL: composed statements on Django's connections.
+"""How the engine talks to PostgreSQL: composed statements, in transactions that say what they need.
 
-Nothing here opens a transaction or changes a setting for longer than one: see `set_local`.
+All SQL of the plays goes through this door. A role, a database or Django's OPTIONS may have set
+timeouts, an isolation level or row security for the site's requests; none of these holds here.
+Nothing is set for longer than a transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from django.db import InternalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
+
+from migrations_playbook.errors import Refused
 
 Query = sql.Composable
 Row = tuple[Any, ...]
 
+READ_COMMITTED = "read committed"
+# What every transaction of the engine sets, by setting.
+SETTINGS: Mapping[str, str | None] = {
+    # PostgreSQL raises where it would otherwise leave out rows that the role may not see.
+    "row_security": "off",
+    # Builds, proofs and counts take as long as the table is large.
+    "statement_timeout": "0",
+    # For locks that any SELECT takes. Strong ones have shorter bounds: see `locks`.
+    "lock_timeout": "30s",
+    # Longer than any pause of ours, and an end to a transaction whose client is frozen.
+    "idle_in_transaction_session_timeout": "60s",
+}
+# Since PostgreSQL 17.
+TRANSACTION_TIMEOUT_SINCE = 170000
+
+
+@contextmanager
+def engine_transaction(connection: BaseDatabaseWrapper, **settings: str | None) -> Iterator[None]:
+    """Open a transaction that does not depend on what was set for the site's requests.
+
+    READ COMMITTED: each statement sees what is committed by then, which is what every check under
+    a lock is for. Inside another transaction this is a savepoint, and only `settings` are set; they
+    stay until the whole transaction ends, unless the savepoint is rolled back.
+
+    Arguments:
+        settings: more settings, or other ones than `SETTINGS`; None leaves the session's own.
+    """
+    outermost = not connection.in_atomic_block
+    with transaction.atomic(using=connection.alias):
+        if outermost:
+            _send(connection, sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"), settings)
+        elif settings:
+            _send(connection, None, settings, defaults={})
+        yield
+
+
+def adopt_transaction(connection: BaseDatabaseWrapper) -> None:
+    """Give the transaction that somebody else has opened, `migrate` say, what the engine needs.
+
+    Raises:
+        Refused: the transaction has begun at another isolation level, and has read already.
+    """
+    if not connection.in_atomic_block:
+        return
+    isolation = None
+    # SHOW and SET need no snapshot: an isolation level can be changed until there is one.
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        level = str(cursor.fetchone()[0])
+    if level != READ_COMMITTED:
+        isolation = sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    try:
+        _send(connection, isolation, {})
+    except InternalError as error:
+        if not isinstance(error.__cause__, pg_errors.ActiveSqlTransaction):
+            raise
+        raise Refused(
+            f"The transaction runs at isolation level {level.upper()} and has read already, so a "
+            "lock would not show what others commit meanwhile; nothing was changed. Put the "
+            "operation first in a migration of its own."
+        ) from None
+
+
+def _send(
+    connection: BaseDatabaseWrapper,
+    isolation: Query | None,
+    settings: Mapping[str, str | None],
+    defaults: Mapping[str, str | None] = SETTINGS,
+) -> None:
+    """Send what begins a transaction, as one message."""
+    chosen = {**defaults, **settings}
+    if defaults and server_version(connection) >= TRANSACTION_TIMEOUT_SINCE:
+        chosen.setdefault("transaction_timeout", "0")
+    values = [(name, value) for name, value in chosen.items() if value is not None]
+    messages = [isolation] if isolation is not None else []
+    if values:
+        # set_config(), because SET takes a search_path of several schemas for one name.
+        calls = sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, true)").format(name, value)
+            for name, value in values
+        )
+        messages.append(sql.SQL("SELECT {}").format(calls))
+    if not messages:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(as_text(connection, sql.SQL("; ").join(messages)), None)
+
+
+def execute(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> int:
+    """Run one statement; return the number of rows that it touched."""
+    with _running(connection, query, params) as cursor:
+        return int(cursor.rowcount)
+
+
+def execute_alone(connection: BaseDatabaseWrapper, statement: Query) -> None:
+    """Run a statement that PostgreSQL allows in no transaction, VACUUM say.
+
+    Nothing can be set for it alone: see `sessions.lone_session`.
+    """
+    assert not connection.in_atomic_block, "this statement runs in no transaction"
+    with connection.cursor() as cursor:
+        cursor.execute(as_text(connection, statement), None)
+
+
+def fetch_all(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> list[Row]:
+    """Run one query; return its rows."""
+    with _running(connection, query, params) as cursor:
+        return list(cursor.fetchall())
+
+
+def fetch_one(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> Row | None:
+    """Run one query; return its first row, or None."""
+    with _running(connection, query, params) as cursor:
+        row: Row | None = cursor.fetchone()
+    return row
+
+
+def fetch_row(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> Row:
+    """Run a query that has exactly one row, an aggregate say; return the row."""
+    (row,) = fetch_all(connection, query, params)
+    return row
+
+
+def fetch_value(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
+) -> Any:
+    """Run one query; return the first column of its first row, or None."""
+    row = fetch_one(connection, query, params)
+    return row[0] if row else None
+
+
+@contextmanager
+def _running(
+    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None
+) -> Iterator[Any]:
+    """Run a statement, in a transaction of its own where there is none."""
+    if not connection.in_atomic_block:
+        with engine_transaction(connection), _running(connection, query, params) as cursor:
+            yield cursor
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(as_text(connection, _escaped(query, params)), params)
+        yield cursor
+
+
+def server_version(connection: BaseDatabaseWrapper) -> int:
+    """Read the version of the server that a connection is open to: 180003, say."""
+    return int(connection.connection.info.server_version)
+
+
+def as_text(connection: BaseDatabaseWrapper, query: Query) -> str:
+    """Write a composed statement as the text that Django's cursors and their wrappers expect."""
+    return query.as_string(connection.connection)
+
 
 def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
-    """A query whose names and literals may have a percent sign beside parameters.
+    """Double the percent signs of a query's names and literals, where it has parameters.
 
     With parameters the driver takes every percent sign for a placeholder, psycopg.sql's own
     quoting of names included.
@@ -30,41 +199,6 @@ def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
     return query
 
 
-def execute(
-    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
-) -> int:
-    """Run one statement; return the number of rows that it touched."""
-    with connection.cursor() as cursor:
-        cursor.execute(cast("Any", _escaped(query, params)), params)
-        return int(cursor.rowcount)
-
-
-def fetch_all(
-    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
-) -> list[Row]:
-    """Run one query; return its rows."""
-    with connection.cursor() as cursor:
-        cursor.execute(cast("Any", _escaped(query, params)), params)
-        return cast("list[Row]", cursor.fetchall())
-
-
-def fetch_one(
-    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
-) -> Row | None:
-    """Run one query; return its first row, or None."""
-    with connection.cursor() as cursor:
-        cursor.execute(cast("Any", _escaped(query, params)), params)
-        return cast("Row | None", cursor.fetchone())
-
-
-def fetch_value(
-    connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
-) -> Any:
-    """Run one query; return the first column of its first row, or None."""
-    row = fetch_one(connection, query, params)
-    return row[0] if row else None
-
-
 def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
     """Change a setting until the end of the transaction (or the roll-back of its savepoint).
 
@@ -76,13 +210,23 @@ def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
 
 
 def pin_search_path(connection: BaseDatabaseWrapper, *schemas: str) -> None:
-    """Have every name in a definition qualified, and nothing looked up along a path.
+    """Have every name in a definition qualified, and every constant written in full.
 
     Until the end of the transaction. The text of a view or a trigger is then the same to every
-    session, and a schema earlier in somebody's path changes nothing.
+    session, and a schema earlier in somebody's path changes nothing. The settings are pg_dump's:
+    a float of fewer digits would be another one, and an interval may be read back as another.
 
     Arguments:
         schemas: where operators are looked up besides: the schema of the column's type.
     """
     path = [sql.Identifier(each).as_string(None) for each in dict.fromkeys(schemas)]
-    set_local(connection, "search_path", ", ".join(["pg_catalog", *path, "pg_temp"]))
+    texts = {
+        "search_path": ", ".join(["pg_catalog", *path, "pg_temp"]),
+        "DateStyle": "ISO",
+        "IntervalStyle": "postgres",
+        "extra_float_digits": "3",
+        "bytea_output": "hex",
+        "quote_all_identifiers": "off",
+        "transform_null_equals": "off",
+    }
+    _send(connection, None, texts, defaults={})

@@ -26,6 +26,50 @@ def may_select(connection: BaseDatabaseWrapper, table: Table) -> bool:
     )
 
 
+def find_hidden_rows(connection: BaseDatabaseWrapper, table: Table) -> str | None:
+    """Find out whether row security may hide rows from the role; the refusal, or None.
+
+    An owner under FORCE ROW LEVEL SECURITY, or any role with a policy, sees no rows and no error:
+    what is counted, filled or proven then is nothing.
+
+    Lock: none that conflicts with anything.
+
+    Returns:
+        A sentence that names the table, or its partitions, and what mends it.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.oid::regclass::text
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+             WHERE pg_catalog.row_security_active(c.oid)
+             ORDER BY tree.level, c.oid""").format(tree=TREE),
+        [table.oid],
+    )
+    if not rows:
+        return None
+    me = current_role(connection)
+    return (
+        f"Row security may hide rows of {', '.join(row[0] for row in rows)} from the role {me}, so "
+        "nothing there could be called filled, verified or empty; nothing was changed. Run ALTER "
+        f"ROLE {me} BYPASSRLS, or the same command as a role that has BYPASSRLS."
+    )
+
+
+def refuse_hidden_rows(connection: BaseDatabaseWrapper, table: Table) -> None:
+    """Refuse where row security may hide rows from the role.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names BYPASSRLS; see `find_hidden_rows`.
+    """
+    hidden = find_hidden_rows(connection, table)
+    if hidden is not None:
+        raise Refused(hidden)
+
+
 def refuse_without_fill_rights(connection: BaseDatabaseWrapper, table: Table) -> None:
     """The backfill reads the table and updates it, and needs nothing else.
 

@@ -10,7 +10,8 @@ import os
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.errors import Refused
+from migrations_playbook.postgres.query import fetch_all, fetch_row, fetch_value
 
 
 def server_cores(connection: BaseDatabaseWrapper) -> int:
@@ -38,6 +39,31 @@ def wal_position(connection: BaseDatabaseWrapper) -> int:
             sql.SQL("SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), '0/0')"),
         )
     )
+
+
+def refuse_read_only(connection: BaseDatabaseWrapper) -> None:
+    """Refuse to begin what writes, where nothing may be written.
+
+    Raises:
+        Refused: the server is a standby, or transactions are read only by default.
+    """
+    standby, read_only = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.pg_is_in_recovery(),
+                   pg_catalog.current_setting('transaction_read_only')::bool"""),
+    )
+    if standby:
+        raise Refused(
+            f'The server of the database "{connection.alias}" is a standby, which takes no writes; '
+            "nothing was changed. Name the primary with --database."
+        )
+    if read_only:
+        raise Refused(
+            f'Transactions of the database "{connection.alias}" are read only for this role '
+            "(default_transaction_read_only); nothing was changed. Run ALTER ROLE ... SET "
+            "default_transaction_read_only = off, or find out why it is on."
+        )
 
 
 def is_read_only(connection: BaseDatabaseWrapper) -> bool:

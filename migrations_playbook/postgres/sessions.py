@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.postgres.query import (
+    READ_COMMITTED,
+    TRANSACTION_TIMEOUT_SINCE,
+    execute_alone,
+    fetch_value,
+    server_version,
+)
 
 # What the server says as it ends a session: by an administrator, a crash, a start in progress,
-# or a timeout of idle transactions and sessions.
-SESSION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03"}
+# or a timeout of idle transactions, of long ones, and of idle sessions.
+SESSION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 
 def postgresql(alias: str) -> BaseDatabaseWrapper:
@@ -69,13 +79,97 @@ def is_direct(connection: BaseDatabaseWrapper) -> bool:
     return bool(fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_backend_pid()")) == greeted)
 
 
+def lift_timeouts(connection: BaseDatabaseWrapper, *, lock_timeout_ms: int = 0) -> None:
+    """Free a session of what was set for the site's requests, where no transaction can do that.
+
+    VACUUM and concurrent builds run in no transaction of ours, and take as long as the table is
+    large. Behind a pooler nothing is changed: what is set could stay in somebody else's session.
+
+    Arguments:
+        connection: a session of its own, outside a transaction, which is closed afterwards.
+        lock_timeout_ms: how long the statement may wait for one lock, in milliseconds; 0 for ever.
+    """
+    if not is_direct(connection):
+        return
+    settings = {
+        "statement_timeout": "0",
+        "lock_timeout": f"{lock_timeout_ms}ms",
+        "default_transaction_isolation": READ_COMMITTED,
+    }
+    if server_version(connection) >= TRANSACTION_TIMEOUT_SINCE:
+        settings["transaction_timeout"] = "0"
+    for name, value in settings.items():
+        statement = sql.SQL("SET {} = {}").format(sql.Identifier(name), value)
+        execute_alone(connection, statement)
+
+
+class Session(threading.Thread):
+    """A thread with a connection of its own, which another thread can cancel.
+
+    Arguments:
+        using: the database alias.
+        application: what the session calls itself in pg_stat_activity.
+        work: what it does with its connection.
+    """
+
+    def __init__(
+        self, using: str, application: str, work: Callable[[BaseDatabaseWrapper], None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self.using = using
+        self.application = application
+        self.work = work
+        self.error: BaseException | None = None
+        self.lost = False
+        self._connection: BaseDatabaseWrapper | None = None
+
+    def run(self) -> None:
+        with named_session(connections[self.using], self.application) as connection:
+            self._connection = connection
+            try:
+                self.work(connection)
+            except BaseException as error:
+                self.error = error
+                self.lost = isinstance(error, DatabaseError) and is_connection_lost(error)
+            finally:
+                self._connection = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server process that it greeted; None while there is none. A pooler makes one up."""
+        raw: Any = self._connection and self._connection.connection
+        return None if raw is None or raw.closed else int(raw.info.backend_pid)
+
+    def cancel(self) -> None:
+        """Cancel the statement that it runs, if it runs one."""
+        raw: Any = self._connection and self._connection.connection
+        if raw is not None:
+            with contextlib.suppress(Exception):
+                raw.cancel()
+
+    def end(self) -> None:
+        """Cancel what it runs, as often as it takes, and wait for its end."""
+        while self.is_alive():
+            self.cancel()
+            self.join(0.2)
+
+
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether an error means that the session is gone, not only its statement.
+    """Tell whether an error means that the session is gone, not only its statement.
 
     What the server says about a statement has an SQLSTATE; what libpq says about a socket has
     none. (Django's connection is no witness: after a failed COMMIT it has connected anew.)
     """
-    if not isinstance(error, OperationalError | InterfaceError):
+    if not isinstance(error, DatabaseError | InterfaceError):
         return False
     sqlstate = getattr(error.__cause__, "sqlstate", None)
-    return sqlstate is None or sqlstate in SESSION_ENDED
+    if sqlstate is None:
+        return isinstance(error, OperationalError | InterfaceError)
+    # The timeouts of idle and of long transactions are no OperationalError of the driver's.
+    return sqlstate in SESSION_ENDED
+
+
+def is_connection_refused(error: BaseException) -> bool:
+    """Tell whether an error means that there never was a session."""
+    # The driver hands on the connection that it failed to open.
+    return is_connection_lost(error) and getattr(error.__cause__, "pgconn", None) is not None

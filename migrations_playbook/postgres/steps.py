@@ -6,22 +6,37 @@ written from them: what is documented is what is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
 
-from migrations_playbook.postgres.query import execute
+from migrations_playbook.errors import LockNotAvailable, TryAgain
+from migrations_playbook.postgres.holders import Holder, read_blockers
+from migrations_playbook.postgres.query import execute, execute_alone
+from migrations_playbook.postgres.sessions import Session, lift_timeouts
+
+# Between two looks at whom a build waits for, in seconds.
+LOOK_EVERY = 0.2
 
 
 class Lock(StrEnum):
     """A table lock, and what it keeps out."""
 
     NONE = "none"
+    ACCESS_SHARE = "ACCESS SHARE"
     SHARE_UPDATE_EXCLUSIVE = "SHARE UPDATE EXCLUSIVE"
+    SHARE = "SHARE"
+    SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
     ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+    @property
+    def blocks_writes(self) -> bool:
+        """Whether writers would queue behind a request for the lock: it is asked for boundedly."""
+        return self in (Lock.SHARE, Lock.SHARE_ROW_EXCLUSIVE, Lock.ACCESS_EXCLUSIVE)
 
 
 @dataclass(frozen=True)
@@ -33,12 +48,14 @@ class Step:
         statement: the SQL.
         lock: the lock that it takes on the table.
         on: the table that it locks, when that is one partition alone.
+        concurrent: whether PostgreSQL runs it in no transaction, and waits for older ones itself.
     """
 
     what: str
     statement: sql.Composable
     lock: Lock
     on: sql.Identifier | None = None
+    concurrent: bool = False
 
     @property
     def text(self) -> str:
@@ -58,6 +75,62 @@ def run(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
     statements = [step.statement for step in steps]
     if statements:
         execute(connection, sql.SQL(";\n").join(statements))
+
+
+def run_concurrently(
+    connection: BaseDatabaseWrapper, step: Step, *, application: str, patience_ms: int
+) -> Iterator[Holder]:
+    """Run a concurrent step in a session of its own; yield each transaction that it waits for.
+
+    What was set for the site's requests does not cut it short. When this generator is closed, the
+    statement is cancelled.
+
+    Lock: what the step says.
+
+    Arguments:
+        application: what the session calls itself in pg_stat_activity.
+        patience_ms: how long it may wait for one older transaction, in milliseconds.
+
+    Raises:
+        LockNotAvailable: an older transaction has not ended in time; names it.
+        TryAgain: another session has built the same, or wanted the same locks.
+    """
+
+    def work(own: BaseDatabaseWrapper) -> None:
+        lift_timeouts(own, lock_timeout_ms=patience_ms)
+        execute_alone(own, step.statement)
+
+    session = Session(connection.alias, application, work)
+    blockers: list[Holder] = []
+    seen: set[str] = set()
+    session.start()
+    try:
+        while session.is_alive():
+            session.join(LOOK_EVERY)
+            blockers = (session.pid and read_blockers(connection, session.pid)) or blockers
+            for each in blockers:
+                if (who := each.name) not in seen:
+                    seen.add(who)
+                    yield each
+    finally:
+        session.end()
+    if session.error is not None:
+        raise _explain_build(step, session.error, blockers)
+
+
+def _explain_build(step: Step, error: BaseException, blockers: Sequence[Holder]) -> BaseException:
+    """Build the refusal for a concurrent step that has failed because of somebody else."""
+    cause, sentence = error.__cause__, f"{step.what}: this was not done"
+    again = "What was begun is built anew by the same command: run it again"
+    if isinstance(cause, pg_errors.LockNotAvailable | pg_errors.QueryCanceled):
+        named = "; ".join(map(str, blockers)) or "transactions that have ended by now"
+        return LockNotAvailable(
+            f"{sentence}, because it waits for every older transaction: {named}. {again} when they "
+            "have ended."
+        )
+    if isinstance(cause, pg_errors.DeadlockDetected | pg_errors.DuplicateTable):
+        return TryAgain(f"{sentence}, because another session is at work on the same. {again}.")
+    return error
 
 
 def rename_steps(table: sql.Identifier, live: str, shadow: str, between: str) -> list[Step]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all, fetch_one, fetch_value
+from migrations_playbook.errors import Refused
+from migrations_playbook.postgres.query import fetch_all, fetch_row, fetch_value
 
 # A table and its partitions of all levels: what is to be looked up in FROM. Its one parameter is
 # an oid, or a name that is cast to regclass; a table without partitions is a tree of one. What is
@@ -176,14 +177,13 @@ def read_leaves(connection: BaseDatabaseWrapper, table: Table) -> list[Leaf]:
 
 def measure_sizes(connection: BaseDatabaseWrapper, table: Table) -> tuple[int, int]:
     """The bytes of the table's heap (with TOAST) and of its indexes, all partitions together."""
-    row = fetch_one(
+    row = fetch_row(
         connection,
         sql.SQL("""
             SELECT sum(pg_catalog.pg_table_size(oid)), sum(pg_catalog.pg_indexes_size(oid))
               FROM {tree} AS tree""").format(tree=TREE),
         [table.oid],
     )
-    assert row is not None
     return int(row[0]), int(row[1])
 
 
@@ -192,3 +192,41 @@ def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
     return not fetch_value(
         connection, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table.identifier)
     )
+
+
+def find_subscription(connection: BaseDatabaseWrapper, table: Table) -> str | None:
+    """Find out whether a subscription writes into the table; the refusal, or None.
+
+    Rows come in by the publisher's columns, and the apply worker fires no ordinary trigger: a new
+    row stays without a fresh value, and a leaked one is written over it.
+
+    Lock: none that conflicts with anything.
+    """
+    names = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT string_agg(DISTINCT s.subname, ', ')
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_subscription_rel r ON r.srrelid = tree.oid
+              JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid""").format(tree=TREE),
+        [table.oid],
+    )
+    if names is None:
+        return None
+    return (
+        f"the subscription {names} writes into it past every trigger: replace the column on the "
+        "publisher, or end the subscription (DROP SUBSCRIPTION) first"
+    )
+
+
+def refuse_subscribed(connection: BaseDatabaseWrapper, table: Table) -> None:
+    """Refuse where a subscription writes into the table.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the subscription; see `find_subscription`.
+    """
+    why = find_subscription(connection, table)
+    if why is not None:
+        raise Refused(f"{table} cannot be filled; nothing was changed: {why}.")

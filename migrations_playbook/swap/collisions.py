@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.backfill.play import backfill
-from migrations_playbook.postgres.query import execute, fetch_value, pin_search_path, set_local
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    fetch_value,
+    pin_search_path,
+    set_local,
+)
 from migrations_playbook.swap.dependents.base import Key
 from migrations_playbook.swap.pair import Pair
 
@@ -65,7 +71,7 @@ def null_collisions(
             shadow=sql.Identifier(pair.replacement.shadow),
             same=same,
         )
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             pin_search_path(connection, pair.live.type_schema)
             count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(query)
             if fetch_value(connection, count):
@@ -91,7 +97,7 @@ def refill(connection: BaseDatabaseWrapper, pair: Pair) -> None:
 
 def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
     """Null the shadow of rows. `ctid` is unique within one partition: `tableoid` says which."""
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         pin_search_path(connection, pair.live.type_schema)
         # Otherwise the fill trigger would put the value back.
         names = "{" + ",".join(pair.replacement.trigger_names) + "}"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from django.db import Error as DatabaseError
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
@@ -21,7 +21,12 @@ from migrations_playbook.errors import (
     primary_message,
 )
 from migrations_playbook.postgres.locks import LockPolicy
-from migrations_playbook.postgres.query import execute, pin_search_path, set_local
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    pin_search_path,
+    set_local,
+)
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.replacement import Replacement
@@ -118,7 +123,7 @@ def follow(
     weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
     for attempt in range(1, policy.attempts + 1):
         try:
-            with transaction.atomic(using=connection.alias):
+            with engine_transaction(connection):
                 timeout = policy.patience_ms if weak else policy.timeout_ms
                 set_local(connection, "lock_timeout", f"{timeout}ms")
                 pin_search_path(connection)

@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.query import fetch_one
+from migrations_playbook.postgres.query import fetch_row
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof import Digest, digest_values
 
@@ -46,14 +46,13 @@ class Evidence:
 
     def before(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
         """Note where and by whom, what is bound, and the digest of the live values before."""
-        row = fetch_one(
+        row = fetch_row(
             connection,
             sql.SQL("""
                 SELECT current_database(), inet_server_addr()::text, inet_server_port(),
                        current_setting('server_version'), session_user::text,
                        current_user::text"""),
         )
-        assert row is not None
         database, address, port, version, session, role = row
         self.facts |= {
             "database": database,

@@ -16,9 +16,10 @@ from psycopg import sql
 from migrations_playbook.errors import ConnectionLost, LockNotAvailable
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.holders import count_waiters
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.names import compose_name
-from migrations_playbook.postgres.query import fetch_value, pin_search_path
+from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Step, rename_steps, run
 from migrations_playbook.swap import quarantine
@@ -128,7 +129,7 @@ def _attempt(
     """One transaction; None when what is bound to the table was changed meanwhile."""
     number = None
     try:
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             # Its number, not its session's: behind a pooler the session goes on without us.
             number = fetch_value(
                 connection, sql.SQL("SELECT pg_catalog.pg_current_xact_id()::text")
@@ -178,7 +179,7 @@ def _exchange(
         return None
     pin_search_path(connection)
     run(connection, planned)
-    waiters, longest_wait_ms = locks.waiters(connection, pair.identifier)
+    waiters, longest_wait_ms = count_waiters(connection, pair.identifier)
     held = (time.monotonic() - seized.since) * 1000
     if max_hold_ms is not None and held > max_hold_ms:
         raise LockNotAvailable(

@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.nulls import count_nulls
-from migrations_playbook.errors import PlaybookError, Refused, WrongPhase
+from migrations_playbook.errors import PlaybookError, Refused, TryAgain, WrongPhase
 from migrations_playbook.phase import Phase, State, read_state, was_exchanged_before
-from migrations_playbook.postgres.query import fetch_value, pin_search_path
-from migrations_playbook.postgres.roles import may_select
+from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
+from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
@@ -116,6 +115,14 @@ def may_be_read(request: SwapRequest) -> PlaybookError | None:
     )
 
 
+def sees_every_row(request: SwapRequest) -> PlaybookError | None:
+    """What row security hides would count for nothing, here and in the proof."""
+    if request.table is None:
+        return None
+    hidden = find_hidden_rows(request.connection, request.table)
+    return None if hidden is None else Refused(hidden)
+
+
 def has_rows_here(request: SwapRequest) -> PlaybookError | None:
     """A foreign table's rows are elsewhere, and may not be to be had at all."""
     if request.table is None or request.table.kind != FOREIGN:
@@ -177,6 +184,7 @@ def is_filled(request: SwapRequest) -> PlaybookError | None:
 
 PHASE_CONDITIONS = (
     may_be_read,
+    sees_every_row,
     has_rows_here,
     is_expanded,
     has_left_nothing,
@@ -196,12 +204,12 @@ def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> In
     Lock: ACCESS SHARE on the table; the caller holds SHARE UPDATE EXCLUSIVE.
 
     Raises:
-        WrongPhase: another session has exchanged the columns meanwhile, or dropped one.
+        TryAgain: another session has exchanged the columns meanwhile, or dropped one.
         Refused: something has been bound to a column that cannot be carried over.
     """
     found = read_inventory(connection, pair)
     if found.pair.swapped is not pair.swapped:
-        raise WrongPhase(
+        raise TryAgain(
             f"Another session has exchanged the columns of {pair.replacement.label} meanwhile; "
             f'nothing was exchanged here. "{pair.replacement.command("status")}" shows what '
             "comes next."
@@ -224,7 +232,7 @@ def count_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: bool
     Raises:
         Refused: there are such rows, and the columns have never been exchanged.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         pin_search_path(connection, pair.live.type_schema)
         equal = int(
             fetch_value(

@@ -15,6 +15,8 @@ from migrations_playbook.errors import LockNotAvailable, WrongPhase
 from migrations_playbook.phase import read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.roles import refuse_hidden_rows
+from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.replacement import Replacement
@@ -87,6 +89,7 @@ def swap(
         VerificationFailed: the numbers afterwards are not what they must be.
     """
     connection = postgresql(using)
+    refuse_read_only(connection)
     request = SwapRequest(connection, replacement, revert, refresh)
     if refresh and request.left:
         yield Resuming(tuple(each.name for each in request.left))
@@ -139,6 +142,8 @@ def verify(
     """
     connection = postgresql(using)
     state = read_state(connection, replacement)
+    if state.table is not None:
+        refuse_hidden_rows(connection, state.table)
     if state.table is None or not state.swapped:
         raise WrongPhase(
             f"{replacement.label} is not swapped, so there is nothing to verify. "

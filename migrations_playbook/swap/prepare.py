@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
 from migrations_playbook.errors import PlaybookError, Refused
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
-from migrations_playbook.postgres.query import execute, pin_search_path
-from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.query import engine_transaction, execute, pin_search_path
+from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.collisions import (
     DUPLICATE_ROUNDS,
     null_collisions,
@@ -86,15 +86,26 @@ def _build(
         try:
             for step in each.steps.build if each.steps else ():
                 yield Preparing(step.what)
-                if step.lock is Lock.ACCESS_EXCLUSIVE:
-                    _run_locked(connection, inventory.pair, step, policy)
+                if step.concurrent:
+                    yield from _run_concurrent(connection, inventory.pair, step, policy)
                 else:
-                    execute(connection, step.statement)
+                    _run_locked(connection, inventory.pair, step, policy)
         except IntegrityError as error:
             if not isinstance(error.__cause__, pg_errors.UniqueViolation):
                 raise
             return each
     return None
+
+
+def _run_concurrent(
+    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
+) -> Iterator[Preparing]:
+    """Run a concurrent step, and say for whom it waits. Lock: what the step says."""
+    application = pair.replacement.object_name("swap")
+    for blocker in run_concurrently(
+        connection, step, application=application, patience_ms=policy.snapshots_ms
+    ):
+        yield Preparing(f"{step.what}: waits for {blocker}")
 
 
 def _prove(
@@ -126,9 +137,9 @@ def _run_locked(
     The whole table is reserved, so that no other schema change stands in the way; only what the
     step is on is seized.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         locks.reserve(connection, pair.identifier, policy)
-        if step.lock is Lock.ACCESS_EXCLUSIVE:
+        if step.lock.blocks_writes:
             locks.seize(connection, step.on or pair.identifier, policy)
         pin_search_path(connection)
         execute(connection, step.statement)

@@ -16,8 +16,9 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.postgres.query import (
+    engine_transaction,
     fetch_all,
-    fetch_one,
+    fetch_row,
     fetch_value,
     pin_search_path,
     set_local,
@@ -67,7 +68,7 @@ def verify_values(
         kept: rows that had the same value in both columns before the swap, rightly.
         rights_changed: what the exchange has found of that.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         pin_search_path(connection, pair.live.type_schema)
         # A few queries over many rows: to compile each takes longer than it saves.
         set_local(connection, "jit", "off")
@@ -83,14 +84,13 @@ def verify_values(
             if swapped
             else sql.SQL("false"),
         }
-        row = fetch_one(
+        row = fetch_row(
             connection,
             sql.SQL("""
                 SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
                        count(*) FILTER (WHERE {live} = {retired} AND {older})
                   FROM {table}""").format(**names),
         )
-        assert row is not None
         rows, nulls, unchanged = row
         duplicates = leaked = 0
         for key in found.unique_keys:
@@ -117,7 +117,7 @@ def verify_values(
 
 def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
     """The digest of the set of live values. One parallel sequential scan."""
-    row = fetch_one(
+    row = fetch_row(
         connection,
         sql.SQL("""
             SELECT count(*), coalesce(sum(hash::numeric), 0), coalesce(bit_xor(hash), 0)
@@ -126,7 +126,6 @@ def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
             live=sql.Identifier(pair.replacement.live), table=pair.identifier
         ),
     )
-    assert row is not None
     return Digest(int(row[0]), int(row[1]), int(row[2]))
 
 
@@ -203,7 +202,7 @@ def _read_through(
     A text that holds the value is found too. Where a view shows the retired column itself, on
     purpose, nothing is counted.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         found = readers(connection, pair)
         # To sort a million texts takes longer than to hash them, whatever the planner guesses.
         set_local(connection, "enable_mergejoin", "off")
@@ -212,7 +211,7 @@ def _read_through(
         for reader in found:
             name = f"{reader.schema}.{reader.name}"
             try:
-                with transaction.atomic(using=connection.alias):
+                with engine_transaction(connection):
                     exposed[name] = _exposed(connection, reader, names)
             except ProgrammingError as error:
                 if not isinstance(error.__cause__, pg_errors.InsufficientPrivilege):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.query import engine_transaction, fetch_all
 from migrations_playbook.swap.pair import Pair
 
 
@@ -87,9 +88,11 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
 
 def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, tuple[int, int]]]:
     """A query's columns, each with the table and the attribute number that it comes from."""
-    with connection.cursor() as cursor:
+    # Described, and not read: whose rows a policy would hide makes no difference.
+    with engine_transaction(connection, row_security="on"), connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM ({text.rstrip().removesuffix(';')}) AS q LIMIT 0", None)  # noqa: S608 - PostgreSQL's own text
         result = cursor.cursor.pgresult
+        transaction.set_rollback(True, using=connection.alias)
         return [
             (str(result.fname(n).decode()), (result.ftable(n), result.ftablecol(n)))
             for n in range(result.nfields)

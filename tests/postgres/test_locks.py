@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -14,6 +14,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import LockNotAvailable
 from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.holders import count_waiters, read_holders
 from migrations_playbook.postgres.locks import LockPolicy
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 
@@ -96,7 +97,8 @@ def test_who_holds_the_table_is_named_when_the_lock_is_not_to_be_had(database: D
         message = str(refusal.value)
         assert f'pid {backend_of(idle)} "night report"' in message
     assert "AccessShareLock, idle in transaction" in message
-    assert "asked 3 times" in message
+    assert message.startswith("Could not get the ACCESS EXCLUSIVE lock on public.tickets_ticket")
+    assert "in 3 attempts" in message
     assert "nothing was changed" in message
 
 
@@ -163,12 +165,12 @@ def test_a_reader_behind_a_failing_attempt_gets_through(database: Database) -> N
 def test_whoever_waits_behind_the_lock_is_counted(database: Database) -> None:
     with transaction.atomic():
         locks.seize(connection, TABLE, HASTY)
-        assert locks.waiters(connection, TABLE) == (0, 0.0)
+        assert count_waiters(connection, TABLE) == (0, 0.0)
         with database.connect() as reader:
             thread, _ = in_thread(lambda: reader.execute("SELECT count(*) FROM tickets_ticket"))
             wait_until_blocked(database, backend_of(reader), by=backend_pid())
-            wait_until(lambda: locks.waiters(connection, TABLE)[1] > 0, "pg_locks says since when")
-            assert locks.waiters(connection, TABLE)[0] == 1
+            wait_until(lambda: count_waiters(connection, TABLE)[1] > 0, "pg_locks says since when")
+            assert count_waiters(connection, TABLE)[0] == 1
             transaction.set_rollback(True)
             connection.close()
             thread.join()
@@ -247,17 +249,28 @@ def test_pauses_grow_and_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
-        ("SELECT now(), id FROM t", "SELECT now(), id FROM t"),
-        ("SELECT 1", "SELECT …"),
-        ("UPDATE t SET token = 'secret' WHERE id = 1", "UPDATE t SET token = …"),
-        ("SELECT 'it''s secret', 2", "SELECT …"),
-        ("SELECT E'it\\'s secret', 2", "SELECT E …"),
-        ("SELECT 'cut off in the midd", "SELECT …"),
-        ("SELECT $$secret$$", "SELECT …"),
-        ("SELECT $a$secret$a$, 2", "SELECT …"),
-        ("SELECT FROM t1 WHERE token = -4711", "SELECT FROM t1 WHERE token = - …"),
-        ("SELECT FROM t WHERE token = 4711.5", "SELECT FROM t WHERE token = …"),
+        ("SELECT count(*) FROM tickets_ticket", "SELECT"),
+        ("  select 00004711 FROM tickets_ticket", "SELECT"),
+        ("UPDATE tickets_ticket SET redeemed_at = NULL WHERE id = 00004711", "UPDATE"),
+        (r"SELECT E'it\'s secret 00004711' FROM tickets_ticket", "SELECT"),
+        ("SELECT U&'!0073ecret' UESCAPE '!' FROM tickets_ticket", "SELECT"),
+        ("SELECT $secret$00004711$secret$ FROM tickets_ticket", "SELECT"),
+        ("SELECT B'0100', X'5EC4E7' FROM tickets_ticket", "SELECT"),
+        ("SELECT id AS secret FROM tickets_ticket", "SELECT"),
+        ("/* secret */ SELECT id FROM tickets_ticket", ""),
+        ("-- secret\nSELECT id FROM tickets_ticket", ""),
+        ("secret", ""),
     ],
 )
-def test_a_blockers_query_is_shown_without_its_literals(query: str, shown: str) -> None:
-    assert locks.first_words(query) == shown
+def test_of_a_blockers_query_only_the_command_is_shown(
+    query: str, shown: str, database: Database
+) -> None:
+    with database.connect() as blocker:
+        blocker.execute("LOCK TABLE tickets_ticket IN ACCESS SHARE MODE")
+        # A query that fails is shown as well, and its transaction holds no lock any more.
+        blocker.execute("SAVEPOINT before")
+        with suppress(psycopg.Error):
+            blocker.execute(cast("Any", query))
+        (holder,) = read_holders(connection, TABLE)
+        assert holder.command == shown
+        assert not any(part in str(holder) for part in ("secret", "00004711", "5EC4E7"))

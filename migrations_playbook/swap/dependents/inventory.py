@@ -15,7 +15,12 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import execute, fetch_value, pin_search_path
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    fetch_value,
+    pin_search_path,
+)
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.postgres.tables import FOREIGN
 from migrations_playbook.swap.dependents import kinds
@@ -71,7 +76,7 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     Raises:
         WrongPhase: the table or one of its two columns is gone.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         pin_search_path(connection)
         if pair.table.kind != FOREIGN:
             # The lock that any SELECT takes, so that no exchange can commit between two queries.

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all, pin_search_path
+from migrations_playbook.postgres.query import engine_transaction, fetch_all, pin_search_path
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.swap.dependents.base import (
@@ -94,7 +94,7 @@ def read_left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
     Arguments:
         pair: the columns as they stand.
     """
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         pin_search_path(connection)
         found = [
             Left(str(copy), renew(connection, pair, copy))

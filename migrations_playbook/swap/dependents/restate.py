@@ -19,7 +19,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import primary_message
 from migrations_playbook.postgres.names import compose_name
-from migrations_playbook.postgres.query import execute, fetch_value
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_value
 from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.pair import Pair
 
@@ -65,7 +65,7 @@ def restate_definitions(
         return result
     # The partitions' parts of an index are worded alike: each wording is restated once.
     alike = _first(indexes) | _first(constraints)
-    with transaction.atomic(using=connection.alias):
+    with engine_transaction(connection):
         execute(
             connection,
             sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.identifier),
@@ -122,7 +122,7 @@ def _try(
     connection: BaseDatabaseWrapper, result: Definitions, oid: int, statement: sql.Composable
 ) -> None:
     try:
-        with transaction.atomic(using=connection.alias):
+        with engine_transaction(connection):
             execute(connection, statement)
     except DatabaseError as error:
         result.failures[oid] = primary_message(error)

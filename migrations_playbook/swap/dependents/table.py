@@ -10,6 +10,7 @@ from psycopg import sql
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import current_role
+from migrations_playbook.postgres.tables import find_subscription
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import Pair
@@ -29,6 +30,9 @@ def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depe
     why = unsound(connection, pair.identifier, pair.replacement.live)
     if why is not None:
         yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
+    subscribed = find_subscription(connection, pair.table)
+    if subscribed is not None:
+        yield Dependent("table", str(pair.table), "by its subscription", refused=subscribed)
 
 
 def read_lacking_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:

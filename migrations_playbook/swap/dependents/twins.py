@@ -180,6 +180,8 @@ def _make(part: Part, restated: Definitions) -> Iterator[Step]:
             f"Drop the index {name}, which {why}",
             sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier),
             Lock.SHARE_UPDATE_EXCLUSIVE,
+            part.pair.identifier,
+            concurrent=True,
         )
     yield Step(
         f"Build the index {name}",
@@ -187,6 +189,8 @@ def _make(part: Part, restated: Definitions) -> Iterator[Step]:
             _unique(part), sql.Identifier(name), part.pair.identifier, _definition(part, restated)
         ),
         Lock.SHARE_UPDATE_EXCLUSIVE,
+        part.pair.identifier,
+        concurrent=True,
     )
     yield from _targets(part)
 
@@ -216,7 +220,7 @@ def _make_partitioned(part: Part, restated: Definitions) -> Iterator[Step]:
                 part.pair.identifier,
                 _definition(part, restated),
             ),
-            Lock.ACCESS_EXCLUSIVE,
+            Lock.SHARE,
             part.pair.identifier,
         )
     yield from _targets(part)
