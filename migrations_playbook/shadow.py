@@ -69,6 +69,21 @@ class Shadow:
         """The triggers that a model's `Meta.triggers` takes."""
         return [FillTrigger(self), KeepTrigger(self)]
 
+    def attach_to(self, model: type[models.Model]) -> None:
+        """Declare the shadow on a model that is not yours: add its field, register its triggers.
+
+        To be called in the `ready()` of an app of yours.
+
+        Arguments:
+            model: an installed app's model; `apps.get_model("invitations.Invitation")`, say.
+        """
+        if all(field.name != self.shadow for field in model._meta.local_fields):
+            live = model._meta.get_field(self.live)
+            assert isinstance(live, models.Field), f"{self.live} is no column"
+            model.add_to_class(self.shadow, shadow_field(live))
+        for trigger in self.triggers:
+            trigger.register(model)  # type: ignore[arg-type]
+
     @property
     def value_field(self) -> models.Field[Any, Any] | None:
         """The field of the type that the value is made in; None where Django cannot tell."""
@@ -84,6 +99,16 @@ class Shadow:
         resolved = self.value.resolve_expression(query, allow_joins=False)
         text, params = query.get_compiler(connection=connection).compile(resolved)
         return str(text % tuple(sql.Literal(param).as_string(None) for param in params))
+
+
+def shadow_field(live: models.Field[Any, Any]) -> models.Field[Any, Any]:
+    """Build the shadow of a field: of the same type, nullable, in no form and in no index."""
+    _, _, arguments, options = live.deconstruct()
+    for own in ("unique", "default", "db_default", "db_index", "db_column", "primary_key"):
+        options.pop(own, None)
+    options |= {"null": True, "editable": False}
+    field: models.Field[Any, Any] = type(live)(*arguments, **options)
+    return field
 
 
 @receiver(class_prepared)
