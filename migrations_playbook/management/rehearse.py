@@ -57,6 +57,8 @@ class RehearseCommand(ShadowCommand):
         number("--seconds", usual.seconds, "How long the traffic goes on in each phase at least")
         stalled = "A request that takes longer fails the rehearsal"
         number("--max-stall-ms", usual.max_stall_ms, stalled, metavar="MS")
+        added = "By how much the 99th percentile of the requests may grow in the backfill, in ms"
+        number("--max-added-ms", usual.max_added_ms, added, metavar="MS")
         parser.add_argument(
             "--template",
             metavar="DB",
@@ -102,6 +104,7 @@ class RehearseCommand(ShadowCommand):
         rate: float,
         seconds: float,
         max_stall_ms: float,
+        max_added_ms: float,
         template: str | None,
         report: Path | None,
         json: bool,
@@ -111,7 +114,7 @@ class RehearseCommand(ShadowCommand):
         replacement = self.replacement(target)
         rehearsal = Rehearsal(
             self.build_script(replacement, **options),
-            RehearsalOptions(rows, rate, seconds, max_stall_ms, template),
+            RehearsalOptions(rows, rate, seconds, max_stall_ms, max_added_ms, template),
             replacement,
             postgresql(database),
         )
@@ -122,7 +125,7 @@ class RehearseCommand(ShadowCommand):
         play_to_end(rehearsal.run(), console)
         verdict = rehearsal.verdict
         if report is not None:
-            write_report(report, verdict, replacement.label, max_stall_ms)
+            write_report(report, verdict, str(replacement), max_stall_ms)
         self.result = verdict.as_json()
         show_verdict(verdict, report, console)
         if not verdict.passed:
@@ -177,8 +180,8 @@ def refuse_report(folder: Path) -> None:
     """
     if not _can_import("matplotlib"):
         raise PlaybookError(
-            "The report needs matplotlib, which is not installed. Run "
-            '"pip install django-migrations-playbook[rehearsal]", or leave --report out.'
+            "The report needs matplotlib, which is not installed. Run 'pip install "
+            '"django-migrations-playbook[report]"\', or leave --report out.'
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +206,7 @@ def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float
     Arguments:
         folder: is there, and can be written.
         verdict: of the rehearsal.
-        label: what was rehearsed, `tickets.Ticket`.
+        label: what was rehearsed, `tickets.Ticket.new_token`.
         max_stall_ms: the bound of a request, in milliseconds.
     """
     # Imported late: the plotting library takes a while, and need not be installed.
@@ -248,6 +251,8 @@ def show_verdict(verdict: Verdict, report: Path | None, console: Console) -> Non
     console.print(build_check_table(verdict))
     for reason in verdict.reasons:
         console.print(reason, style="red", markup=False)
+    if verdict.added is not None:
+        console.print(str(verdict.added), markup=False)
     if report is not None:
         console.print(f"The report is {report / 'report.html'}.", markup=False)
     if verdict.passed:

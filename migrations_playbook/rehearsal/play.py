@@ -14,7 +14,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.history import is_declared
-from migrations_playbook.postgres.names import column_of
 from migrations_playbook.rehearsal.acts import Acts
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Fingerprints, Happening, Remark
@@ -55,7 +54,7 @@ class Rehearsal:
         self.options = options
         self.replacement = replacement
         self.connection = connection
-        self.verdict = Verdict()
+        self.verdict = Verdict(options.max_added_ms)
 
     def run(self) -> Generator[Happening, None, None]:
         """Play all of it; `verdict` says what came of it.
@@ -84,7 +83,10 @@ class Rehearsal:
             runner = ProcessRunner(self.script, database)
             yield from self._set_stage(runner)
             books = stack.enter_context(psycopg.connect(database.conninfo, autocommit=True))
-            audit = Audit(books, self._read_columns(states))
+            columns = AuditedColumns.read(
+                self.replacement, states.read_model("N"), self.script.stamp
+            )
+            audit = Audit(books, columns)
             self.verdict.rows = audit.open()
             fleets = Fleets(runner, audit.draw_keys(PROCESSES * THREADS * HANDFUL))
             stack.callback(fleets.kill_all)
@@ -152,16 +154,6 @@ class Rehearsal:
         verdict.judge_processes(acts.fleets.problems)
         verdict.checks |= audit.read_checks(rows=verdict.rows, rotated=rotated)
         verdict.judge_schema(acts.differences)
-
-    def _read_columns(self, states: ReleaseStates) -> AuditedColumns:
-        stamp = self.script.stamp
-        return AuditedColumns(
-            table=self.replacement.identifier,
-            key=self.replacement.key[0],
-            live=self.replacement.live,
-            shadow=self.replacement.shadow,
-            stamp=None if stamp is None else column_of(states.read_model("N"), stamp),
-        )
 
 
 def settle_database(database: ScratchDatabase) -> None:

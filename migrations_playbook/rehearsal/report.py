@@ -28,8 +28,9 @@ p { margin: .4rem 0; } .faint { color: #616e7c; }
 .verdict { display: inline-block; padding: .15rem .8rem; border-radius: 1rem; color: #fff;
            font-weight: 600; margin-left: .6rem; vertical-align: .15rem; font-size: .95rem; }
 .passed { background: #15803d; } .failed { background: #b91c1c; }
-.figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0; }
-.figure { flex: 1 1 9rem; border: 1px solid #e4e7eb; border-radius: .5rem; padding: .6rem .9rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem;
+           margin: 1.2rem 0; }
+.figure { border: 1px solid #e4e7eb; border-radius: .5rem; padding: .6rem .9rem; }
 .figure b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 .figure span { color: #616e7c; font-size: .85rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -61,17 +62,22 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 
     Arguments:
         verdict: of the rehearsal.
-        label: what was rotated, `tickets.Ticket`.
+        label: what was rehearsed, `tickets.Ticket.new_token`.
         max_stall_ms: the bound of a request, in milliseconds.
     """
     outcome = "passed" if verdict.passed else "failed"
     latencies = [each.ms for each in verdict.requests]
     held = verdict.swap.get("lock_hold_ms")
+    added = verdict.added
     tiles = [
         (f"{verdict.rows:,}", "rows at the start"),
         (f"{len(verdict.requests):,}", "requests"),
         (f"{sum(1 for each in verdict.requests if each.wrong):,}", "of them failed"),
         (f"{max(latencies, default=0):.0f} ms", f"longest (at most {max_stall_ms:.0f} ms)"),
+        (
+            "" if added is None else f"{added.added_ms:+.1f} ms",
+            f"p99 in the backfill, over the baseline's (at most {verdict.max_added_ms:+g} ms)",
+        ),
         ("" if held is None else f"{held:.1f} ms", "lock held by the swap"),
     ]
     return f"""<!doctype html>
@@ -83,6 +89,7 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 with processes of the old and the new release at work throughout.</p>
 <div class="figures">{"".join(_write_tile(*tile) for tile in tiles)}</div>
 {_write_reasons(verdict)}
+<p>{escape(str(added or ""))}</p>
 <h2>Every request, by release</h2>
 {draw_plot(verdict, max_stall_ms)}
 <p class="faint">Latency counts from when a request was due, so a stall shows in full.</p>

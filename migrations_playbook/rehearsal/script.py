@@ -11,6 +11,8 @@ from django.utils.module_loading import import_string
 
 from migrations_playbook.errors import PlaybookError
 
+# What the backfill may add to the 99th percentile of the requests, in milliseconds.
+MAX_ADDED_MS = 5.0
 # Makes the values of one row: takes the release's model, returns the fields that it sets.
 RowMaker = Callable[[type[models.Model]], dict[str, Any]]
 # Makes one read: takes the model's manager and a live value, returns the rows to be read.
@@ -50,6 +52,8 @@ class RehearsalOptions:
         rate: requests a second, of all clients together.
         seconds: how long each phase goes on at least.
         max_stall_ms: a request that takes longer fails the rehearsal, in milliseconds.
+        max_added_ms: what the backfill may add to the 99th percentile of the requests, in
+            milliseconds.
         template: a database to copy instead of making rows, or None.
         until: the last phase to play, or None for all.
     """
@@ -58,6 +62,7 @@ class RehearsalOptions:
     rate: float = 200.0
     seconds: float = 8.0
     max_stall_ms: float = 500.0
+    max_added_ms: float = MAX_ADDED_MS
     template: str | None = None
     until: str | None = None
 

@@ -6,9 +6,6 @@ has not written yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import connections, models
@@ -51,18 +48,8 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
     """
     model = read_states(script, alias).read_model("N")
     make = import_callable(script.row) if script.row else None
-    rows = build_rows(model, make)
-    manager = model._base_manager.using(alias)
     try:
-        while count > 0:
-            batch = list(islice(rows, min(count, BATCH)))
-            if model._meta.parents:
-                # Several tables a row: Django inserts such rows one by one.
-                for row in batch:
-                    row.save(using=alias, force_insert=True)
-            else:
-                manager.bulk_create(batch)
-            count -= len(batch)
+        insert_rows(model, alias, make, count)
     except DatabaseError as error:
         how = f"by {script.row!r}" if script.row else "of its defaults"
         raise PlaybookError(
@@ -71,10 +58,26 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
         ) from None
 
 
-def build_rows(model: type[models.Model], make: RowMaker | None) -> Iterator[models.Model]:
-    """Build unsaved rows without end."""
-    while True:
-        yield model(**(make(model) if make else {}))
+def insert_rows(model: type[models.Model], alias: str, make: RowMaker | None, count: int) -> None:
+    """Insert rows, a batch in one statement.
+
+    Lock: ROW EXCLUSIVE on the table.
+
+    Arguments:
+        model: whose rows.
+        alias: the database.
+        make: returns a row's fields; None for the model's defaults.
+        count: how many rows.
+    """
+    while count > 0:
+        batch = [model(**(make(model) if make else {})) for _ in range(min(count, BATCH))]
+        if model._meta.parents:
+            # Several tables a row: Django inserts such rows one by one.
+            for row in batch:
+                row.save(using=alias, force_insert=True)
+        else:
+            model._base_manager.using(alias).bulk_create(batch)
+        count -= len(batch)
 
 
 def prepare_swap(script: Script, alias: str) -> None:

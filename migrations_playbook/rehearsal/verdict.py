@@ -13,11 +13,55 @@ from migrations_playbook.rehearsal.traffic.measure import (
 )
 
 
+@dataclass(frozen=True)
+class Added:
+    """What the backfill added to the requests of the site, in milliseconds.
+
+    No check fails by it: a baseline of a few seconds on a machine that others use proves little.
+
+    Arguments:
+        baseline_ms: the 99th percentile of the baseline.
+        backfill_ms: that of the backfill.
+        allowed_ms: by how much it might grow.
+    """
+
+    baseline_ms: float
+    backfill_ms: float
+    allowed_ms: float
+
+    @property
+    def added_ms(self) -> float:
+        """By how much the 99th percentile grew."""
+        return self.backfill_ms - self.baseline_ms
+
+    @property
+    def kept(self) -> bool:
+        """Whether it grew by no more than was allowed."""
+        return self.added_ms <= self.allowed_ms
+
+    def __str__(self) -> str:
+        return (
+            f"In the backfill the 99th percentile of the requests was {self.backfill_ms:.1f} ms, "
+            f"{abs(self.added_ms):.1f} ms {'more' if self.added_ms >= 0 else 'less'} than the "
+            f"{self.baseline_ms:.1f} ms of the baseline. {self.allowed_ms:g} ms more were allowed: "
+            f"{'kept' if self.kept else 'not kept'}."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as `--json` prints it."""
+        return {
+            "allowed_ms": self.allowed_ms,
+            "added_ms": round(self.added_ms, 2),
+            "kept": self.kept,
+        }
+
+
 @dataclass
 class Verdict:
     """What came of a rehearsal.
 
     Arguments:
+        max_added_ms: what the backfill may add to the 99th percentile, in milliseconds.
         rows: in the table at the start.
         phases: with their times.
         requests: all of them.
@@ -26,6 +70,7 @@ class Verdict:
         reasons: a sentence for each way in which the rehearsal failed.
     """
 
+    max_added_ms: float
     rows: int = 0
     phases: list[PlayedPhase] = field(default_factory=list)
     requests: list[ClientRequest] = field(default_factory=list)
@@ -47,6 +92,14 @@ class Verdict:
     def figures(self) -> list[PhaseFigures]:
         """What the requests of each phase add up to."""
         return [add_up(phase, self.requests) for phase in self.phases]
+
+    @property
+    def added(self) -> Added | None:
+        """What the backfill added to the requests; None until both phases have been played."""
+        p99 = {each.name: each.p99_ms for each in self.figures}
+        if not {"baseline", "backfill"} <= p99.keys():
+            return None
+        return Added(p99["baseline"], p99["backfill"], self.max_added_ms)
 
     def add_failure(self, check: str, reason: str) -> None:
         """Count a violation, and say what it was."""
@@ -85,6 +138,7 @@ class Verdict:
         return {
             "rows": self.rows,
             "phases": [each.as_json() for each in self.figures],
+            "backfill": self.added and self.added.as_json(),
             "swap": self.swap,
             "checks": self.checks,
             "reasons": self.reasons,

@@ -85,7 +85,7 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     assert started.returncode == 0, output + complaint
     assert output.count("\n") == 1
     result = json.loads(output)
-    assert set(result) == {"rows", "phases", "swap", "checks", "reasons", "passed"}
+    assert set(result) == {"rows", "phases", "backfill", "swap", "checks", "reasons", "passed"}
     assert result["rows"] == 3000
     assert [phase["name"] for phase in result["phases"]] == PHASES
     assert all(
@@ -293,8 +293,8 @@ def test_a_report_without_the_plotting_library_is_refused_before_it_begins(
     with pytest.raises(CommandError) as refused:
         call_command(Command(), report=tmp_path / "report")
     assert str(refused.value) == (
-        "The report needs matplotlib, which is not installed. Run "
-        '"pip install django-migrations-playbook[rehearsal]", or leave --report out.'
+        "The report needs matplotlib, which is not installed. Run 'pip install "
+        '"django-migrations-playbook[report]"\', or leave --report out.'
     )
     assert not (tmp_path / "report").exists()
 

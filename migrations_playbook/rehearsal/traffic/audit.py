@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
+from django.db import models
 from psycopg import sql
 
+from migrations_playbook.postgres.names import column_of
 from migrations_playbook.rehearsal.traffic.witness import Exchange
+from migrations_playbook.replacement import Replacement
 
 # A book's entries, each with whether the columns were swapped when it was made; null when that
 # was in the very moment of an exchange.
@@ -36,6 +39,25 @@ class AuditedColumns:
     live: str
     shadow: str
     stamp: str | None
+
+    @classmethod
+    def read(
+        cls, replacement: Replacement, model: type[models.Model], stamp: str | None
+    ) -> AuditedColumns:
+        """Read the names from a model.
+
+        Arguments:
+            replacement: what is rehearsed.
+            model: as release N has it.
+            stamp: the field that the clients write, or None.
+        """
+        return cls(
+            table=replacement.identifier,
+            key=replacement.key[0],
+            live=replacement.live,
+            shadow=replacement.shadow,
+            stamp=None if stamp is None else column_of(model, stamp),
+        )
 
 
 class Audit:

@@ -1,0 +1,126 @@
+"""The books of a client balance on a table of any shape, and do not when something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from django.db import models
+
+from migrations_playbook.rehearsal.script import Script
+from migrations_playbook.rehearsal.stage import insert_rows
+from migrations_playbook.rehearsal.traffic.audit import Audit, AuditedColumns
+from migrations_playbook.rehearsal.traffic.client import Client
+from migrations_playbook.rehearsal.traffic.crew import file_books
+from migrations_playbook.rehearsal.traffic.stamps import choose_stamp
+from migrations_playbook.rehearsal.traffic.witness import Witness
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap
+from tests.fixtures.database import Database
+from tests.fixtures.models_zoo import MODELS, UUIDS, CompositeKey, UuidKey, expand, fill
+
+ROWS, REQUESTS = 20, 60
+SHAPES = [each for each in MODELS if each is not CompositeKey]
+
+
+@contextmanager
+def books_of(database: Database, replacement: Replacement) -> Iterator[tuple[Audit, Client]]:
+    """Within this context one client has been at work on a table, before a swap and after it."""
+    model = replacement.model
+    insert_rows(model, "default", None, ROWS - 3)
+    stamp = choose_stamp(model, None, {"token", "new_token"})
+    with database.connect(autocommit=True) as connection:
+        audit = Audit(connection, AuditedColumns.read(replacement, model, stamp))
+        assert audit.open() == ROWS
+        script = Script(replacement.label, "new_token", stamp=stamp)
+        client = Client(model, script, "token", "default", audit.draw_keys(10))
+        make_requests(client)
+        fill(replacement)
+        columns = audit.columns
+        with Witness(database.url, columns.table, columns.live, columns.shadow) as witness:
+            for _ in swap(replacement, using="default"):
+                pass
+        audit.enter_exchanges(witness.exchanges)
+        make_requests(client)
+        file_books(client)
+        yield audit, client
+
+
+def make_requests(client: Client) -> None:
+    assert {client.request()[1] for _ in range(REQUESTS)} == {""}
+
+
+def violations(audit: Audit) -> set[str]:
+    audit.balance(rotated=audit.is_rotated())
+    checks = audit.read_checks(rows=ROWS, rotated=audit.is_rotated())
+    return {name for name, number in checks.items() if number}
+
+
+@pytest.mark.parametrize("model", SHAPES, ids=lambda model: model.__name__)
+def test_they_balance_on_a_table_of_any_shape(
+    model: type[models.Model], database: Database
+) -> None:
+    with books_of(database, expand(model, MODELS[model])) as (audit, client):
+        assert audit.is_rotated()
+        assert client.books.told
+        assert client.books.wrote
+        assert client.books.created
+        assert violations(audit) == set()
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "seen"),
+    [
+        ("UPDATE zoo_uuid_key SET note = 'other' WHERE id::text = ANY (%s)", {"lost_writes"}),
+        ("DELETE FROM zoo_uuid_key WHERE id::text = ANY (%s)", {"lost_rows", "lost_writes"}),
+        (
+            "UPDATE zoo_uuid_key SET token = gen_random_uuid() WHERE id::text = ANY (%s)",
+            {"told_otherwise"},
+        ),
+        (
+            """INSERT INTO zoo_uuid_key (id, token, note)
+               SELECT gen_random_uuid(), gen_random_uuid(), '' FROM unnest(%s::text[])""",
+            {"duplicated_rows"},
+        ),
+        (
+            """INSERT INTO rehearsal.missed
+               SELECT key, answered, answered FROM rehearsal.told WHERE key = ANY (%s)""",
+            {"unexplained_misses"},
+        ),
+    ],
+)
+def test_what_is_wrong_is_seen(database: Database, sabotage: str, seen: set[str]) -> None:
+    with books_of(database, expand(UuidKey, UUIDS)) as (audit, client):
+        audit.connection.execute(sabotage, [list(client.books.wrote)])
+        assert seen <= violations(audit)
+
+
+def test_a_leaked_value_under_the_live_name_is_seen(database: Database) -> None:
+    with books_of(database, expand(UuidKey, UUIDS)) as (audit, _):
+        with database.connect(autocommit=True) as thief:
+            # As the swap left the row, but for its triggers, which would not let this happen.
+            thief.execute("SET session_replication_role = replica")
+            thief.execute("UPDATE zoo_uuid_key SET token = new_token")
+        assert violations(audit) >= {"unrotated_rows", "leaked_values", "told_otherwise"}
+
+
+def test_a_row_without_a_value_is_found_by_its_key(database: Database) -> None:
+    database.run(
+        "CREATE TABLE zoo_uuid_key (id uuid PRIMARY KEY, token uuid, new_token uuid, note text)"
+    )
+    database.run(
+        "INSERT INTO zoo_uuid_key (id) SELECT gen_random_uuid() FROM generate_series(1, 5)"
+    )
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        audit = Audit(connection, AuditedColumns.read(Replacement(UuidKey, UUIDS), UuidKey, "note"))
+        audit.open()
+        client = Client(
+            UuidKey, Script("zoo.UuidKey", "new_token"), "token", "default", audit.draw_keys(5)
+        )
+        for _ in range(10):
+            client.look_up()
+        file_books(client)
+        audit.balance(rotated=False)
+        assert not any(audit.read_checks(rows=5, rotated=False).values())
