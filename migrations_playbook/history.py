@@ -183,6 +183,13 @@ def is_declared(replacement: Replacement) -> bool:
     return not isinstance(replacement.declaration.value, CompiledValue)
 
 
+def spell_expand(replacement: Replacement) -> str:
+    """Spell the command that brings the shadow column: `migrate`, once a migration has it."""
+    was = find_remembered(replacement.label, replacement.declaration.shadow)
+    unwritten = is_declared(replacement) and (was is None or was.forgotten)
+    return replacement.command("expand") if unwritten else "manage.py migrate"
+
+
 def find_known(label: str, shadow: str) -> Replacement:
     """Find a shadow that a model declares, or that only the migrations remember.
 

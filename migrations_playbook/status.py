@@ -18,9 +18,9 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.history import (
     DRAW,
     Remembered,
-    is_declared,
     known_replacements,
     read_history,
+    spell_expand,
 )
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_value
@@ -195,14 +195,13 @@ def next_command(phase: Phase, replacement: Replacement, remembered: Remembered 
     """
     forgotten = remembered is not None and remembered.forgotten
     contracted = remembered is not None and remembered.contracted
-    written = remembered is not None and not forgotten
     match phase:
         case Phase.EXPANDED:
             return replacement.command("backfill")
         case Phase.FILLED:
             return replacement.command("swap")
-        case Phase.NONE if not written and is_declared(replacement):
-            return replacement.command("expand")
+        case Phase.NONE:
+            return spell_expand(replacement)
         case Phase.SWAPPED if not forgotten:
             forget = replacement.command("forget")
             return f"{forget}, in the next release; the contract in the one after"

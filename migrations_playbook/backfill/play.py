@@ -22,6 +22,7 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.supervisor import Options, Supervisor
 from migrations_playbook.backfill.throttle import Throttle
 from migrations_playbook.errors import WrongPhase
+from migrations_playbook.history import spell_expand
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
@@ -186,7 +187,7 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
         raise WrongPhase(
             f'{replacement.label} has no column "{replacement.shadow}" in the database '
             f'"{connection.alias}". '
-            'Run "manage.py migrate" first.'
+            f'Run "{spell_expand(replacement)}" first.'
         )
     if state.swapped:
         raise WrongPhase(

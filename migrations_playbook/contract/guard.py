@@ -21,6 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
+from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.operation import WithTableLock
 from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.postgres.query import fetch_all
@@ -85,7 +86,8 @@ def _why_not(
         return None
     live = _live_columns(connection, table, column, operation.name)
     swapped = any(table.has_exchanged(each, column) for each in live)
-    use = "Use migrations_playbook.operations.ContractShadow instead of RemoveField"
+    forget = spell_command("forget", model._meta.label, operation.name)
+    use = f'Delete that migration and run "{forget}" instead'
     if (
         swapped
         and quarantine.swapped_since(connection, table, column)

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.errors import PlaybookError, Refused, TryAgain, WrongPhase
+from migrations_playbook.history import spell_expand
 from migrations_playbook.phase import Phase, State, read_state, was_exchanged_before
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
@@ -136,7 +137,7 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
     replacement = request.replacement
     return WrongPhase(
         f'{replacement.label} has no column "{replacement.shadow}" in the database '
-        f'"{request.connection.alias}". Run "manage.py migrate" first.'
+        f'"{request.connection.alias}". Run "{spell_expand(replacement)}" first.'
     )
 
 

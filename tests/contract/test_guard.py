@@ -86,9 +86,9 @@ def test_the_habit_is_stopped_before_the_swap(
         migrate_with(monkeypatch, operations)
     assert str(caught.value) == (
         'Migration tickets.0003_remove drops "public.tickets_ticket.new_token", which holds the '
-        "fresh values: the columns are not swapped, so the leaked ones would stay. Use "
-        "migrations_playbook.operations.ContractShadow instead of RemoveField, after the swap; "
-        "nothing was changed."
+        "fresh values: the columns are not swapped, so the leaked ones would stay. Delete "
+        'that migration and run "manage.py playbook forget tickets.Ticket.new_token" instead, '
+        "after the swap; nothing was changed."
     )
     assert database.dump() == before
 
@@ -115,8 +115,9 @@ def test_after_the_swap_it_is_stopped_where_django_does_not(
         migrate_with(monkeypatch, HABIT)
     assert str(caught.value) == (
         'Migration tickets.0003_remove drops "public.tickets_ticket.new_token", to which the '
-        "quarantine is bound, and this Django drops no column with what is bound to it. Use "
-        "migrations_playbook.operations.ContractShadow instead of RemoveField; nothing was changed."
+        "quarantine is bound, and this Django drops no column with what is bound to it. Delete "
+        'that migration and run "manage.py playbook forget tickets.Ticket.new_token" instead; '
+        "nothing was changed."
     )
     assert database.dump() == before
 

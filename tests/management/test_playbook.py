@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from django.core.management import CommandError, call_command
 from migrations_playbook import Shadow, commands, history, replacement
 from migrations_playbook.management import base
 from migrations_playbook.replacement import find_replacement
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, nulls
 from tests.management.test_commands import run
 from tickets.models import Ticket
@@ -165,6 +166,21 @@ def test_with_json_a_refusal_is_one_object(
     add_old_tickets(database, 3)
     assert run(*arguments.split(), "--json") == 1
     assert part in json_of(capsys)["error"]
+
+
+def test_with_json_a_stop_is_what_was_done_and_a_sentence(database: Database) -> None:
+    add_old_tickets(database, 3)
+    with database.connect() as other:
+        # A row that is never free keeps the backfill at work.
+        other.execute("SELECT FROM tickets_ticket FOR UPDATE LIMIT 1")
+        started = database.start("playbook", "backfill", "--json")
+        wait_until(lambda: nulls(database) == 1, "two rows are filled")
+        started.send_signal(signal.SIGINT)
+        output, _ = started.communicate()
+    assert started.returncode == 130
+    shown = json.loads(output)
+    assert shown["rows_filled"] == 2
+    assert shown["stopped"].startswith("Stopped: 2 rows filled and kept")
 
 
 def test_with_json_a_failed_proof_is_what_was_found_and_an_error(
