@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +37,15 @@ JOBS: dict[str, Callable[..., None]] = {
 def main() -> None:
     """Do the job that standard input names; end with one sentence if it cannot be done."""
     task: dict[str, Any] = json.loads(sys.stdin.readline())
-    point_databases(task["database"])
+    point_databases(settings.DATABASES, task["database"])
     django.setup()
+    if task["job"] != "client":  # which ends with its requests and its books
+        end_with_input()
     alias, arguments = task["alias"], task["arguments"]
     try:
         refuse_other_database(alias, task["database"])
         if task["job"] == "command":
-            run_command(arguments["words"])
+            run_command(**arguments)
         else:
             JOBS[task["job"]](Script(**task["script"]), alias, **arguments)
     except (PlaybookError, CommandError) as error:
@@ -51,19 +55,20 @@ def main() -> None:
         sys.exit(f"PostgreSQL says: {primary_message(error)}.")
 
 
-def point_databases(name: str) -> None:
+def point_databases(databases: dict[str, dict[str, Any]], name: str) -> None:
     """Give every database of the settings the name of the scratch one, before Django is set up.
 
     A router or a second alias of the project then leads there too, or nowhere: no process of a
     rehearsal can reach anything that is real.
 
     Arguments:
+        databases: the setting, which is changed.
         name: the scratch database's name.
     """
-    for alias, found in settings.DATABASES.items():
+    for alias, found in databases.items():
         options = {key: value for key, value in found.get("OPTIONS", {}).items() if key != "dbname"}
         is_file = found.get("ENGINE", "").endswith(("sqlite3", "spatialite"))
-        settings.DATABASES[alias] = {
+        databases[alias] = {
             **found,
             "NAME": ":memory:" if is_file else name,
             "OPTIONS": options,
@@ -86,12 +91,24 @@ def refuse_other_database(alias: str, name: str) -> None:
         )
 
 
-def run_command(arguments: list[str]) -> None:
+def run_command(words: list[str]) -> None:
     """Run a management command as `manage.py` does."""
-    # A command reads no standard input here, and none is left open behind it.
-    sys.stdin.close()
-    sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 - until the process ends
-    ManagementUtility(["manage.py", *arguments]).execute()
+    ManagementUtility(["manage.py", *words]).execute()
+
+
+def end_with_input() -> None:
+    """End by SIGTERM once the rehearsal is gone, so that one that is killed leaves nobody behind.
+
+    Whoever reads standard input from here on finds it at its end.
+    """
+    lifeline = os.fdopen(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def wait_for_end() -> None:
+        lifeline.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -89,10 +89,10 @@ class Acts:
 
     def _expand(self) -> Act:
         """The migrations of release N+1, then its processes beside those of release N."""
-        yield from self._command("migrate", *self.states.expand, "--verbosity", "0")
+        yield from self._command("migrate", *self.states.expand, "--no-input", "--verbosity", "0")
         expanded = self._expanded = self.audit.read_schema()
         if self.states.has_more:
-            yield from self._command("migrate", "--verbosity", "0")
+            yield from self._command("migrate", "--no-input", "--verbosity", "0")
             self._expanded = self.audit.read_schema()
         # What later migrations of the same release change stays after the contract.
         self.plain = (self.plain | (self._expanded - expanded)) - (expanded - self._expanded)

@@ -113,6 +113,26 @@ def test_a_release_that_does_not_come_up_is_named(
     assert "(LookupError)" in verdict.reasons[0]
 
 
+def test_a_failed_verdict_and_a_refusal_are_json_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = database.manage("rehearse", "--json", "--template", "nowhere")
+    sentence = (
+        'There is no database "nowhere" to copy on this server. Name another one with --template, '
+        "or leave it out to have rows made."
+    )
+    assert (refused.returncode, refused.stderr) == (1, f"CommandError: {sentence}\n")
+    assert json.loads(refused.stdout) == {"error": sentence}
+    monkeypatch.setenv("BROKEN", "NoClient")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.releases.broken.settings")
+    failed = database.manage("rehearse", "--json", "--rows", "100")
+    verdict = json.loads(failed.stdout)
+    assert (failed.returncode, verdict["passed"]) == (1, False)
+    assert verdict["checks"]["failed_steps"] == 1
+    assert "Release N did not come up" in verdict["reasons"][0]
+    assert verdict["error"] == "The rehearsal failed: failed_steps, failed_processes."
+
+
 def test_without_the_trigger_rows_stay_without_a_value(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
