@@ -18,7 +18,7 @@ from psycopg import sql
 
 from migrations_playbook.contract.play import contract, installed_triggers
 from migrations_playbook.errors import Refused
-from migrations_playbook.expand.operation import POSTGRES, one_sentence
+from migrations_playbook.expand.operation import POSTGRES, one_sentence, refuse_without_transaction
 from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier
@@ -90,6 +90,7 @@ class DropShadow(Operation):
                 schema_editor.execute(statement, params=None)
             return
         with one_sentence(schema_editor, self.model_name):
+            refuse_without_transaction(schema_editor)
             contract(
                 schema_editor.connection,
                 table,
@@ -109,6 +110,7 @@ class DropShadow(Operation):
         if not self._concerns(schema_editor, model):
             return
         with one_sentence(schema_editor, self.model_name):
+            refuse_without_transaction(schema_editor)
             was = self.read_shadow(app_label)
             if was is None:
                 raise Refused(

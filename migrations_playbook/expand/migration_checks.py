@@ -15,8 +15,9 @@ from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.operation import WithTableLock
 from migrations_playbook.shadow import Shadow
 
-# Where migrations import what is ours from.
+# Where migrations import what is ours from, and what of that keeps a lock to the end.
 OURS = "migrations_playbook.operations"
+LOCKING = {"WithTableLock", "DropShadow", "ContractShadow"}
 
 
 def read_migrations(label: str) -> Iterator[migrations.Migration]:
@@ -55,7 +56,9 @@ def check_migration(
         declared: the models, and what each declares.
     """
     found = list(flatten(migration.operations))
-    if not migration.atomic and any(type(each).__module__ == OURS for each, _ in found):
+    if not migration.atomic and any(
+        type(each).__module__ == OURS and type(each).__name__ in LOCKING for each, _ in found
+    ):
         yield Error(
             f"Migration {migration} has atomic = False, so the lock of its operations would be "
             "gone before they are done.",

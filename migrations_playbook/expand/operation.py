@@ -13,16 +13,20 @@ from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import Error as DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.operations.fields import AddField
 from django.db.migrations.state import ProjectState
+from pgtrigger import compiler
 from pgtrigger.migrations import AddTrigger
 from psycopg import errors as pg_errors
+from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import INTERRUPTED, PlaybookError, Refused, TryAgain
 from migrations_playbook.expand.soundness import find_obstacle
+from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import table_identifier
@@ -86,8 +90,10 @@ class WithTableLock(Operation):
         to_state: ProjectState,
     ) -> None:
         with one_sentence(schema_editor, self.model_name):
+            refuse_without_transaction(schema_editor)
             self._refuse_unsound(app_label, schema_editor, from_state)
-            for operation, before, after in self._locked(app_label, schema_editor, from_state):
+            locked = self._locked(app_label, schema_editor, from_state, forwards=True)
+            for operation, before, after in locked:
                 operation.database_forwards(app_label, schema_editor, before, after)
 
     def database_backwards(
@@ -102,7 +108,8 @@ class WithTableLock(Operation):
         with one_sentence(
             schema_editor, self.model_name, spell_command("swap", label, next(added, ""))
         ):
-            done = self._locked(app_label, schema_editor, to_state)
+            refuse_without_transaction(schema_editor)
+            done = self._locked(app_label, schema_editor, to_state, forwards=False)
             for operation, before, after in reversed(done):
                 operation.database_backwards(app_label, schema_editor, after, before)
 
@@ -119,7 +126,12 @@ class WithTableLock(Operation):
         )
 
     def _locked(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        state: ProjectState,
+        *,
+        forwards: bool,
     ) -> list[tuple[Operation, ProjectState, ProjectState]]:
         """Take the lock; return each operation with the states that it leads from and to.
 
@@ -131,19 +143,45 @@ class WithTableLock(Operation):
             operation.state_forwards(app_label, following)
             _ = following.apps  # render the models now, before the lock
             states.append(following)
-        self._lock(app_label, schema_editor, state)
+        connection = schema_editor.connection
+        table = table_identifier(state.apps.get_model(app_label, self.model_name))
+        if schema_editor.collect_sql:
+            schema_editor.execute(
+                f"LOCK TABLE {table.as_string(None)} IN ACCESS EXCLUSIVE MODE", params=None
+            )
+        elif connection.vendor == POSTGRES:
+            locks.reserve(connection, table)
+            if forwards:
+                self._try_triggers(app_label, connection, table)
+            locks.seize(connection, table)
         return list(zip(self.operations, states, states[1:], strict=False))
+
+    @property
+    def _triggers(self) -> list[PinnedTriggerSql]:
+        """The triggers of a shadow that the operations install."""
+        installed = (each.trigger for each in self.operations if isinstance(each, AddTrigger))
+        texts = (each.sql for each in installed if isinstance(each, compiler.Trigger))
+        return [each for each in texts if isinstance(each, PinnedTriggerSql)]
+
+    def _try_triggers(
+        self, app_label: str, connection: BaseDatabaseWrapper, identifier: sql.Identifier
+    ) -> None:
+        """Try the triggers of what is declared today; what was declared once, no site meets."""
+        label = f"{app_label}.{self.model_name}".lower()
+        table = read_table(connection, identifier)
+        for replacement in declared_replacements():
+            own = [each for each in self._triggers if each.pgid in replacement.trigger_names]
+            if replacement.model._meta.label_lower != label or table is None or not own:
+                continue
+            if replacement.live in table.columns:
+                try_triggers(connection, replacement, table, own)
 
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
     ) -> None:
         """Refuse to expand what could not be swapped later, an inherited table say."""
-        expands = any(
-            isinstance(operation, AddTrigger)
-            and isinstance(getattr(operation.trigger, "sql", None), PinnedTriggerSql)
-            for operation in self.operations
-        )
-        if not expands or schema_editor.collect_sql or schema_editor.connection.vendor != POSTGRES:
+        connection = schema_editor.connection
+        if not self._triggers or schema_editor.collect_sql or connection.vendor != POSTGRES:
             return
         model = state.apps.get_model(app_label, self.model_name)
         # What the models declare today; of a model that is gone nothing is known any more.
@@ -151,10 +189,10 @@ class WithTableLock(Operation):
         live: list[str | None] = [
             each.live for each in declared_replacements() if each.label == label
         ]
-        existing = read_table(schema_editor.connection, table)
+        existing = read_table(connection, table)
         if existing is not None:
-            refuse_hidden_rows(schema_editor.connection, existing)
-        reasons = (find_obstacle(schema_editor.connection, table, each) for each in live or [None])
+            refuse_hidden_rows(connection, existing)
+        reasons = (find_obstacle(connection, table, each) for each in live or [None])
         why = next((reason for reason in reasons if reason is not None), None)
         if why is not None:
             raise Refused(
@@ -162,23 +200,24 @@ class WithTableLock(Operation):
                 f"nothing was changed. {why.remedy}"
             )
 
-    def _lock(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
-    ) -> None:
-        connection = schema_editor.connection
-        if connection.vendor != POSTGRES:
-            return
-        table = table_identifier(state.apps.get_model(app_label, self.model_name))
-        if schema_editor.collect_sql:
-            schema_editor.execute(
-                f"LOCK TABLE {table.as_string(None)} IN ACCESS EXCLUSIVE MODE", params=None
-            )
-            return
-        locks.reserve(connection, table)
-        locks.seize(connection, table)
-
 
 WithTableLock.__module__ = "migrations_playbook.operations"
+
+
+def refuse_without_transaction(schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """Refuse to work outside of a transaction, where a lock is gone with its statement.
+
+    Raises:
+        Refused: the migration has `atomic = False`.
+    """
+    connection = schema_editor.connection
+    if schema_editor.collect_sql or connection.vendor != POSTGRES or connection.in_atomic_block:
+        return
+    raise Refused(
+        "This migration has atomic = False, so its lock would be gone before its work is done; "
+        "nothing was changed. Take atomic = False out of it (what cannot run in a transaction "
+        'belongs in a migration of its own), then run "manage.py migrate" again.'
+    )
 
 
 @contextmanager

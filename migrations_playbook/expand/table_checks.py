@@ -15,7 +15,7 @@ from psycopg import sql
 from migrations_playbook.errors import primary_message
 from migrations_playbook.expand.soundness import TAKE_OUT, Obstacle, find_obstacle, unsound
 from migrations_playbook.expand.value_checks import spell_text
-from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one, set_local
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_row, set_local
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.trigger_sql import TRIGGER_PATH
@@ -158,7 +158,7 @@ def draw_values(
         execute(connection, sql.SQL("SET TRANSACTION READ ONLY"))
         if path is not None:
             set_local(connection, "search_path", path)
-        row = fetch_one(
+        row = fetch_row(
             connection,
             sql.SQL("""
                 SELECT count(DISTINCT value), count(*) FILTER (WHERE value IS NULL)
@@ -168,7 +168,6 @@ def draw_values(
             ),
             [draws],
         )
-    assert row is not None
     return int(row[0]), int(row[1])
 
 

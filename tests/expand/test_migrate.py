@@ -9,9 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
+from django.db.migrations.executor import MigrationExecutor
 from psycopg import errors
 
+from migrations_playbook.operations import DropShadow
 from migrations_playbook.postgres.locks import LockPolicy
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
@@ -200,6 +203,38 @@ def test_of_two_at_once_one_migrates_and_the_other_says_so(before_the_expand: Da
     assert "Traceback" not in message
     assert "No migrations to apply" in before_the_expand.manage("migrate").stdout
     assert nulls(before_the_expand) == 3
+
+
+def test_without_a_transaction_the_expand_is_refused_at_once(before_the_expand: Database) -> None:
+    before = before_the_expand.dump()
+    loader = MigrationExecutor(connection).loader
+    migration = loader.get_migration("tickets", "0002_expand_new_token")
+    state = loader.project_state(("tickets", "0001_initial"))
+    with (
+        pytest.raises(CommandError, match="Take atomic = False out of it") as refused,
+        connection.schema_editor(atomic=False) as editor,
+    ):
+        migration.apply(state, editor)
+    assert refused.value.returncode == 1
+    assert "nothing was changed" in str(refused.value)
+    assert before_the_expand.dump() == before
+
+
+@pytest.mark.parametrize("way", ["database_forwards", "database_backwards"])
+def test_without_a_transaction_the_contract_is_refused_at_once(
+    database: Database, way: str
+) -> None:
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    before = database.dump()
+    state = MigrationExecutor(connection).loader.project_state()
+    operation = DropShadow("ticket", live="token", shadow="new_token")
+    with (
+        pytest.raises(CommandError, match="Take atomic = False out of it"),
+        connection.schema_editor(atomic=False) as editor,
+    ):
+        getattr(operation, way)("tickets", editor, state, state)
+    assert database.dump() == before
 
 
 def test_sqlmigrate_shows_the_statements_and_takes_no_lock(

@@ -14,7 +14,7 @@ Write = Callable[[str], list[str]]
 
 FIRST = """
 from django.db import migrations, models
-from migrations_playbook.operations import ContractShadow, WithTableLock
+from migrations_playbook.operations import ContractShadow, EnsureSwapped, WithTableLock
 
 ADDED = migrations.AddField("ticket", "new_token", models.UUIDField(null=True))
 
@@ -90,7 +90,9 @@ def test_ours_without_a_transaction_is_found(operation: str, errors_of: Write) -
 
 
 def test_others_may_be_without_a_transaction(errors_of: Write) -> None:
-    assert errors_of('    atomic = False\n    operations = [migrations.RunSQL("SELECT 1")]') == []
+    ensured = 'EnsureSwapped("ticket", live="token", shadow="new_token")'
+    for operation in ('migrations.RunSQL("SELECT 1")', ensured):
+        assert errors_of(f"    atomic = False\n    operations = [{operation}]") == []
 
 
 @pytest.mark.parametrize("body", ["    operations = [", "    operations = [absent]", "raise 1"])

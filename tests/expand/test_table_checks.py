@@ -16,6 +16,7 @@ from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, role
 from tests.fixtures.models_zoo import Characters, expand
+from tests.fixtures.subscriber import published
 from tests.fixtures.tickets import bring_to
 from tickets.models import Ticket
 
@@ -207,3 +208,13 @@ def test_at_the_connection_limit_migrate_is_one_sentence_and_can_be_repeated(
     assert refused.value.returncode == 75
     for part in ("cannot be reached", "too many connections", "nothing was changed"):
         assert part in str(refused.value)
+
+
+def test_a_table_that_a_subscription_fills_is_refused_with_what_to_do() -> None:
+    columns = "id bigint PRIMARY KEY, token uuid, redeemed_at timestamptz"
+    with published("tickets_ticket (id, token)", columns) as both:
+        done = both.subscriber.manage("check", "--database", "default")
+    assert done.returncode == 1
+    assert "(playbook.E020)" in done.stderr
+    assert "filled by a subscription (incoming), whose rows come past the triggers" in done.stderr
+    assert "rotate the column on the publisher" in done.stderr

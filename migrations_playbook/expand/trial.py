@@ -1,0 +1,323 @@
+"""Tries the triggers before the site's writes meet them.
+
+A trigger that cannot draw its value fails every INSERT of the site, while everything of ours is
+green: its function is looked up in another path, is not granted to the application's role, or
+makes what is too long for the column. So the expand installs the triggers on a table of its own
+first, as each role that writes to the real one, and takes all of it back. That happens under a lock
+that no reader and no writer notices, before the strong one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.commands import spell_command
+from migrations_playbook.errors import Refused, primary_message
+from migrations_playbook.postgres.query import execute, fetch_all, fetch_row, fetch_value, set_local
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.trigger_sql import TRIGGER_PATH, PinnedTriggerSql
+
+NAME = "migrations_playbook_trial"
+TRIAL = sql.Identifier("pg_temp", NAME)
+# As django-pgtrigger puts its quotes around it.
+QUOTED = f'pg_temp"."{NAME}'
+# How many rows are tried: a CHECK that half of the values pass is found all the same.
+ROWS = 100
+
+
+def try_triggers(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    triggers: Sequence[PinnedTriggerSql],
+) -> None:
+    """Try the triggers on a table of their own, and take everything back.
+
+    Lock: ACCESS SHARE on the table. The caller holds what keeps other migrations away: two that
+    replace the same function would fail.
+
+    Arguments:
+        connection: in a transaction.
+        replacement: what is expanded.
+        table: its table, with the shadow column or without.
+        triggers: as they are going to be installed on the table.
+
+    Raises:
+        Refused: writes of the site would fail; names the role, the reason and the remedy.
+    """
+    _refuse_without_temporary(connection)
+    with _taken_back(connection):
+        try:
+            _make_trial(connection, replacement, table, triggers)
+            _write_rows(connection, replacement)
+        except DatabaseError as error:
+            raise _refusal(replacement, table, error) from None
+        _refuse_same(connection, replacement, table)
+        _try_checks(connection, replacement, table)
+        for role in read_writers(connection, table):
+            _try_role(connection, replacement, table, triggers, role)
+
+
+@contextmanager
+def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Roll back what is done within, settings and roles too; also when nothing has failed."""
+    savepoint = transaction.savepoint(using=connection.alias)
+    try:
+        yield
+    finally:
+        transaction.savepoint_rollback(savepoint, using=connection.alias)
+        transaction.savepoint_commit(savepoint, using=connection.alias)
+
+
+@contextmanager
+def _trigger_path(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Look names up where the triggers do. (To make them there would put them into pg_catalog.)"""
+    path = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_setting('search_path')"))
+    set_local(connection, "search_path", TRIGGER_PATH)
+    yield
+    set_local(connection, "search_path", path)
+
+
+def _make_trial(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    triggers: Sequence[PinnedTriggerSql],
+) -> None:
+    """Make a table of the two columns, with one row from before the triggers, and install them."""
+    live, shadow = sql.Identifier(replacement.live), sql.Identifier(replacement.shadow)
+    field: Any = replacement.model._meta.get_field(replacement.declaration.shadow)
+    for statement in (
+        sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
+            sql.Identifier(NAME), live, table.identifier
+        ),
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+            TRIAL, shadow, sql.SQL(field.db_type(connection))
+        ),
+        sql.SQL("GRANT ALL ON {} TO PUBLIC").format(TRIAL),
+    ):
+        execute(connection, statement)
+    row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(TRIAL, live, replacement.value)
+    with _trigger_path(connection):
+        execute(connection, row, [])
+    _install_triggers(connection, triggers)
+
+
+def _install_triggers(
+    connection: BaseDatabaseWrapper, triggers: Sequence[PinnedTriggerSql]
+) -> None:
+    for trigger in triggers:
+        installed = PinnedTriggerSql(**{**trigger.kwargs, "table": QUOTED})
+        execute(connection, sql.SQL(str(installed)))
+
+
+def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+    """Insert rows as a release does that knows no shadow, and update the one that has none yet."""
+    live = sql.Identifier(replacement.live)
+    insert = "INSERT INTO {trial} ({live}) SELECT {live} FROM {trial}, generate_series(1, {rows})"
+    for statement in (insert, "UPDATE {trial} SET {live} = {live}"):
+        execute(
+            connection,
+            sql.SQL(statement).format(trial=TRIAL, live=live, rows=sql.Literal(ROWS)),
+        )
+
+
+def _refuse_same(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Refuse a value that is null, or the same for each row."""
+    nulls, different = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT count(*) FILTER (WHERE {shadow} IS NULL), count(DISTINCT {shadow}::text)
+              FROM {trial}""").format(shadow=sql.Identifier(replacement.shadow), trial=TRIAL),
+    )
+    if nulls or different == 1:
+        what = "is null" if nulls else f"was the same for {ROWS + 1} rows"
+        raise Refused(
+            f"The value that the triggers would give the rows of {table} {what}; nothing was "
+            f"changed. {_correct(replacement)}"
+        )
+
+
+def _try_checks(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Refuse values that a CHECK of the live column alone does not let pass.
+
+    From the swap's preparation on, the shadow has the same CHECK. A CHECK of several columns is
+    tried there, on the rows as they are.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT conname, pg_catalog.pg_get_expr(conbin, conrelid)
+              FROM pg_catalog.pg_constraint
+             WHERE conrelid = %s AND contype = 'c' AND conkey = ARRAY[%s::smallint]"""),
+        [table.oid, table.columns[replacement.live].number],
+    )
+    for name, expression in rows:
+        query = sql.SQL(
+            "SELECT count(*) FROM (SELECT {} AS {} FROM {}) AS drawn WHERE NOT ({})"
+        ).format(
+            sql.Identifier(replacement.shadow),
+            sql.Identifier(replacement.live),
+            TRIAL,
+            sql.SQL(expression),
+        )
+        try:
+            with transaction.atomic(using=connection.alias):
+                failing = fetch_value(connection, query)
+        except DatabaseError:
+            continue  # it cannot be asked of one column, and the swap's preparation tries it
+        if failing:
+            raise Refused(
+                f"Fresh values of {replacement.label}.{replacement.declaration.shadow} do not pass "
+                f"the CHECK {name} that the live ones pass; nothing was changed. "
+                f"{_correct(replacement)}"
+            )
+
+
+def _try_role(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    triggers: Sequence[PinnedTriggerSql],
+    role: str,
+) -> None:
+    """Write as another role does; where that is not permitted, look its rights up."""
+    with _taken_back(connection):
+        # PL/pgSQL asks for the right to call a function once in a transaction, and remembers that
+        # another role had it. A function that is made anew remembers nothing.
+        _install_triggers(connection, triggers)
+        try:
+            with transaction.atomic(using=connection.alias):
+                execute(connection, sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+        except DatabaseError:
+            lacking = _read_lacking(connection, replacement, triggers, role)
+            if lacking:
+                raise Refused(
+                    f'Every insert of the role "{role}" into {table} would fail, since the '
+                    f"triggers run with its rights; nothing was changed. Run {'; '.join(lacking)}, "
+                    'then "manage.py migrate" again.'
+                ) from None
+            return
+        try:
+            _write_rows(connection, replacement)
+        except DatabaseError as error:
+            raise _refusal(replacement, table, error, role) from None
+
+
+def read_writers(connection: BaseDatabaseWrapper, table: Table) -> list[str]:
+    """Read which other roles may write to a table; `public` for everybody.
+
+    Lock: none that conflicts with anything.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT coalesce(r.rolname::text, 'public')
+              FROM (SELECT coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner)) AS acl
+                      FROM pg_catalog.pg_class c WHERE c.oid = %s
+                    UNION ALL
+                    SELECT a.attacl FROM pg_catalog.pg_attribute a WHERE a.attrelid = %s) AS granted
+             CROSS JOIN LATERAL pg_catalog.aclexplode(granted.acl) AS x
+              LEFT JOIN pg_catalog.pg_roles r ON r.oid = x.grantee
+             WHERE x.privilege_type IN ('INSERT', 'UPDATE')
+               AND r.rolname IS DISTINCT FROM current_user
+               AND r.rolsuper IS NOT TRUE
+             ORDER BY 1"""),
+        [table.oid, table.oid],
+    )
+    return [name for (name,) in rows]
+
+
+def _read_lacking(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    triggers: Sequence[PinnedTriggerSql],
+    role: str,
+) -> list[str]:
+    """Read what a role lacks to call what the triggers call, as the GRANTs to run.
+
+    A view of the value tells which functions it depends on, those of PostgreSQL itself apart. What
+    such a function calls in turn is not known.
+    """
+    view = sql.SQL("CREATE TEMPORARY VIEW {} AS SELECT {} AS value").format(
+        sql.Identifier(f"{NAME}_value"), replacement.value
+    )
+    with _trigger_path(connection):
+        execute(connection, view, [])
+    ignored = {trigger.defaults["ignore_func_name"] for trigger in triggers}
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT p.oid::regprocedure::text, pg_catalog.quote_ident(n.nspname),
+                   pg_catalog.has_function_privilege(%s, p.oid, 'EXECUTE'),
+                   pg_catalog.has_schema_privilege(%s, n.oid, 'USAGE')
+              FROM pg_catalog.pg_proc p
+              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+             WHERE p.oid IN (
+                       SELECT d.refobjid FROM pg_catalog.pg_depend d
+                         JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid
+                        WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                          AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+                          AND w.ev_class = %s::regclass)
+                OR p.oid = ANY (SELECT pg_catalog.to_regprocedure(name || '(name)')
+                                  FROM unnest(%s::text[]) AS name)
+             ORDER BY 1"""),
+        [role, role, f'pg_temp."{NAME}_value"', sorted(ignored)],
+    )
+    who = "PUBLIC" if role == "public" else sql.Identifier(role).as_string(None)
+    lacking: dict[str, None] = {}
+    for function, schema, executes, uses in rows:
+        if not uses:
+            lacking[f"GRANT USAGE ON SCHEMA {schema} TO {who}"] = None
+        if not executes:
+            lacking[f"GRANT EXECUTE ON FUNCTION {function} TO {who}"] = None
+    return list(lacking)
+
+
+def _refuse_without_temporary(connection: BaseDatabaseWrapper) -> None:
+    may, database, role = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
+                   pg_catalog.quote_ident(current_database()),
+                   pg_catalog.quote_ident(current_user)"""),
+    )
+    if not may:
+        raise Refused(
+            "The expand tries its triggers on a temporary table, which this role may not make; "
+            f"nothing was changed. Run GRANT TEMPORARY ON DATABASE {database} TO {role}, then "
+            '"manage.py migrate" again.'
+        )
+
+
+def _refusal(
+    replacement: Replacement, table: Table, error: DatabaseError, role: str | None = None
+) -> Refused:
+    """Say that the triggers would fail the site's writes, and what mends it."""
+    missing = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
+    remedy = _correct(replacement)
+    if isinstance(error.__cause__, pg_errors.InsufficientPrivilege):
+        remedy = 'Grant that to the role, then run "manage.py migrate" again.'
+    elif isinstance(error.__cause__, missing):
+        remedy = f"The triggers look names up in {TRIGGER_PATH}: name the schema. {remedy}"
+    of_role = f' of the role "{role}"' if role else ""
+    return Refused(
+        f"Every insert{of_role} into {table} would fail in the triggers: {primary_message(error)}; "
+        f"nothing was changed. {remedy}"
+    )
+
+
+def _correct(replacement: Replacement) -> str:
+    expand = spell_command("expand", replacement.label, replacement.declaration.shadow)
+    return (
+        f"Correct the value of the Shadow in {replacement.label}, delete this migration, and run "
+        f'"{expand}" for another one.'
+    )
