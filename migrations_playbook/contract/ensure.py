@@ -48,6 +48,7 @@ class EnsureSwapped(Operation):
     reduces_to_sql = False
     reversible = True
     elidable = True
+    needs_transaction = False
 
     def __init__(self, model_name: str, *, live: str, shadow: str, up_to: int = ROWS) -> None:
         self.model_name = model_name

@@ -56,6 +56,15 @@ def check_migration(
         declared: the models, and what each declares.
     """
     found = list(flatten(migration.operations))
+    if migration.atomic and any(
+        getattr(each, "needs_transaction", True) is False for each, _ in found
+    ):
+        yield Error(
+            f"Migration {migration} is one transaction, and EnsureSwapped commits as it goes on.",
+            hint="Write atomic = False into it, and let nothing else be in it.",
+            obj=str(migration),
+            id="playbook.E032",
+        )
     if not migration.atomic and any(
         type(each).__module__ == OURS and type(each).__name__ in LOCKING for each, _ in found
     ):

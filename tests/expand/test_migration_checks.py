@@ -89,6 +89,15 @@ def test_ours_without_a_transaction_is_found(operation: str, errors_of: Write) -
     assert "Take atomic = False out of it" in error
 
 
+ENSURE = 'EnsureSwapped("ticket", live="token", shadow="new_token")'
+
+
+def test_what_commits_as_it_goes_on_needs_to_be_without_one(errors_of: Write) -> None:
+    assert errors_of(f"    atomic = False\n    operations = [{ENSURE}]") == []
+    (error,) = errors_of(f"    operations = [{ENSURE}]")
+    assert error.startswith("playbook.E032: Migration tickets.0002_written is one transaction")
+
+
 def test_others_may_be_without_a_transaction(errors_of: Write) -> None:
     ensured = 'EnsureSwapped("ticket", live="token", shadow="new_token")'
     for operation in ('migrations.RunSQL("SELECT 1")', ensured):
