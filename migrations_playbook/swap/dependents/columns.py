@@ -52,7 +52,10 @@ def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int
         connection,
         sql.SQL("""
             SELECT a.attrelid, col.name, coalesce(a.attstattarget, -1), a.attstorage::text,
-                   a.attcompression::text, coalesce(a.attoptions, '{{}}'),
+                   a.attcompression::text,
+                   -- Some servers keep an option of their own on every column, pg_...
+                   ARRAY(SELECT o FROM unnest(a.attoptions) o
+                          WHERE NOT pg_catalog.starts_with(o, 'pg_')),
                    pg_catalog.col_description(a.attrelid, a.attnum),
                    a.attidentity::text, a.attgenerated::text, a.attcollation,
                    (SELECT count(*) FROM pg_catalog.pg_seclabel l

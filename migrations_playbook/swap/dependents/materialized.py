@@ -175,7 +175,10 @@ def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
                        AND x.ev_class IS DISTINCT FROM c.oid),
                    EXISTS (SELECT FROM pg_catalog.pg_attribute a
                             WHERE a.attrelid = c.oid AND a.attnum > 0
-                              AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL
+                              AND (a.attacl IS NOT NULL
+                                   -- Some servers keep an option of their own on every column.
+                                   OR EXISTS (SELECT FROM unnest(a.attoptions) o
+                                               WHERE NOT pg_catalog.starts_with(o, 'pg_'))
                                    OR a.attstattarget >= 0
                                    OR pg_catalog.col_description(c.oid, a.attnum) IS NOT NULL))
                        OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext s
