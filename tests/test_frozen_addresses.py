@@ -10,8 +10,10 @@ import pytest
 from django.db import migrations, models
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.writer import MigrationWriter
+from django.db.models import Func
 from pgtrigger import compiler
 
+from migrations_playbook import RandomHexUUID, RandomText, operations
 from migrations_playbook.operations import ContractShadow, DropShadow, EnsureSwapped, WithTableLock
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
@@ -64,6 +66,17 @@ def test_an_operation_is_written_with_the_address_that_applied_migrations_have(
     source = written(operation)
     assert "import migrations_playbook.operations\n" in source
     assert f" migrations_playbook.operations.{type(operation).__name__}(\n" in source
+
+
+def test_every_operation_that_migrations_may_name_is_among_these() -> None:
+    assert {type(each).__name__ for each in OPERATIONS} == set(operations.__all__)
+
+
+@pytest.mark.parametrize("value", [RandomText(16), RandomHexUUID()], ids=repr)
+def test_a_value_is_written_with_the_address_that_applied_migrations_have(value: Func) -> None:
+    field = models.CharField(max_length=32, db_default=value)
+    source = written(migrations.AddField("voucher", "code", field))
+    assert f"db_default=migrations_playbook.values.{type(value).__name__}(" in source
 
 
 def test_the_trigger_sql_is_written_with_the_address_that_applied_migrations_have() -> None:
