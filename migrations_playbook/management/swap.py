@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from migrations_playbook.errors import PlaybookError, Refused, Stopped
+from migrations_playbook.errors import PlaybookError, Refused, Stopped, TryAgain
 from migrations_playbook.management.base import ShadowCommand, Target, add_number, positive_int
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres import locks
@@ -26,6 +26,7 @@ from migrations_playbook.swap.events import (
     Verified,
 )
 from migrations_playbook.swap.evidence import Evidence
+from migrations_playbook.swap.exchange import describe_unproven
 from migrations_playbook.swap.gate import SwapRequest, inspect_phase
 from migrations_playbook.swap.pair import Pair
 
@@ -126,14 +127,11 @@ class SwapCommand(ShadowCommand):
                         self.stdout.write(swap_line(event, revert=revert))
             except KeyboardInterrupt:
                 events.close()
+                if not verify and play.is_exchanged(replacement, using=database, revert=revert):
+                    raise TryAgain(describe_unproven(replacement, revert=revert)) from None
                 raise Stopped(
-                    "Stopped before the end; "
-                    + (
-                        "the exchange was committed."
-                        if {"phase", "resumed"} & self.result.keys()
-                        else "nothing was exchanged."
-                    )
-                    + f' "{replacement.command("status")}" shows what comes next.',
+                    "Stopped before the end; nothing was exchanged. "
+                    f'"{replacement.command("status")}" shows what comes next.',
                     stop.exit_code,
                 ) from None
         if json:

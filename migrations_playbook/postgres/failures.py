@@ -30,6 +30,14 @@ PASSING: dict[type[Exception], str] = {
         "again when there is room, with fewer --workers perhaps."
     ),
 }
+# What a schema change of somebody's makes of a statement that was planned before it.
+CHANGED = (
+    pg_errors.UndefinedTable,
+    pg_errors.UndefinedColumn,
+    pg_errors.UndefinedObject,
+    pg_errors.DuplicateTable,
+    pg_errors.DuplicateObject,
+)
 # What stays as it is until somebody changes a setting.
 LASTING: dict[type[Exception], str] = {
     pg_errors.ReadOnlySqlTransaction: (
@@ -61,6 +69,10 @@ def explain_failure(error: DatabaseError) -> PlaybookError:
     for kind, sentence in PASSING.items():
         if isinstance(cause, kind):
             return TryAgain(sentence)
+    if isinstance(cause, CHANGED):
+        return TryAgain(
+            f"Another session has changed the schema meanwhile ({primary_message(error)}). {AGAIN}"
+        )
     for kind, sentence in LASTING.items():
         if isinstance(cause, kind):
             return Refused(sentence)

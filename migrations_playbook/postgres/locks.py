@@ -78,6 +78,9 @@ DEFAULT_POLICY = LockPolicy()
 
 # Beyond a lock's own timeout, for what a statement does besides waiting, in milliseconds.
 GRACE_MS = 50
+# What passes when it is done once more: a deadlock with somebody's schema change, and "tuple
+# concurrently updated", which is how a GRANT or an ANALYZE of the same moment shows.
+PASSING = (pg_errors.DeadlockDetected, pg_errors.InternalError_)
 # The lock modes that keep SHARE UPDATE EXCLUSIVE from being granted, as pg_locks spells them.
 AGAINST_SHARE_UPDATE = STRONGEST_FIRST[: STRONGEST_FIRST.index("RowExclusiveLock")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Container
 from typing import Any
 
 from django.db import models
@@ -48,6 +49,19 @@ def unquoted(name: str) -> str:
     if len(name) > 1 and name.startswith('"') and name.endswith('"'):
         name = name[1:-1]
     return name.replace('""', '"')
+
+
+def choose_name(taken: Container[str], *parts: str) -> str:
+    """Compose a name that is not taken: the parts, and a number when it must be.
+
+    Arguments:
+        taken: the names that there are.
+    """
+    name, number = compose_name(*parts), 1
+    while name in taken:
+        number += 1
+        name = compose_name(*parts, str(number))
+    return name
 
 
 def compose_name(*parts: str, limit: int = MAX_NAME_BYTES) -> str:

@@ -41,6 +41,22 @@ def wal_position(connection: BaseDatabaseWrapper) -> int:
     )
 
 
+def lock_room(connection: BaseDatabaseWrapper) -> tuple[int, int]:
+    """Read how many locks fit into the server's memory, and max_locks_per_transaction.
+
+    What the room is shared by: every session that there may be.
+    """
+    each, sessions = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT pg_catalog.current_setting('max_locks_per_transaction')::int,
+                   sum(pg_catalog.current_setting(name)::int)
+              FROM unnest('{max_connections, max_prepared_transactions, max_worker_processes,
+                            max_wal_senders, autovacuum_max_workers}'::text[]) AS name"""),
+    )
+    return int(each) * int(sessions), int(each)
+
+
 def refuse_read_only(connection: BaseDatabaseWrapper) -> None:
     """Refuse to begin what writes, where nothing may be written.
 

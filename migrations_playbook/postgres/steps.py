@@ -15,6 +15,7 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import LockNotAvailable, TryAgain
+from migrations_playbook.postgres.failures import CHANGED
 from migrations_playbook.postgres.holders import Holder, read_blockers
 from migrations_playbook.postgres.query import execute, execute_alone
 from migrations_playbook.postgres.sessions import Session, lift_timeouts
@@ -128,7 +129,7 @@ def _explain_build(step: Step, error: BaseException, blockers: Sequence[Holder])
             f"{sentence}, because it waits for every older transaction: {named}. {again} when they "
             "have ended."
         )
-    if isinstance(cause, pg_errors.DeadlockDetected | pg_errors.DuplicateTable):
+    if isinstance(cause, (pg_errors.DeadlockDetected, *CHANGED)):
         return TryAgain(f"{sentence}, because another session is at work on the same. {again}.")
     return error
 

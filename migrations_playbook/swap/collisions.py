@@ -15,32 +15,33 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
-from migrations_playbook.swap.dependents.base import Key
+from migrations_playbook.swap.dependents.base import Key, Unique
 from migrations_playbook.swap.pair import Pair
 
 # How often to look for duplicates again before the value expression is called too narrow.
 DUPLICATE_ROUNDS = 20
 
 
-def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
+def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> int:
     """Set all rows but one of each duplicate back to null; return how many.
 
     Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
 
     Arguments:
-        key: what must differ, the shadow column with it.
+        unique: what must differ, by the index's own expressions: Lower("code") say.
     """
     return _null(
         connection,
         pair,
         sql.SQL("""
             SELECT tableoid, ctid FROM (
-                SELECT tableoid, ctid, row_number() OVER (PARTITION BY {columns}) AS nth
-                  FROM {table} WHERE {shadow} IS NOT NULL) AS numbered
+                SELECT tableoid, ctid, row_number() OVER (PARTITION BY {key}) AS nth
+                  FROM {table} WHERE {shadow} IS NOT NULL AND {predicate}) AS numbered
              WHERE nth > 1""").format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, key.columns)),
-            table=key.table,
+            key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
+            table=unique.table,
             shadow=sql.Identifier(pair.replacement.shadow),
+            predicate=sql.SQL(f"({unique.predicate or 'true'})"),
         ),
     )
 

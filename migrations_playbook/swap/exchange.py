@@ -9,19 +9,20 @@ import time
 from dataclasses import dataclass, replace
 
 from django.db import Error as DatabaseError
-from django.db import OperationalError, transaction
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import ConnectionLost, LockNotAvailable
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable, TryAgain
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.holders import count_waiters
-from migrations_playbook.postgres.locks import LockPolicy
-from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.locks import PASSING, LockPolicy
+from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Step, rename_steps, run
+from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
 from migrations_playbook.swap.events import Exchanged
@@ -31,6 +32,8 @@ from migrations_playbook.swap.proof import Rights, changed_rights, read_rights
 
 # How often to begin again when somebody changes what is bound to the table meanwhile.
 ROUNDS = 5
+# How long to ask a server that starts again what became of a commit, in seconds.
+PATIENCE_FOR_AN_ANSWER = 30.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def exchange_steps(inventory: Inventory) -> list[Step]:
     """
     pair, steps = inventory.pair, inventory.steps
     live, shadow = pair.replacement.live, pair.replacement.shadow
-    between = compose_name(live, shadow, "between")
+    between = choose_name(pair.column_names, live, shadow, "between")
     return [
         *(quarantine.drop(pair.table, shadow) if pair.swapped else ()),
         *steps.before_rename,
@@ -126,7 +129,7 @@ def _attempt(
     max_hold_ms: float | None,
     refresh: bool,
 ) -> tuple[Exchanged, tuple[Step, ...]] | None:
-    """One transaction; None when what is bound to the table was changed meanwhile."""
+    """Play one transaction; None when somebody has changed the same rows of the catalog."""
     number = None
     try:
         with engine_transaction(connection):
@@ -146,7 +149,14 @@ def _attempt(
             phase=read_state(connection, pair.replacement).phase,
             rights_changed=changed_rights(done.rights, read_rights(connection, pair)),
         )
+    except KeyboardInterrupt:
+        # A COMMIT that was cut short may have been done all the same.
+        if number is not None and _was_committed(connection, pair, number):
+            raise TryAgain(describe_unproven(pair.replacement, revert=pair.swapped)) from None
+        raise
     except DatabaseError as error:
+        if isinstance(error.__cause__, PASSING):
+            return None
         if not is_connection_lost(error):
             raise
         raise ConnectionLost(_what_happened(connection, pair, number)) from None
@@ -203,11 +213,48 @@ def _exchange(
     return _Done(exchanged, inventory, rights, seized.since)
 
 
+def describe_unproven(replacement: Replacement, *, revert: bool) -> str:
+    """Say that an exchange was committed and is not proven yet, and what proves it."""
+    if revert:
+        return (
+            f"The revert of {replacement.label} was committed. "
+            f'"{replacement.command("status")}" shows what comes next.'
+        )
+    return (
+        f"The swap of {replacement.label} was committed, and is not proven yet. Run "
+        f'"{replacement.command("swap", "--verify")}".'
+    )
+
+
 def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | None) -> str:
-    """After a connection was lost at a commit: ask the catalog, and say it."""
+    """After a connection was lost: ask the catalog, and say it."""
     verb = "revert" if pair.swapped else "swap"
-    deadline = time.monotonic() + 30
-    while True:
+    committed = False if number is None else _was_committed(connection, pair, number)
+    if committed is None:
+        return (
+            f"The connection was lost, and the server has not come back to say whether the "
+            f'{verb} was committed. Run "{pair.replacement.command("status")}" when it has.'
+        )
+    if committed:
+        return (
+            f"The connection was lost; the {verb} was committed. "
+            f"{describe_unproven(pair.replacement, revert=pair.swapped)}"
+        )
+    return (
+        f"The connection was lost; the {verb} was not committed. Nothing was changed; run the same "
+        "command again."
+    )
+
+
+def _was_committed(connection: BaseDatabaseWrapper, pair: Pair, number: str) -> bool | None:
+    """Ask whether a transaction of the exchange was committed; None when nobody can say.
+
+    Arguments:
+        pair: the columns as they stood before it.
+        number: the transaction's.
+    """
+    deadline = time.monotonic() + PATIENCE_FOR_AN_ANSWER
+    while time.monotonic() < deadline:
         try:
             connection.close()
             # The old session may still be at its commit: the answer is final when that is over.
@@ -215,22 +262,11 @@ def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | No
                 connection, sql.SQL("SELECT pg_catalog.pg_xact_status(%s::xid8)"), [number]
             )
             swapped = read_state(connection, pair.replacement).swapped
-        except (OperationalError, DatabaseError):
+        except DatabaseError:
             pass
         else:
             if status != "in progress":
-                done = swapped is not pair.swapped
-                outcome = "committed" if done else "not committed"
-                then = (
-                    f'Run "{pair.replacement.command("status")}" to see it.'
-                    if done
-                    else "Nothing was changed; run the same command again."
-                )
-                return f"The connection was lost; the {verb} was {outcome}. {then}"
-        if time.monotonic() > deadline:
-            return (
-                f"The connection was lost, and the server has not come back to say whether the "
-                f'{verb} was committed. Run "{pair.replacement.command("status")}" when it has.'
-            )
+                return swapped is not pair.swapped
         # A server that starts again, or a session at its commit, tells only who asks.
         time.sleep(0.2)
+    return None

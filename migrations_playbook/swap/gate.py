@@ -14,9 +14,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.nulls import count_nulls
-from migrations_playbook.errors import PlaybookError, Refused, TryAgain, WrongPhase
+from migrations_playbook.errors import (
+    LockNotAvailable,
+    PlaybookError,
+    Refused,
+    TryAgain,
+    WrongPhase,
+)
 from migrations_playbook.history import spell_expand
 from migrations_playbook.phase import Phase, State, read_state, was_exchanged_before
+from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
@@ -85,8 +92,9 @@ def pass_gate(request: SwapRequest) -> Inventory:
         WrongPhase: not filled yet, or swapped already; with the right next command.
         Refused: the role lacks a right, or something is bound to a column that cannot be carried
             over; names all of it.
+        LockNotAvailable: somebody builds an index on the table.
     """
-    for condition in (*PHASE_CONDITIONS, can_be_carried_over):
+    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over):
         objection = condition(request)
         if objection is not None:
             raise objection
@@ -195,6 +203,17 @@ PHASE_CONDITIONS = (
 )
 
 
+def nobody_builds(request: SwapRequest) -> PlaybookError | None:
+    """An index that somebody builds is invalid, and is not one that a failed build has left."""
+    builders = read_builders(request.connection, request.pair.identifier)
+    if not builders:
+        return None
+    return LockNotAvailable(
+        f"An index is being built on {request.pair.table} by {'; '.join(map(str, builders))}; "
+        "nothing was changed. Run the same command again when that is done."
+    )
+
+
 def can_be_carried_over(request: SwapRequest) -> PlaybookError | None:
     return bound_objection(request.pair, request.inventory.refused)
 
@@ -209,17 +228,26 @@ def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> In
         Refused: something has been bound to a column that cannot be carried over.
     """
     found = read_inventory(connection, pair)
-    if found.pair.swapped is not pair.swapped:
-        raise TryAgain(
-            f"Another session has exchanged the columns of {pair.replacement.label} meanwhile; "
-            f'nothing was exchanged here. "{pair.replacement.command("status")}" shows what '
-            "comes next."
-        )
+    refuse_overtaken(pair, found.pair)
     found = found.renewed() if refresh else found
     objection = bound_objection(found.pair, found.refused)
     if objection is not None:
         raise objection
     return found
+
+
+def refuse_overtaken(before: Pair, now: Pair) -> None:
+    """Refuse to go on where another session has exchanged the columns.
+
+    Raises:
+        TryAgain: the columns stand the other way round by now.
+    """
+    if now.swapped is not before.swapped:
+        replacement = before.replacement
+        raise TryAgain(
+            f"Another session has exchanged the columns of {replacement.label} meanwhile; nothing "
+            f'was exchanged here. "{replacement.command("status")}" shows what comes next.'
+        )
 
 
 def count_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: bool) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import WrongPhase
+from migrations_playbook.errors import TryAgain
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
@@ -75,6 +75,11 @@ class Pair:
         return [self.table.oid, *(each.oid for each in self.table.partitions)]
 
     @property
+    def column_names(self) -> frozenset[str]:
+        """The names of all columns of the table and its partitions."""
+        return frozenset(name for each in self.relations for name in each.table.columns)
+
+    @property
     def identifier(self) -> sql.Identifier:
         return self.table.identifier
 
@@ -91,12 +96,12 @@ class Pair:
         """Read the pair as the catalog has it now, with the partitions that there are now.
 
         Raises:
-            WrongPhase: the table or one of its two columns is gone.
+            TryAgain: the table or one of its two columns is gone.
         """
         table = read_table(connection, self.identifier)
         names = {self.replacement.live, self.replacement.shadow}
         if table is None or not names <= table.columns.keys():
-            raise WrongPhase(
+            raise TryAgain(
                 f"Another session has dropped {self.table} or one of its two columns meanwhile; "
                 f'nothing was changed here. "{self.replacement.command("status")}" shows what '
                 "comes next."

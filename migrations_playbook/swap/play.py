@@ -19,6 +19,7 @@ from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
+from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.dependents.base import Dependent
@@ -124,6 +125,23 @@ def swap(
         kept=kept,
         rights_changed=exchanged.rights_changed,
     )
+
+
+def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
+    """Ask the catalog, in a session of its own, whether an exchange has been committed.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        revert: whether the exchange is one back.
+    """
+    connection = postgresql(using)
+    connection.close()
+    table = read_table(connection, replacement.identifier)
+    names = {replacement.live, replacement.shadow}
+    if table is None or not names <= table.columns.keys():
+        return False
+    return Pair.of(replacement, table).swapped is not revert
 
 
 def verify(

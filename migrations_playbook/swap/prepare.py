@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
+from django.db import Error as DatabaseError
 from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
-from migrations_playbook.errors import PlaybookError, Refused
+from migrations_playbook.errors import LockNotAvailable, PlaybookError, Refused, TryAgain
 from migrations_playbook.postgres import locks
-from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.failures import CHANGED
+from migrations_playbook.postgres.holders import read_builders
+from migrations_playbook.postgres.locks import PASSING, LockPolicy
 from migrations_playbook.postgres.query import engine_transaction, execute, pin_search_path
 from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.collisions import (
@@ -22,8 +25,11 @@ from migrations_playbook.swap.collisions import (
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.events import Preparing
-from migrations_playbook.swap.gate import recheck
+from migrations_playbook.swap.gate import recheck, refuse_overtaken
 from migrations_playbook.swap.pair import Pair
+
+# How often to try a step when somebody changes the same rows of the catalog.
+ATTEMPTS = 5
 
 
 def prepare(
@@ -101,6 +107,12 @@ def _run_concurrent(
     connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
 ) -> Iterator[Preparing]:
     """Run a concurrent step, and say for whom it waits. Lock: what the step says."""
+    builders = read_builders(connection, pair.identifier)
+    if builders:
+        raise LockNotAvailable(
+            f"{step.what}: this was not done, because an index is being built on {pair.table} by "
+            f"{'; '.join(map(str, builders))}. Run the same command again when that is done."
+        )
     application = pair.replacement.object_name("swap")
     for blocker in run_concurrently(
         connection, step, application=application, patience_ms=policy.snapshots_ms
@@ -137,9 +149,22 @@ def _run_locked(
     The whole table is reserved, so that no other schema change stands in the way; only what the
     step is on is seized.
     """
-    with engine_transaction(connection):
-        locks.reserve(connection, pair.identifier, policy)
-        if step.lock.blocks_writes:
-            locks.seize(connection, step.on or pair.identifier, policy)
-        pin_search_path(connection)
-        execute(connection, step.statement)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with engine_transaction(connection):
+                locks.reserve(connection, pair.identifier, policy)
+                refuse_overtaken(pair, pair.reread(connection))
+                if step.lock.blocks_writes:
+                    locks.seize(connection, step.on or pair.identifier, policy)
+                pin_search_path(connection)
+                execute(connection, step.statement)
+        except DatabaseError as error:
+            if isinstance(error.__cause__, CHANGED):
+                raise TryAgain(
+                    f"{step.what}: this was not done, because another session is at work on the "
+                    "same. Run the same command again."
+                ) from None
+            if not isinstance(error.__cause__, PASSING) or attempt == ATTEMPTS:
+                raise
+        else:
+            return

@@ -74,6 +74,21 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Unique:
+    """What a unique index demands: that these differ in all rows that it has.
+
+    Arguments:
+        table: the table, or the partition that has such an index of its own.
+        key: its columns and expressions, as PostgreSQL writes them.
+        predicate: which rows it has; None for all.
+    """
+
+    table: sql.Identifier
+    key: tuple[str, ...]
+    predicate: str | None
+
+
+@dataclass(frozen=True)
 class Dependent:
     """One object that is bound to the live or the shadow column by attribute number.
 
@@ -86,7 +101,7 @@ class Dependent:
         steps: the statements that carry it over; None for what may stay where it is.
         refused: why the swap cannot carry it over, and what to do; None when the swap can.
         renewal: the steps that make a refused one good again, where copies may be built anew.
-        unique_on: for a unique index, the key of its twin.
+        unique_on: for a unique index, what its twin demands.
         unique_beside: for a whole unique index on the live column, the other columns of its key.
     """
 
@@ -98,7 +113,7 @@ class Dependent:
     steps: Steps | None = None
     refused: str | None = None
     renewal: Steps | None = None
-    unique_on: Key | None = None
+    unique_on: Unique | None = None
     unique_beside: Key | None = None
 
     @property

@@ -7,12 +7,13 @@ a name of its own there and is known by its parent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Object
 from migrations_playbook.swap.pair import COLUMNS, Pair
@@ -173,6 +174,36 @@ class Part:
 
 # An index with its parts on the partitions, the upper levels first; of a plain table, itself alone.
 Family = tuple[Part, ...]
+# A schema and a name in it.
+Name = tuple[str, str]
+
+
+def needed_names(part: Part) -> tuple[str, str]:
+    """The name of a twin, and the one that the index has while the two change names."""
+    return part.twin_name, compose_name(part.index.name, "between")
+
+
+def read_taken_names(
+    connection: BaseDatabaseWrapper, families: Iterable[Family]
+) -> dict[Name, str]:
+    """Read which names that missing twins need something else has; what it is called."""
+    wanted = {
+        (part.pair.table.schema, name)
+        for family in families
+        for part in family
+        if part.twin is None and not part.index.primary
+        for name in needed_names(part)
+    }
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname, c.oid::regclass::text
+              FROM unnest(%s::text[], %s::text[]) AS wanted (schema, name)
+              JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
+              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name"""),
+        [[schema for schema, _ in wanted], [name for _, name in wanted]],
+    )
+    return {(schema, name): shown for schema, name, shown in rows}
 
 
 def build_families(pair: Pair, found: list[Index]) -> list[Family]:

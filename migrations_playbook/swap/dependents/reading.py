@@ -75,7 +75,7 @@ class Reading:
                 demands[part.index.constraint] = str(part.index.constraint_definition)
         if not self.may_restate:
             plain = {oid: definition for oid, (_, definition) in wanted.items()}
-            return Definitions(plain, {}, demands, {})
+            return Definitions(plain, {}, {}, demands, {})
         return restate.restate_definitions(self.connection, self.pair, wanted, demands)
 
 

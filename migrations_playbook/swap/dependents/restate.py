@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_value
 from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.pair import Pair
@@ -33,12 +33,14 @@ class Definitions:
     Arguments:
         indexes: from USING on, with the columns exchanged.
         predicates: the WHERE of a partial index, with the columns exchanged.
+        keys: the columns and expressions of an index's key, with the columns exchanged.
         constraints: from CHECK or UNIQUE on, with the columns exchanged.
         failures: why an object could not be restated.
     """
 
     indexes: dict[int, str]
     predicates: dict[int, str]
+    keys: dict[int, list[str]]
     constraints: dict[int, str]
     failures: dict[int, str]
 
@@ -60,7 +62,7 @@ def restate_definitions(
         indexes: by oid, whether unique, and the definition from USING on.
         constraints: by oid, the definition from CHECK or UNIQUE on.
     """
-    result = Definitions({}, {}, {}, {})
+    result = Definitions({}, {}, {}, {}, {})
     if not indexes and not constraints:
         return result
     # The partitions' parts of an index are worded alike: each wording is restated once.
@@ -95,19 +97,21 @@ def restate_definitions(
                     SCRATCH, sql.Identifier(f"playbook_{oid}"), sql.SQL(definition)
                 ),
             )
-        between = compose_name(pair.replacement.live, pair.replacement.shadow, "between")
-        for step in rename_steps(SCRATCH, pair.replacement.live, pair.replacement.shadow, between):
+        live, shadow = pair.replacement.live, pair.replacement.shadow
+        between = choose_name(pair.column_names, live, shadow, "between")
+        for step in rename_steps(SCRATCH, live, shadow, between):
             execute(connection, step.statement)
         done = set(alike.values()) - result.failures.keys()
         for oid in indexes.keys() & done:
             result.indexes[oid] = _index(connection, oid)
+            result.keys[oid] = _key(connection, oid)
             predicate = _predicate(connection, oid)
             if predicate is not None:
                 result.predicates[oid] = predicate
         for oid in constraints.keys() & done:
             result.constraints[oid] = _constraint(connection, oid)
         transaction.set_rollback(True, using=connection.alias)
-    for found in (result.indexes, result.predicates, result.constraints, result.failures):
+    for found in vars(result).values():
         found.update({oid: found[first] for oid, first in alike.items() if first in found})
     return result
 
@@ -138,6 +142,18 @@ def _index(connection: BaseDatabaseWrapper, oid: int) -> str:
     )
     # The names before USING are our own, and have no " USING " in them.
     return "USING " + text.split(" USING ", 1)[1]
+
+
+def _key(connection: BaseDatabaseWrapper, oid: int) -> list[str]:
+    parts: list[str] = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, nth, false)
+                           FROM pg_catalog.generate_series(1, i.indnkeyatts) AS nth ORDER BY nth)
+              FROM pg_catalog.pg_index i WHERE i.indexrelid = %s::regclass"""),
+        [f"pg_temp.playbook_{oid}"],
+    )
+    return parts
 
 
 def _predicate(connection: BaseDatabaseWrapper, oid: int) -> str | None:

@@ -10,6 +10,7 @@ from psycopg import sql
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import current_role
+from migrations_playbook.postgres.server import lock_room
 from migrations_playbook.postgres.tables import find_subscription
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
@@ -23,6 +24,7 @@ def read_table_itself(reading: Reading) -> Iterator[Dependent]:
     """
     yield from read_obstacles(reading.connection, reading.pair)
     yield from read_lacking_rights(reading.connection, reading.pair)
+    yield from find_lock_shortage(reading)
 
 
 def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
@@ -33,6 +35,30 @@ def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depe
     subscribed = find_subscription(connection, pair.table)
     if subscribed is not None:
         yield Dependent("table", str(pair.table), "by its subscription", refused=subscribed)
+
+
+def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
+    """Yield the setting that is too low for the locks of a table with very many partitions.
+
+    The exchange has a lock for each partition, for each index and its twin, and for each
+    constraint and trigger that changes there.
+    """
+    pair = reading.pair
+    if not pair.table.partitions:
+        return
+    parts = sum(len(family) for family in reading.families)
+    # The relation, its CHECK and its NOT NULL, and its triggers; an index and its twin.
+    needed = len(pair.oids) * (3 + len(pair.replacement.trigger_names)) + 2 * parts
+    room, each = lock_room(reading.connection)
+    if needed > room:
+        yield Dependent(
+            "table",
+            str(pair.table),
+            f"by its {len(pair.table.partitions):,} partitions",
+            refused=f"the exchange needs about {needed:,} locks, and the server has room for "
+            f"{room:,}: set max_locks_per_transaction to {2 * each * needed // room} or more, and "
+            "start the server again",
+        )
 
 
 def read_lacking_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:

@@ -11,7 +11,7 @@ that is in the preparation; in the exchange the parts change names, each in its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from psycopg import sql
@@ -24,10 +24,18 @@ from migrations_playbook.swap.dependents.base import (
     Key,
     Object,
     Steps,
+    Unique,
     comment_steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.indexes import Family, Index, Part
+from migrations_playbook.swap.dependents.indexes import (
+    Family,
+    Index,
+    Name,
+    Part,
+    needed_names,
+    read_taken_names,
+)
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.restate import Definitions
 from migrations_playbook.swap.dependents.views import with_options
@@ -37,6 +45,7 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
     """Yield the indexes and unique constraints on either column."""
     pair, restated = reading.pair, reading.definitions
     seen: set[int] = set()
+    taken = read_taken_names(reading.connection, reading.families)
     for family in reading.families:
         index = family[0].index
         each = Dependent(
@@ -47,7 +56,7 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
             covers=_covers(one for part in family for one in (part.index, part.twin) if one),
         )
         seen |= {oid for name, oid in each.covers if name == "pg_class"}
-        why = next(filter(None, (_refusal(part, restated) for part in family)), None)
+        why = next(filter(None, (_refusal(part, restated, taken) for part in family)), None)
         if why is not None:
             yield replace(each, refused=why)
             continue
@@ -58,7 +67,13 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
                 after_rename=tuple(step for part in family for step in _exchange(part)),
                 last=tuple(_drop_twins(family)) if pair.swapped else (),
             ),
-            unique_on=_unique_on(family[0]) if index.unique else None,
+            unique_on=Unique(
+                family[0].pair.identifier,
+                tuple(restated.keys.get(index.oid, ())),
+                restated.predicates.get(index.oid),
+            )
+            if index.unique
+            else None,
             unique_beside=_unique_beside(family[0]),
         )
     names = {index.oid for index in reading.indexes}
@@ -84,8 +99,11 @@ def _below(index: Index, found: list[Index]) -> Iterator[Index]:
             yield from _below(each, found)
 
 
-def _refusal(part: Part, restated: Definitions) -> str | None:
+def _refusal(part: Part, restated: Definitions, taken: Mapping[Name, str]) -> str | None:
     index = part.index
+    for name in needed_names(part) if part.twin is None else ():
+        if (shown := taken.get((part.pair.table.schema, name))) is not None:
+            return f"its twin needs the name {name}, which {shown} has; rename that"
     if index.primary:
         return "the column is of the primary key, which other tables and the application go by"
     if index.exclusion:
@@ -97,8 +115,8 @@ def _refusal(part: Part, restated: Definitions) -> str | None:
         return (
             "it is invalid: not every partition has its part of it; build and attach that"
             if part.pair.partitioned
-            else "it is invalid, left by a build that failed; REINDEX INDEX CONCURRENTLY it, or "
-            "drop it"
+            else "it is invalid: left by a build that failed (REINDEX INDEX CONCURRENTLY it, or "
+            "drop it), or by one that is under way (wait for it)"
         )
     failures = [restated.failures.get(oid) for oid in (index.oid, index.constraint) if oid]
     if not any(failures) and _definition(part, restated) is None:
@@ -377,16 +395,6 @@ def _unique_beside(part: Part) -> Key | None:
         return None
     return Key(
         part.pair.identifier, tuple(column for column in columns if column != replacement.live)
-    )
-
-
-def _unique_on(part: Part) -> Key:
-    """The columns of the twin's key; the shadow alone when an expression hides them."""
-    replacement, index = part.pair.replacement, part.index
-    exchange = {replacement.live: replacement.shadow, replacement.shadow: replacement.live}
-    names = [exchange.get(column, column) for column in index.columns if column is not None]
-    return Key(
-        part.pair.identifier, tuple(names) if replacement.shadow in names else (replacement.shadow,)
     )
 
 
