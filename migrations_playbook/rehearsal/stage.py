@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from django.core.management import call_command
 from django.db import Error as DatabaseError
-from django.db import connections, models
+from django.db import connections
 
 from migrations_playbook.contract.operation import DropShadow
 from migrations_playbook.errors import PlaybookError, primary_message
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.rehearsal.script import RowMaker, Script, import_callable
+from migrations_playbook.rehearsal.script import Script, import_callable
 from migrations_playbook.rehearsal.states import ReleaseStates
+from migrations_playbook.rehearsal.traffic.rows import RowFactory
 from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.prepare import prepare
-
-# Rows of one statement.
-BATCH = 2_000
 
 
 def read_states(script: Script, alias: str) -> ReleaseStates:
@@ -46,38 +44,17 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
     Raises:
         PlaybookError: PostgreSQL takes no row that is made so.
     """
+    replacement = find_replacement(script.model, script.shadow)
     model = read_states(script, alias).read_model("N")
     make = import_callable(script.row) if script.row else None
     try:
-        insert_rows(model, alias, make, count)
+        RowFactory(model, replacement, alias, make).insert(count)
     except DatabaseError as error:
         how = f"by {script.row!r}" if script.row else "of its defaults"
         raise PlaybookError(
             f"No row of {script.model} can be made {how}: PostgreSQL says: "
             f"{primary_message(error)}. Name a callable that returns a row's fields with --row."
         ) from None
-
-
-def insert_rows(model: type[models.Model], alias: str, make: RowMaker | None, count: int) -> None:
-    """Insert rows, a batch in one statement.
-
-    Lock: ROW EXCLUSIVE on the table.
-
-    Arguments:
-        model: whose rows.
-        alias: the database.
-        make: returns a row's fields; None for the model's defaults.
-        count: how many rows.
-    """
-    while count > 0:
-        batch = [model(**(make(model) if make else {})) for _ in range(min(count, BATCH))]
-        if model._meta.parents:
-            # Several tables a row: Django inserts such rows one by one.
-            for row in batch:
-                row.save(using=alias, force_insert=True)
-        else:
-            model._base_manager.using(alias).bulk_create(batch)
-        count -= len(batch)
 
 
 def prepare_swap(script: Script, alias: str) -> None:

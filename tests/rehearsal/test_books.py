@@ -10,10 +10,10 @@ import pytest
 from django.db import models
 
 from migrations_playbook.rehearsal.script import Script
-from migrations_playbook.rehearsal.stage import insert_rows
 from migrations_playbook.rehearsal.traffic.audit import Audit, AuditedColumns
 from migrations_playbook.rehearsal.traffic.client import Client
 from migrations_playbook.rehearsal.traffic.crew import file_books
+from migrations_playbook.rehearsal.traffic.rows import RowFactory
 from migrations_playbook.rehearsal.traffic.stamps import choose_stamp
 from migrations_playbook.rehearsal.traffic.witness import Witness
 from migrations_playbook.replacement import Replacement
@@ -29,13 +29,13 @@ SHAPES = [each for each in MODELS if each is not CompositeKey]
 def books_of(database: Database, replacement: Replacement) -> Iterator[tuple[Audit, Client]]:
     """Within this context one client has been at work on a table, before a swap and after it."""
     model = replacement.model
-    insert_rows(model, "default", None, ROWS - 3)
+    RowFactory(model, replacement, "default", None).insert(ROWS - 3)
     stamp = choose_stamp(model, None, {"token", "new_token"})
     with database.connect(autocommit=True) as connection:
         audit = Audit(connection, AuditedColumns.read(replacement, model, stamp))
         assert audit.open() == ROWS
         script = Script(replacement.label, "new_token", stamp=stamp)
-        client = Client(model, script, "token", "default", audit.draw_keys(10))
+        client = Client(model, script, replacement, "default", audit.draw_keys(10))
         make_requests(client)
         fill(replacement)
         columns = audit.columns
@@ -114,13 +114,25 @@ def test_a_row_without_a_value_is_found_by_its_key(database: Database) -> None:
         "INSERT INTO zoo_uuid_key (id) SELECT gen_random_uuid() FROM generate_series(1, 5)"
     )
     with psycopg.connect(database.url, autocommit=True) as connection:
-        audit = Audit(connection, AuditedColumns.read(Replacement(UuidKey, UUIDS), UuidKey, "note"))
+        replacement = Replacement(UuidKey, UUIDS)
+        audit = Audit(connection, AuditedColumns.read(replacement, UuidKey, "note"))
         audit.open()
-        client = Client(
-            UuidKey, Script("zoo.UuidKey", "new_token"), "token", "default", audit.draw_keys(5)
-        )
+        script = Script("zoo.UuidKey", "new_token")
+        client = Client(UuidKey, script, replacement, "default", audit.draw_keys(5))
         for _ in range(10):
             client.look_up()
         file_books(client)
         audit.balance(rotated=False)
         assert not any(audit.read_checks(rows=5, rotated=False).values())
+
+
+@pytest.mark.parametrize("model", SHAPES, ids=lambda model: model.__name__)
+def test_a_live_value_that_nobody_gives_is_drawn(
+    model: type[models.Model], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacement = expand(model, MODELS[model])
+    monkeypatch.setattr(model._meta.get_field("token"), "default", models.NOT_PROVIDED)
+    factory = RowFactory(model, replacement, "default", None)
+    factory.insert(10)
+    assert model._default_manager.exclude(token=None).count() == 13
+    assert len({factory.read_fields()["token"] for _ in range(600)}) == 600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from typing import Any
 
 from django.contrib.postgres.functions import RandomUUID
 from django.db import models
@@ -12,10 +13,6 @@ from django.db.models.functions import MD5, Cast, Left
 from migrations_playbook import Shadow
 
 CODE = 12
-
-
-def make_code() -> str:
-    return secrets.token_hex(CODE // 2)
 
 
 class Shop(models.Model):
@@ -28,7 +25,7 @@ class Shop(models.Model):
 class Voucher(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     shop = models.ForeignKey(Shop, on_delete=models.CASCADE, db_column="Shop")
-    code = models.CharField(max_length=CODE, unique=True, default=make_code, db_column="Code")
+    code = models.CharField(max_length=CODE, unique=True, db_column="Code")
     new_code = models.CharField(max_length=CODE, null=True, editable=False)  # noqa: DJ001
     note = models.CharField(max_length=20, blank=True)
     spent_at = models.DateTimeField(null=True)
@@ -43,3 +40,8 @@ class Voucher(models.Model):
 
     def __str__(self) -> str:
         return f"Voucher {self.pk}"
+
+    def save(self, *args: Any, **options: Any) -> None:
+        """Draw the code of a new voucher."""
+        self.code = self.code or secrets.token_hex(CODE // 2)
+        super().save(*args, **options)

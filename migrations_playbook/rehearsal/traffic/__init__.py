@@ -2,6 +2,7 @@
 
 - `client`: one client of a release, at work through Django's ORM; keeps its own books.
 - `crew`: the clients of one process, and what they report.
+- `rows`: how a row is made.
 - `stamps`: the field that they write.
 - `fleet`: starts those processes, and collects what they report.
 - `measure`: requests, and what they add up to.

@@ -19,7 +19,9 @@ from django.db import connections, models
 
 from migrations_playbook.errors import primary_message
 from migrations_playbook.rehearsal.script import Script, import_callable
+from migrations_playbook.rehearsal.traffic.rows import RowFactory
 from migrations_playbook.rehearsal.traffic.stamps import make_stamp
+from migrations_playbook.replacement import Replacement
 
 # Of a hundred requests.
 MIX = {"look up": 50, "stamp": 15, "create": 10, "save": 15, "read": 10}
@@ -48,19 +50,25 @@ class Client:
     Arguments:
         model: the release's own model.
         script: what the project says of its rows.
-        live: the live field.
+        replacement: what is rehearsed.
         alias: the database.
         keys: the primary keys of the rows that are its own.
     """
 
     def __init__(
-        self, model: type[models.Model], script: Script, live: str, alias: str, keys: list[str]
+        self,
+        model: type[models.Model],
+        script: Script,
+        replacement: Replacement,
+        alias: str,
+        keys: list[str],
     ) -> None:
         self.alias = alias
         self.rows = model._default_manager.using(alias)
-        self.live: Any = model._meta.get_field(live)
+        self.live: Any = model._meta.get_field(replacement.declaration.live)
         self.stamp: Any = model._meta.get_field(script.stamp) if script.stamp else None
-        self.make = import_callable(script.row) if script.row else None
+        make = import_callable(script.row) if script.row else None
+        self.factory = RowFactory(model, replacement, alias, make)
         self.reads = import_callable(script.read) if script.read else None
         self.books = Books()
         self.random = random.Random(keys[0] if keys else 0)  # noqa: S311 - traffic, no secret
@@ -122,8 +130,9 @@ class Client:
 
     def create_row(self) -> None:
         """Add a row; the row is our own from then on."""
+        fields = self.factory.read_fields()
         asked = time.monotonic()
-        made = self.rows.create(**(self.make(self.rows.model) if self.make else {}))
+        made = self.rows.create(**fields)
         answered = time.monotonic()
         self.note_row(made, asked, answered)
         self.books.created.append((str(made.pk), asked, answered))

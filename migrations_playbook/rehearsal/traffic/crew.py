@@ -153,11 +153,12 @@ def run_client(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replacement = find_replacement(script.model, script.shadow)
     model = ReleaseStates(connections[alias], replacement).read_model(release)
-    live = replacement.declaration.live
     reporter = Reporter(sys.stdout)
     crew = Crew(threading.Barrier(len(keys) + 1), threading.Event(), reporter, Schedule(rate))
     threads = [
-        threading.Thread(target=crew.work, args=(partial(Client, model, script, live, alias, own),))
+        threading.Thread(
+            target=crew.work, args=(partial(Client, model, script, replacement, alias, own),)
+        )
         for own in keys
     ]
     for thread in threads:

@@ -5,8 +5,6 @@ import uuid
 import django.db.models.deletion
 from django.db import migrations, models
 
-import tests.vouchers.models
-
 
 class Migration(migrations.Migration):
     initial = True
@@ -34,7 +32,6 @@ class Migration(migrations.Migration):
                     "code",
                     models.CharField(
                         db_column="Code",
-                        default=tests.vouchers.models.make_code,
                         max_length=12,
                         unique=True,
                     ),
