@@ -14,6 +14,7 @@ from enum import StrEnum
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.history import is_declared
 from migrations_playbook.postgres.query import fetch_all, fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import TREE, Table, read_table
@@ -111,15 +112,17 @@ def _trigger_problem(
             [table.oid, list(replacement.trigger_names), table.oid],
         )
     )
+    # django-pgtrigger knows only what a model declares; what is forgotten, the backfill puts back.
+    backfill = None if is_declared(replacement) else replacement.command("backfill")
     for name in replacement.trigger_names:
         if name not in enabled:
             return (
                 f'The trigger "{name}" is missing on {table}, so new rows stay without a value. '
-                'Run "manage.py pgtrigger install" first.'
+                f'Run "{backfill or "manage.py pgtrigger install"}" first.'
             )
         if not enabled[name]:
             return (
                 f'The trigger "{name}" on {table} is disabled, so new rows stay without a value. '
-                'Run "manage.py pgtrigger enable" first.'
+                f'Run "{backfill or "manage.py pgtrigger enable"}" first.'
             )
     return None

@@ -11,6 +11,8 @@ from django.db import Error as DatabaseError
 from migrations_playbook.backfill import control
 from migrations_playbook.backfill.play import Options, backfill, fillable_table, plan_backfill
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
+from migrations_playbook.expand.restore import restore_triggers
+from migrations_playbook.history import is_declared
 from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import add_options, options_from
 from migrations_playbook.management.base import ShadowCommand, Target
@@ -55,6 +57,8 @@ class BackfillCommand(ShadowCommand):
             self.show_plan(database, replacement, options_from(options))
         else:
             draw = not (json or no_progress)
+            if not is_declared(replacement):
+                restore_triggers(postgresql(database), replacement)
             self.fill(database, replacement, options_from(options), json=json, draw=draw)
 
     def change_control(
