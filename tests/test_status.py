@@ -83,6 +83,18 @@ def test_a_trigger_that_is_not_at_work_comes_first(
     assert mends in shown["next"]
 
 
+def test_what_would_be_refused_comes_before_the_swap(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring_to("filled")
+    database.run("CREATE TABLE seat (token uuid REFERENCES tickets_ticket (token))")
+    capsys.readouterr()
+    call_command("playbook_status", json=True)
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["next"].startswith("First see to the foreign key seat_token_fkey")
+    assert "swap" not in shown["next"].split(":")[0]
+
+
 def test_it_shows_how_often_an_old_process_wrote_a_leaked_token_back(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
+from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.events import (
     Event,
     Exchanged,
@@ -29,6 +31,7 @@ from migrations_playbook.swap.evidence import Evidence
 from migrations_playbook.swap.exchange import describe_unproven
 from migrations_playbook.swap.gate import SwapRequest, inspect_phase
 from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.play import SwapPlan
 
 
 class SwapCommand(ShadowCommand):
@@ -102,7 +105,11 @@ class SwapCommand(ShadowCommand):
     ) -> None:
         replacement = self.replacement(target)
         if dry_run:
-            self.show_plan(database, replacement, revert=revert, refresh=refresh_materialized_views)
+            request = SwapRequest(
+                postgresql(database), replacement, revert, refresh_materialized_views
+            )
+            planned = play.plan_swap(inspect_phase(request))
+            self.show_plan(planned, replacement, json=json)
             return
         if verify:
             events = play.verify(replacement, using=database, keep_equal=keep_equal)
@@ -137,34 +144,51 @@ class SwapCommand(ShadowCommand):
         if json:
             self.say_json(self.result)
 
-    def show_plan(
-        self, database: str, replacement: Replacement, *, revert: bool, refresh: bool
-    ) -> None:
-        connection = postgresql(database)
-        inventory = inspect_phase(SwapRequest(connection, replacement, revert, refresh))
-        planned = play.plan_swap(inventory)
-        self.stdout.write("-- Bound to the columns")
-        for each in planned.dependents:
-            why = f": {each.refused}" if each.refused else ""
-            self.stdout.write(f"-- {each} ({each.how}): {each.action}{why}")
-        for title, steps in (
-            ("Before, while reads and writes go on", planned.index + planned.prove),
-            ("In one transaction", planned.exchange),
-            ("After it, while reads and writes go on", planned.after),
-        ):
-            if not steps and title.startswith("After"):
-                continue
-            self.stdout.write(f"-- {title}")
-            for step in steps:
-                self.stdout.write(f"-- {step.what}. Lock: {step.lock}")
-                self.stdout.write(step.text)
-            if not steps:
-                self.stdout.write("-- nothing: it is all there")
+    def show_plan(self, planned: SwapPlan, replacement: Replacement, *, json: bool) -> None:
+        """Print the plan, and refuse when anything in it is refused."""
+        stages = {
+            "before": ("Before, while reads and writes go on", planned.index + planned.prove),
+            "exchange": ("In one transaction", planned.exchange),
+            "after": ("After it, while reads and writes go on", planned.after),
+        }
+        self.result = {
+            "dependents": [each.as_json() for each in planned.dependents],
+            **{name: [step_result(step) for step in steps] for name, (_, steps) in stages.items()},
+        }
+        if not json:
+            for line in plan_lines(planned.dependents, stages.values()):
+                self.stdout.write(line)
         if any(each.refused for each in planned.dependents):
             raise Refused(
                 f"{replacement.label} cannot be exchanged while something that is bound to its "
                 "columns is refused: see the list above."
             )
+        if json:
+            self.say_json(self.result)
+
+
+def step_result(step: Step) -> dict[str, str]:
+    """What a statement of the plan is in the JSON result."""
+    return {"what": step.what, "lock": str(step.lock), "statement": step.text}
+
+
+def plan_lines(
+    dependents: Iterable[Dependent], stages: Iterable[tuple[str, Sequence[Step]]]
+) -> Iterator[str]:
+    """What a plan looks like to a person: SQL, with comments."""
+    yield "-- Bound to the columns"
+    for each in dependents:
+        why = f": {each.refused}" if each.refused else ""
+        yield f"-- {each} ({each.how}): {each.action}{why}"
+    for title, steps in stages:
+        if not steps and title.startswith("After"):
+            continue
+        yield f"-- {title}"
+        for step in steps:
+            yield f"-- {step.what}. Lock: {step.lock}"
+            yield step.text
+        if not steps:
+            yield "-- nothing: it is all there"
 
 
 def testified(

@@ -183,6 +183,23 @@ def test_with_json_a_stop_is_what_was_done_and_a_sentence(database: Database) ->
     assert shown["stopped"].startswith("Stopped: 2 rows filled and kept")
 
 
+def test_with_json_a_plan_is_data(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    add_old_tickets(database, 3)
+    call_command("backfill_new_token", no_progress=True)
+    capsys.readouterr()
+    assert run("playbook", "swap", "--dry-run", "--json") == 0
+    plan = json_of(capsys)
+    assert set(plan) == {"dependents", "before", "exchange", "after"}
+    assert "token" in {each["name"] for each in plan["dependents"]}
+    assert all(set(step) == {"what", "lock", "statement"} for step in plan["exchange"])
+    assert any("CONCURRENTLY" in step["statement"] for step in plan["before"])
+    database.run("CREATE TABLE seat (token uuid REFERENCES tickets_ticket (token)); ")
+    assert run("playbook", "swap", "--dry-run", "--json") == 1
+    plan = json_of(capsys)
+    assert "refused" in {each["action"] for each in plan["dependents"]}
+    assert "cannot be exchanged" in plan["error"]
+
+
 def test_with_json_a_failed_proof_is_what_was_found_and_an_error(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
