@@ -13,8 +13,10 @@ from django.utils.timesince import timesince
 from psycopg import sql
 
 from migrations_playbook.backfill import control
+from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.control import Control
 from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.backfill.signals import read_doings
 from migrations_playbook.history import (
     DRAW,
     Remembered,
@@ -57,6 +59,7 @@ class ShadowStatus:
         next: the next command, or what to do.
         dependents: what is bound to the columns, and what the swap (or its revert) does about it.
         left: materialized views that an interrupted exchange has not renewed.
+        at_work: what each backfill does now, on any host.
     """
 
     model: str
@@ -71,6 +74,7 @@ class ShadowStatus:
     next: str
     dependents: tuple[Dependent, ...] = ()
     left: tuple[str, ...] = ()
+    at_work: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -89,6 +93,7 @@ class ShadowStatus:
             "next": self.next,
             "dependents": [each.as_json() for each in self.dependents],
             "left": list(self.left),
+            "at_work": list(self.at_work),
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
@@ -113,6 +118,8 @@ class ShadowStatus:
             yield "not renewed", f"materialized view {name}: it holds values of before"
         if self.control != Control():
             yield "control", str(self.control)
+        for doing in self.at_work:
+            yield "at work", doing
         yield "next", self.next
 
 
@@ -184,6 +191,7 @@ def _read_one(
         or next_command(state.phase, replacement, remembered),
         dependents=bound_to,
         left=tuple(each.name for each in unfinished),
+        at_work=tuple(read_doings(connection, application_name(replacement))),
     )
 
 

@@ -6,17 +6,16 @@ All of it is one leaf's: `ctid` means something within one table only.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.names import compose_name
-from migrations_playbook.postgres.query import Row, engine_transaction, fetch_row
 from migrations_playbook.postgres.tables import Leaf
 from migrations_playbook.replacement import Replacement
 
 # Bytes of a session's name, so that what it does finds room behind it in the 63 that there are.
-NAME_BYTES = 40
+NAME_BYTES = 34
 
 
 def application_name(replacement: Replacement) -> str:
@@ -28,6 +27,34 @@ def application_name(replacement: Replacement) -> str:
         replacement.table_parts[-1], replacement.shadow, "backfill", limit=NAME_BYTES
     )
     return re.sub(r"[^ -9;-~]", "_", name)
+
+
+def batch_settings(application: str) -> Mapping[str, str | None]:
+    """Say what holds for the transaction of a batch (see `engine_transaction`).
+
+    Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's synchronous
+    commit makes them durable, and a crash before that leaves nulls to fill again. The name tells an
+    administrator, and our own throttles, who this is; the session has the name already, unless a
+    pooler has not carried it over. The planner has no statistics of a column that was just added,
+    and must not read the table from its beginning for every batch.
+
+    Arguments:
+        application: see `application_name`.
+    """
+    return {
+        "synchronous_commit": "off",
+        "application_name": application,
+        "enable_seqscan": "off",
+        "enable_indexscan": "off",
+        "enable_bitmapscan": "off",
+        "jit": "off",
+        # The table's own triggers may read other tables, and run as they do for the site; a
+        # smaller batch gets by with the site's timeouts. That no row is hidden is found by the
+        # counts.
+        "row_security": None,
+        "statement_timeout": None,
+        "lock_timeout": None,
+    }
 
 
 def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
@@ -77,43 +104,6 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
         live=sql.Identifier(replacement.live),
         value=replacement.value,
     )
-
-
-def run_alone(
-    connection: BaseDatabaseWrapper,
-    application: str,
-    statement: sql.Composed,
-    params: list[object],
-) -> Row:
-    """Run one statement of a batch in a transaction of its own; return its row.
-
-    Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's
-    synchronous commit makes them durable, and a crash before that leaves nulls to fill again.
-    The name tells an administrator, and our own throttles, who this is; the session has the name
-    already, unless a pooler has not carried it over. The planner has no statistics of a column
-    that was just added, and must not read the table from its beginning for every batch.
-
-    Lock: what the statement takes, until the commit.
-
-    Arguments:
-        connection: outside a transaction.
-        application: see `application_name`.
-    """
-    with engine_transaction(
-        connection,
-        synchronous_commit="off",
-        application_name=application,
-        enable_seqscan="off",
-        enable_indexscan="off",
-        enable_bitmapscan="off",
-        jit="off",
-        # The table's own triggers may read other tables, and run as they do for the site; a smaller
-        # batch gets by with the site's timeouts. That no row is hidden is found by the counts.
-        row_security=None,
-        statement_timeout=None,
-        lock_timeout=None,
-    ):
-        return fetch_row(connection, statement, params)
 
 
 def place_before(block: int) -> str:

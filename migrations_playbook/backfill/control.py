@@ -32,18 +32,20 @@ class Control:
         target_ms: how long a batch should take, in milliseconds.
         max_rows_per_second: the most that each process may fill.
         duty: the share of the time that a worker is at work, above 0 and up to 1.
+        max_added_ms: by how much the 99th percentile of the site's requests may grow, in ms.
     """
 
     paused: bool = False
     target_ms: float | None = None
     max_rows_per_second: float | None = None
     duty: float | None = None
+    max_added_ms: float | None = None
 
     def over(self, pace: Pace) -> Pace:
         """Overrule a worker's own pace by what was set."""
         changes: dict[str, Any] = {
             name: value
-            for name in ("target_ms", "max_rows_per_second", "duty")
+            for name in ("target_ms", "max_rows_per_second", "duty", "max_added_ms")
             if (value := getattr(self, name)) is not None
         }
         return replace(pace, **changes)

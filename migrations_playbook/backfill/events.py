@@ -64,6 +64,33 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Paced:
+    """What the site feels, and the pace that follows, twice a second beside others.
+
+    Arguments:
+        felt_ms: by how much the 99th percentile of requests has grown, as near as probes tell.
+        allowed_ms: by how much it may.
+        target_ms: how long a batch should take.
+        duty: the share of the time that a worker is at work.
+    """
+
+    felt_ms: float
+    allowed_ms: float
+    target_ms: float
+    duty: float
+
+    def __str__(self) -> str:
+        rests = "" if self.duty == 1 else f", {self.duty:.0%} of the time"
+        return (
+            f"the site feels {self.felt_ms:.1f} ms of {self.allowed_ms:g} ms, batches of "
+            f"{self.target_ms:.0f} ms{rests}"
+        )
+
+    def as_json(self) -> dict[str, float]:
+        return {name: round(value, 2) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class Note:
     """Something to be said once.
 
@@ -104,4 +131,4 @@ class Finished:
     reason: str | None = None
 
 
-Event = Started | Batch | Recounted | Waiting | Note | Vacuumed | Finished
+Event = Started | Batch | Recounted | Waiting | Paced | Note | Vacuumed | Finished

@@ -7,13 +7,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-# How long a batch should take, and the share of the time to work, while nobody else is at work on
-# the server, and beside others. There a batch is shorter than the scheduler's tick (4 ms on a
-# Linux of 250 Hz): a request that finds every core taken waits until a process sleeps or its tick
-# is over, so it is the length of the batch that it waits for. docs/explanation-update-cost.md has
-# the figures.
-ALONE_MS, ALONE_DUTY = 50.0, 1.0
-BESIDE_MS, BESIDE_DUTY = 4.0, 1 / 3
+from migrations_playbook.backfill.steering import MAX_ADDED_MS, Felt, Steering
+
+# How long a batch should take while nobody else is at work on the server, in milliseconds.
+ALONE_MS = 50.0
 FIRST_SIZE = 1000
 FLOOR, CEILING = 50, 20_000
 # The 90th percentile of this many batches steers the size; it is looked at after so many new ones.
@@ -27,18 +24,26 @@ class Pace:
     """What the user asks for.
 
     Arguments:
-        target_ms: how long a batch should take, in milliseconds; None for `ALONE_MS`, and
-            `BESIDE_MS` while others are at work on the server.
+        target_ms: how long a batch should take, in milliseconds; None for `ALONE_MS`, and what
+            `Steering` says while others are at work on the server.
         batch_size: rows in a batch, fixed; None to let `target_ms` decide.
         max_rows_per_second: the most that this process may fill; None for no bound.
-        duty: the share of the time that a worker is at work, above 0 and up to 1; None for
-            `ALONE_DUTY`, and `BESIDE_DUTY` while others are at work on the server.
+        duty: the share of the time that a worker is at work, above 0 and up to 1; None for all of
+            it, and what `Steering` says while others are at work on the server.
+        max_added_ms: by how much the 99th percentile of the site's requests may grow, in
+            milliseconds.
     """
 
     target_ms: float | None = None
     batch_size: int | None = None
     max_rows_per_second: float | None = None
     duty: float | None = None
+    max_added_ms: float = MAX_ADDED_MS
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything is left for `Steering` to decide."""
+        return not ((self.target_ms or self.batch_size) and self.duty)
 
 
 class BatchSize:
@@ -102,23 +107,23 @@ class Pacer:
         self.pace = pace
         # Whether somebody else is at work on the server.
         self.shared = False
+        self.steering = Steering()
         self.size = BatchSize(pace.batch_size)
 
     @property
     def target_ms(self) -> float:
         """How long a batch should take now, in milliseconds."""
-        return self.pace.target_ms or (BESIDE_MS if self.shared else ALONE_MS)
+        return self.pace.target_ms or (self.steering.target_ms if self.shared else ALONE_MS)
 
     @property
     def duty(self) -> float:
         """The share of the time that a worker is to be at work now."""
-        return self.pace.duty or (BESIDE_DUTY if self.shared else ALONE_DUTY)
+        return self.pace.duty or (self.steering.duty if self.shared else 1.0)
 
     @property
     def gentle(self) -> bool:
-        """Whether it goes gently for the sake of others; not when the user has said how to go."""
-        told = self.pace.target_ms or self.pace.batch_size
-        return self.shared and not (told and self.pace.duty)
+        """Whether the pace is for the sake of others; not when the user has said how to go."""
+        return self.shared and self.pace.steered
 
     @property
     def rows(self) -> int:
@@ -126,7 +131,19 @@ class Pacer:
         most = self.pace.max_rows_per_second
         return self.size.rows if most is None else max(1, min(self.size.rows, int(most)))
 
+    def feel(self, felt: Felt, *, at_rest: bool, now: float) -> None:
+        """Take into account what the site feels, at rest or beside our own work.
+
+        Arguments:
+            now: in seconds of the monotonic clock.
+        """
+        if at_rest:
+            self.steering.baseline.add(felt)
+        elif self.gentle:
+            self.steering.feel(felt, self.pace.max_added_ms, now)
+
     def failed(self) -> None:
+        """Halve the size after a batch that failed."""
         with self._lock:
             self.size.failed()
 

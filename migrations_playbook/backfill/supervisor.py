@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from django.db import Error as DatabaseError
@@ -23,6 +23,7 @@ from migrations_playbook.backfill.events import (
     Event,
     Finished,
     Note,
+    Paced,
     Recounted,
     Started,
     Vacuumed,
@@ -30,9 +31,11 @@ from migrations_playbook.backfill.events import (
 )
 from migrations_playbook.backfill.nulls import Remaining, count_nulls
 from migrations_playbook.backfill.pace import Pace, Pacer
+from migrations_playbook.backfill.probe import Probe
 from migrations_playbook.backfill.throttle import Limits, Reason, Throttle
 from migrations_playbook.backfill.workers import Team
-from migrations_playbook.postgres.sessions import Session
+from migrations_playbook.postgres.names import MAX_NAME_BYTES
+from migrations_playbook.postgres.sessions import Session, is_direct, rename_session
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 
@@ -99,8 +102,12 @@ class Supervisor:
         slices = vacuum.Slices(max(rows, int(table.estimate)), every)
         self.clerk = vacuum.Clerk(connection, slices, besides=name, session=self._vacuum_session)
         self.started = Started(rows, self.remaining.exact, workers)
+        self.probe: Probe | None = None
+        self._probing: Session | None = None
         self.bound_reached: str | None = None
         self._said: set[str] = set()
+        # What our session says of itself in its name; None where a pooler lends the session.
+        self._doing: str | None = "" if is_direct(connection) else None
         self._looked = time.monotonic()
 
     def watch(self, stop: Callable[[], bool]) -> Iterator[Event]:
@@ -135,6 +142,8 @@ class Supervisor:
         """Wait for the sessions to end. A vacuum that nobody waits for is cancelled."""
         self.team.join()
         self.clerk.end(cancel=not self.team.complete.is_set())
+        if self._probing is not None:
+            self._probing.join()
 
     def conclude(self) -> Finished:
         """Tell what came of it.
@@ -178,7 +187,7 @@ class Supervisor:
                 yield from self._say(sentence)
             held += self.throttle.look()
             self.team.pacer.shared = self.throttle.shared
-        yield from self._say_gentle()
+        held += yield from self._attend_probe()
         useless = self.clerk.attend()
         if useless and self.options.wait_for_snapshots:
             held.append(Reason("old snapshot", _useless(useless)))
@@ -193,6 +202,9 @@ class Supervisor:
             )
         else:
             self.team.go.set()
+        self._publish(held)
+        if self.probe is not None:
+            self.probe.rest(resting=bool(held) and not self.clerk.busy)
         most = self.options.max_wal
         if most is not None and (written := self.meter.written()) > most:
             self.bound_reached = (
@@ -200,6 +212,20 @@ class Supervisor:
             )
         if self.remaining.due and self.remaining.recount():
             yield Recounted(self.remaining.rows, self.remaining.exact)
+
+    def _publish(self, held: list[Reason]) -> None:
+        """Say in the session's name what we do, for pg_stat_activity and the status."""
+        pacer = self.team.pacer
+        doing = "fills"
+        if held:
+            doing = "waits: " + ", ".join(reason.signal for reason in held)
+        elif pacer.gentle:
+            felt = pacer.steering.felt_ms
+            doing = f"feels {felt:.1f}/{pacer.pace.max_added_ms:g}, {pacer.target_ms:.0f} ms"
+        if self._doing not in (None, doing):
+            self._doing = doing
+            name = f"{application_name(self.replacement)}: {doing}"
+            rename_session(self.connection, name[:MAX_NAME_BYTES])
 
     def _read_control(self) -> list[Reason]:
         try:
@@ -222,14 +248,36 @@ class Supervisor:
             self._said.add(about or sentence)
             yield Note(sentence)
 
-    def _say_gentle(self) -> Iterator[Note]:
+    def _attend_probe(self) -> Generator[Event, None, list[Reason]]:
+        """Have the site felt beside others, say what it feels, and rest when the probe wants it."""
         pacer = self.team.pacer
-        if pacer.gentle:
+        if not pacer.gentle:
+            return []
+        allowed = pacer.pace.max_added_ms
+        if self.probe is None:
+            name = application_name(self.replacement)
+            self.probe = Probe(self.replacement, self.table, name, pacer, self.team.stopping)
+            self.probe.adopt_baseline(self.connection)
+            self._probing = self.team.new_session(self.probe.run)
+            self._probing.start()
             yield from self._say(
-                f"Others are at work on the server, so a batch is to take {pacer.target_ms:g} ms, "
-                f"and a worker works {pacer.duty:.0%} of the time. --target-ms and --duty overrule "
-                "that."
+                f"Others are at work on the server: their requests may take up to {allowed:g} ms "
+                "longer (--max-added-ms), and the pace follows from what a probe feels."
             )
+        if self.probe.impossible is not None:
+            pacer.steering.give_up()
+            yield from self._say(
+                f"What the site feels cannot be probed ({self.probe.impossible}), so batches are "
+                f"kept at {pacer.target_ms:g} ms."
+            )
+        elif self._probing is not None and not self._probing.is_alive():
+            self.probe.impossible = "the probe has ended"
+        elif self.probe.wants_rest and not self.clerk.busy:
+            return [Reason("rest", "resting for a moment, to feel the site without the backfill")]
+        else:
+            felt = pacer.steering.felt_ms
+            yield Paced(felt, allowed, pacer.target_ms, pacer.duty)
+        return []
 
     def _say_useless(self, holders: list[str]) -> Iterator[Note]:
         if holders and not self.options.wait_for_snapshots:

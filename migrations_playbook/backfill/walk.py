@@ -21,15 +21,17 @@ from collections import deque
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
 
 from migrations_playbook.backfill.batch import (
     application_name,
+    batch_settings,
     batch_statement,
     block_of,
     place_before,
-    run_alone,
     search_statement,
 )
+from migrations_playbook.postgres.query import run_message, spell_message
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
@@ -81,7 +83,7 @@ class Window:
     """A few blocks with nulls in them, which are passed over once for each share.
 
     Arguments:
-        leaf: the table.
+        batch: the statement of a batch, spelled.
         first: the first block.
         end: the block to end before.
         shares: how many.
@@ -89,7 +91,7 @@ class Window:
         after: the place that this pass has come to.
     """
 
-    leaf: Leaf
+    batch: str
     first: int
     end: int
     shares: int
@@ -176,7 +178,7 @@ class Walk:
         # Another worker may have filled them all in between.
         end = until if last is None or count < most else block_of(last) + 1
         window = Window(
-            leaf=stretch.leaf,
+            batch=self._spell(connection, batch_statement(self.replacement, stretch.leaf)),
             first=stretch.block,
             end=end,
             # A pass that is no whole batch is not worth its reading.
@@ -194,19 +196,21 @@ class Walk:
 
         Lock: ACCESS SHARE on the table.
         """
-        statement = search_statement(self.replacement, stretch.leaf)
+        message = self._spell(connection, search_statement(self.replacement, stretch.leaf))
         params = [place_before(stretch.block), place_before(until), most]
-        first, last, count = run_alone(connection, self.application, statement, params)
+        first, last, count = run_message(connection, message, params)
         return first, last, int(count)
 
     def _batch(
         self, connection: BaseDatabaseWrapper, window: Window, size: int
     ) -> tuple[int, int, str | None]:
-        statement = batch_statement(self.replacement, window.leaf)
         end = place_before(window.end)
         params = [window.after, end, window.shares, window.share, size]
-        rows, nulls, last = run_alone(connection, self.application, statement, params)
+        rows, nulls, last = run_message(connection, window.batch, params)
         return int(rows), int(nulls), last
+
+    def _spell(self, connection: BaseDatabaseWrapper, statement: sql.Composed) -> str:
+        return spell_message(connection, statement, **batch_settings(self.application))
 
 
 def circle_leaves(leaves: list[Leaf], start: int) -> deque[Stretch]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from migrations_playbook.backfill import pace, vacuum
+from migrations_playbook.backfill import pace, steering, vacuum
 from migrations_playbook.backfill.pace import Pace
 from migrations_playbook.backfill.play import Options
 from migrations_playbook.backfill.throttle import Limits
@@ -45,7 +45,12 @@ def parse_duty(text: str) -> float:
 
 
 # What --set takes.
-SETTABLE = {"target-ms": positive_float, "max-rows-per-second": positive_float, "duty": parse_duty}
+SETTABLE = {
+    "max-added-ms": positive_float,
+    "target-ms": positive_float,
+    "max-rows-per-second": positive_float,
+    "duty": parse_duty,
+}
 
 
 def parse_setting(text: str) -> tuple[str, float | None]:
@@ -79,11 +84,19 @@ def add_options(parser: CommandParser) -> None:
     )
     gentle = parser.add_argument_group("gentle")
     gentle.add_argument(
+        "--max-added-ms",
+        type=positive_float,
+        default=steering.MAX_ADDED_MS,
+        metavar="MS",
+        help="By how much the 99th percentile of the site's requests may grow, in ms "
+        "(default: %(default)s).",
+    )
+    gentle.add_argument(
         "--target-ms",
         type=positive_float,
         metavar="MS",
-        help=f"How long a batch should take, in ms (default: {pace.ALONE_MS:g}, and "
-        f"{pace.BESIDE_MS:g} while others are at work on the server).",
+        help=f"How long a batch should take, in ms (default: {pace.ALONE_MS:g}, and what "
+        "--max-added-ms allows while others are at work on the server).",
     )
     gentle.add_argument(
         "--batch-size",
@@ -101,9 +114,8 @@ def add_options(parser: CommandParser) -> None:
         "--duty",
         type=parse_duty,
         metavar="SHARE",
-        help="The share of the time that a worker is at work (default: "
-        f"{pace.ALONE_DUTY:.0%}%, and {pace.BESIDE_DUTY:.0%}% while others are at work on the "
-        "server).",
+        help="The share of the time that a worker is at work (default: all of it, and what "
+        "--max-added-ms allows while others are at work on the server).",
     )
     gentle.add_argument(
         "--no-throttle", action="store_true", help="Step aside for no signal at all."
@@ -207,6 +219,7 @@ def options_from(given: dict[str, Any]) -> Options:
             batch_size=given["batch_size"],
             max_rows_per_second=given["max_rows_per_second"],
             duty=given["duty"],
+            max_added_ms=given["max_added_ms"],
         ),
         limits=None if given["no_throttle"] else limits,
         vacuum_every=given["vacuum_every"],

@@ -104,27 +104,34 @@ class PlaybookCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            output = self._in_one_sentence(*args, **options)
+            output = self._execute_and_say(*args, **options)
             # What is still buffered may meet a closed pipe, too.
             self.stdout.flush()
         except BrokenPipeError:
             self._end_unread()
+        return output
+
+    def _execute_and_say(self, *args: Any, **options: Any) -> str | None:
+        """Execute the command; a stop is what was asked for, and no error: an ordinary line."""
+        json = options.get("json") is True
+        try:
+            return self._in_one_sentence(*args, **options)
         except Stopped as error:
             if not self._called_from_command_line:
                 raise CommandError(str(error), returncode=error.exit_code) from None
-            # A stop is what was asked for, and no error: an ordinary line.
-            if options.get("json") is True:
+            if json:
                 self.say_json({"stopped": str(error), **self.result})
             else:
                 self.stdout.write(str(error))
+            self.stdout.flush()
             sys.exit(error.exit_code)
         except CommandError as error:
-            if options.get("json") is True:
+            if json:
                 self.say_json(self.result | {"error": str(error)})
             raise
-        return output
 
     def _in_one_sentence(self, *args: Any, **options: Any) -> str | None:
+        """Execute the command; whatever can go wrong is one sentence and an exit code."""
         try:
             return super().execute(*args, **options)
         except Stopped:

@@ -28,6 +28,7 @@ from migrations_playbook.backfill.events import (
     Event,
     Finished,
     Note,
+    Paced,
     Recounted,
     Started,
     Vacuumed,
@@ -55,6 +56,8 @@ class Tally:
         self.reason: str | None = None
         self.workers: int | None = None
         self.cost: Cost | None = None
+        self.paced: Paced | None = None
+        self.felt_most = 0.0
         # Seconds waited by the name of what was waited for.
         self.waited: dict[str, float] = {}
         self.notes: list[str] = []
@@ -69,6 +72,9 @@ class Tally:
         elif isinstance(event, Waiting):
             for name in event.signals:
                 self.waited[name] = self.waited.get(name, 0.0) + event.seconds
+        elif isinstance(event, Paced):
+            self.paced = event
+            self.felt_most = max(self.felt_most, event.felt_ms)
         elif isinstance(event, Vacuumed):
             self.vacuums += event.ran
         elif isinstance(event, Note):
@@ -92,6 +98,8 @@ class Tally:
             "waited": {name: round(seconds, 1) for name, seconds in self.waited.items()},
             "notes": self.notes,
             "workers": self.workers,
+            "pace": self.paced
+            and {**self.paced.as_json(), "felt_ms_at_most": round(self.felt_most, 2)},
             "cost": self.cost and self.cost.as_json(),
         }
 
@@ -111,13 +119,13 @@ class Tally:
 
 
 class Live(Progress):
-    """The progress line, and below it what is being waited for: beside it, it would be cut off."""
+    """The progress line; below it, lest it be cut off, what is waited for, or the pace."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
         for task in self.tasks:
-            if task.fields["note"]:
-                yield Text(task.fields["note"], style="yellow", overflow="ellipsis", no_wrap=True)
+            if text := _below(task):
+                yield Text(text, style="yellow", overflow="ellipsis", no_wrap=True)
 
 
 class RateColumn(ProgressColumn):
@@ -210,7 +218,7 @@ class Picture:
             speed_estimate_period=AVERAGE_OVER,
             disable=not self.live,
         )
-        self.progress.add_task(what, total=None, note="", exact=False)
+        self.progress.add_task(what, total=None, note="", pace="", exact=False)
         self.task = self.progress.tasks[0]
         self._said = time.monotonic()
 
@@ -218,7 +226,7 @@ class Picture:
         self.progress.start()
 
     def __exit__(self, *error: object) -> None:
-        self.progress.update(self.task.id, note="")
+        self.progress.update(self.task.id, note="", pace="")
         self.progress.stop()
 
     def draw(self, event: Event) -> None:
@@ -240,8 +248,13 @@ def plain_line(task: Task) -> str:
     if task.speed:
         parts.append(f"{task.speed:,.0f} rows/s")
     parts += describe_times(task)
-    note = str(task.fields["note"])
+    note = _below(task)
     return ", ".join(parts) + (f"; {note}" if note else "")
+
+
+def _below(task: Task) -> str:
+    """Say what is waited for, or else the pace."""
+    return str(task.fields["note"] or task.fields["pace"])
 
 
 def describe_times(task: Task) -> list[str]:
@@ -275,6 +288,8 @@ def _advance(progress: Progress, task: Task, event: Event) -> None:
             progress.update(task.id, completed=known - remaining, total=known, exact=exact)
         case Waiting(reason=reason):
             progress.update(task.id, note=reason)
+        case Paced():
+            progress.update(task.id, pace=str(event))
         case Finished(complete=complete):
             if complete:
                 progress.update(task.id, total=task.completed)

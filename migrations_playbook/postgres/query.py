@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 from django.db import InternalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
@@ -91,6 +92,19 @@ def _send(
     defaults: Mapping[str, str | None] = SETTINGS,
 ) -> None:
     """Send what begins a transaction, as one message."""
+    messages = _compose_beginning(connection, isolation, settings, defaults)
+    if not messages:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(as_text(connection, sql.SQL("; ").join(messages)), None)
+
+
+def _compose_beginning(
+    connection: BaseDatabaseWrapper,
+    isolation: Query | None,
+    settings: Mapping[str, str | None],
+    defaults: Mapping[str, str | None] = SETTINGS,
+) -> list[Query]:
     chosen = {**defaults, **settings}
     if defaults and server_version(connection) >= TRANSACTION_TIMEOUT_SINCE:
         chosen.setdefault("transaction_timeout", "0")
@@ -103,10 +117,41 @@ def _send(
             for name, value in values
         )
         messages.append(sql.SQL("SELECT {}").format(calls))
-    if not messages:
-        return
+    return messages
+
+
+def spell_message(connection: BaseDatabaseWrapper, query: Query, **settings: str | None) -> str:
+    """Write a query and its transaction as the one message that `run_message` sends.
+
+    Arguments:
+        query: may have placeholders.
+        settings: as those of `engine_transaction`.
+    """
+    connection.ensure_connection()
+    isolation = sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    parts = [*_compose_beginning(connection, isolation, settings), query]
+    return as_text(connection, _escaped(sql.SQL("; ").join(parts), ()))
+
+
+def run_message(connection: BaseDatabaseWrapper, message: str, params: Sequence[Any] = ()) -> Row:
+    """Run a query in a transaction of its own, in one round trip; return its first row.
+
+    PostgreSQL runs a message of several statements as one transaction, and what is local to a
+    transaction holds for it. Such a message has no parameters, so the values are written into it.
+
+    Arguments:
+        connection: outside a transaction.
+        message: see `spell_message`.
+    """
+    assert not connection.in_atomic_block, "the transaction would be somebody else's"
+    connection.ensure_connection()
+    text = psycopg.ClientCursor(connection.connection).mogrify(cast("Any", message), params)
     with connection.cursor() as cursor:
-        cursor.execute(as_text(connection, sql.SQL("; ").join(messages)), None)
+        cursor.execute(text, None)
+        while cursor.nextset():
+            pass
+        row: Row = cursor.fetchone()
+    return row
 
 
 def execute(

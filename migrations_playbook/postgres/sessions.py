@@ -68,6 +68,18 @@ def named_session(
         connection.settings_dict = usual
 
 
+def rename_session(connection: BaseDatabaseWrapper, application: str) -> None:
+    """Rename a session of our own for pg_stat_activity, for longer than a transaction.
+
+    Not behind a pooler, where the name would stay behind in a session of somebody else's.
+    """
+    fetch_value(
+        connection,
+        sql.SQL("SELECT pg_catalog.set_config('application_name', %s, false)"),
+        [application],
+    )
+
+
 def is_direct(connection: BaseDatabaseWrapper) -> bool:
     """Whether the session is the server's own, and not one that a pooler lends.
 

@@ -21,7 +21,7 @@ from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
 
 WORKERS = """
     SELECT pid FROM pg_stat_activity
-     WHERE datname = current_database() AND query LIKE '%%claimed%%' AND query LIKE '%%FILTER%%'
+     WHERE datname = current_database() AND query LIKE '%%claimed%%'
        AND pid <> pg_backend_pid()"""
 
 

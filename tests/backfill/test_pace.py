@@ -77,18 +77,6 @@ def test_at_full_duty_it_does_not_rest() -> None:
     assert Pacer(Pace()).took(1000, 0.1, now=0.0) == 0
 
 
-def test_beside_others_batches_are_short_and_far_between_unless_told_otherwise() -> None:
-    for pace, target, rest in (
-        (Pace(), 4, 0.2),
-        (Pace(duty=1.0), 4, 0.0),
-        (Pace(duty=0.25, target_ms=20), 20, 0.3),
-    ):
-        pacer = Pacer(pace)
-        pacer.shared = True
-        assert pacer.target_ms == target
-        assert pacer.took(1000, 0.1, now=0.0) == pytest.approx(rest)
-
-
 def test_alone_a_batch_is_longer() -> None:
     assert Pacer(Pace()).target_ms == 50
 
@@ -106,6 +94,6 @@ def test_a_batch_is_no_larger_than_a_second_of_the_bound() -> None:
 
 def test_what_was_set_for_all_overrules_a_workers_own() -> None:
     own = Pace(target_ms=50, duty=1.0, max_rows_per_second=100)
-    assert Control(target_ms=20, duty=0.5).over(own) == Pace(
-        target_ms=20, duty=0.5, max_rows_per_second=100
+    assert Control(target_ms=20, duty=0.5, max_added_ms=2).over(own) == Pace(
+        target_ms=20, duty=0.5, max_rows_per_second=100, max_added_ms=2
     )

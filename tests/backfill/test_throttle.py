@@ -158,8 +158,8 @@ def test_beside_others_at_work_it_goes_gently_and_says_so(database: Database) ->
     with at_work(database):
         beside = database.manage("backfill_new_token")
         told = database.manage("backfill_new_token", "--target-ms", "50", "--duty", "100%")
-    assert "Others are at work on the server, so a batch is to take 4 ms" in beside.stdout
-    assert "works 33% of the time" in beside.stdout
+    assert "their requests may take up to 5 ms longer (--max-added-ms)" in beside.stdout
+    assert "Waited for rest" in beside.stdout
     assert "Others are at work" not in told.stdout
     assert nulls(database) == 0
 

@@ -1,0 +1,176 @@
+"""What the site decides: batches are lengthened and shortened by what requests feel.
+
+A probe does what a request does, again and again (`probe`); here its times are compared with those
+of the site at rest, and a pace follows from the difference. Knows no database and no clock.
+
+There is one number, the level, in milliseconds. Down to `SHORTEST_MS` the level is the length of a
+batch at full duty, since the length of a batch is what a request waits for. Below that, batches
+stay as short as they are, and rests come between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# By how much the 99th percentile of requests may grow unless the user says otherwise, in ms.
+MAX_ADDED_MS = 5.0
+# The shortest and the longest batch, and where it begins beside others, in milliseconds.
+SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 8.0, 50.0
+# The lowest level: a twentieth of the time in the shortest batches.
+LOWEST = SHORTEST_MS / 20
+# Where there is no probe: shorter than the scheduler's tick (4 ms on a Linux of 250 Hz). A request
+# that finds every core taken waits until a process sleeps or its tick is over.
+UNFELT_MS = 4.0
+# Of so many probes at rest the second highest stands for the 99th percentile.
+REST_SAMPLES, REST_KEPT = 40, 120
+# A step down: this many of the last so many probes were above what is allowed.
+DOWN_AFTER = ((2, 20), (3, 100))
+MOST_RECENT, TOLD = 100, 50
+DOWN = 0.5
+# A step up: none of so many was above this share of what is allowed.
+UP_AFTER, UP_SHARE = 20, 0.7
+UP = 1.25
+# For how long a level that was too high is not tried again, in seconds; twice as long each time.
+HOLD, LONGEST_HOLD = 30.0, 480.0
+# Probes that were under way when the level changed say nothing of the new one, in seconds.
+SETTLE = 0.2
+
+
+@dataclass(frozen=True)
+class Felt:
+    """One probe: what a request would have felt.
+
+    Arguments:
+        read_ms: how long a read by key took, in milliseconds.
+        commit_ms: how long a commit took that changes nothing.
+        behind_us: whether a session of the site's stood behind a row of ours.
+    """
+
+    read_ms: float
+    commit_ms: float
+    behind_us: bool = False
+
+
+class Baseline:
+    """The site without us: probes made while no worker and no vacuum of ours was at work."""
+
+    def __init__(self) -> None:
+        self._reads: deque[float] = deque(maxlen=REST_KEPT)
+        self._commits: deque[float] = deque(maxlen=REST_KEPT)
+        # What another process has felt before us: its workers do not rest for us.
+        self.told: tuple[float, float] | None = None
+
+    def add(self, felt: Felt) -> None:
+        self._reads.append(felt.read_ms)
+        self._commits.append(felt.commit_ms)
+
+    @property
+    def known(self) -> bool:
+        return self._own or self.told is not None
+
+    @property
+    def _own(self) -> bool:
+        return len(self._reads) >= REST_SAMPLES
+
+    @property
+    def high(self) -> tuple[float, float]:
+        """The 99th percentiles of reads and of commits, as near as so few samples come to them."""
+        if self.told is not None and not self._own:
+            return self.told
+        return near_highest(self._reads), near_highest(self._commits)
+
+    def added(self, felt: Felt) -> float:
+        """By how much a probe took longer than at rest, in milliseconds."""
+        reads, commits = self.high
+        return max(0.0, felt.read_ms - reads, felt.commit_ms - commits)
+
+
+class Steering:
+    """The pace beside others, from what probes feel."""
+
+    def __init__(self) -> None:
+        self.level = FIRST_MS
+        self.baseline = Baseline()
+        # How many processes fill the table, each with a steering of its own.
+        self.processes = 1
+        # Probes since the last step, and the last ones whatever the steps, to be told.
+        self._recent: deque[float] = deque(maxlen=MOST_RECENT)
+        self._told: deque[float] = deque(maxlen=TOLD)
+        self._changed = -math.inf
+        self._ceiling, self._until, self._hold = LONGEST_MS, -math.inf, HOLD / 2
+
+    @property
+    def target_ms(self) -> float:
+        """How long a batch should take, in milliseconds."""
+        return max(self.level, SHORTEST_MS)
+
+    @property
+    def duty(self) -> float:
+        """The share of the time that a worker is to be at work."""
+        return min(1.0, self.level / SHORTEST_MS)
+
+    @property
+    def felt_ms(self) -> float:
+        """What the site feels: the 99th percentile's growth, as near as the last probes tell."""
+        return near_highest(self._told)
+
+    def give_up(self) -> None:
+        """Keep to short batches, where there is no probe."""
+        self.level = min(self.level, UNFELT_MS)
+
+    def feel(self, felt: Felt, allowed_ms: float, now: float) -> None:
+        """Take a probe into account that was made while workers were at work.
+
+        Arguments:
+            felt: what it felt.
+            allowed_ms: how much it may be, in milliseconds.
+            now: in seconds, of any clock.
+        """
+        if now - self._changed < SETTLE or not self.baseline.known:
+            return
+        added = self.baseline.added(felt)
+        if felt.behind_us:
+            # Who waits for a row of a batch may wait for all of the batch.
+            added = max(added, self.target_ms)
+        self._recent.append(added)
+        self._told.append(added)
+        # All processes feel the same, and their steps up add up.
+        enough = min(UP_AFTER * self.processes, MOST_RECENT)
+        latest = list(self._recent)[-enough:]
+        if self._too_much(allowed_ms):
+            self._step_down(now)
+        elif len(latest) == enough and max(latest) <= UP_SHARE * allowed_ms:
+            self._step_up(now)
+
+    def _too_much(self, allowed_ms: float) -> bool:
+        values = list(self._recent)
+        return any(
+            sum(value > allowed_ms for value in values[-most:]) >= many for many, most in DOWN_AFTER
+        )
+
+    def _step_down(self, now: float) -> None:
+        if now >= self._until:
+            self._hold = min(2 * self._hold, LONGEST_HOLD)
+        self._ceiling, self._until = self.level / UP, now + self._hold
+        self._set(self.level * DOWN, now)
+
+    def _step_up(self, now: float) -> None:
+        most = self._ceiling if now < self._until else LONGEST_MS
+        if self.level < most:
+            self._set(min(self.level * UP, most), now)
+
+    def _set(self, level: float, now: float) -> None:
+        self.level = min(max(level, LOWEST), LONGEST_MS)
+        self._changed = now
+        self._recent.clear()
+
+
+def near_highest(values: Sequence[float] | deque[float]) -> float:
+    """The highest but one in fifty, at least one, of the values; 0 of none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[max(0, len(ordered) - 1 - max(1, len(ordered) // 50))]

@@ -1,0 +1,223 @@
+"""How gentle, how fast: a backfill beside a site, at several paces, side by side.
+
+    python -m tests.benchmarks.pace --rows 1000000
+    python -m tests.benchmarks.pace --load light --load steady --watch
+
+For each load: the site alone, the backfill as it was until now (a third of the time, in batches of
+4 ms), without any throttle, by default, and a plain loop of range UPDATEs of 1,000 keys. Added is
+the 99th percentile over that of the site alone, in the same run. `--watch` says what the longest
+writes waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.server import PROJECT, Server, running
+from tests.benchmarks.traffic import Load, percentile
+
+LOADS = {
+    "light": Load(reads=100, writes=50),
+    "steady": Load(reads=500, writes=200),
+    "cores taken": Load(reads=100, writes=50, burners=os.cpu_count() or 1),
+    "django": Load(reads=140, writes=60, django=True),
+    "meeting": Load(reads=100, writes=50, meeting=True),
+}
+PACES: dict[str, list[str] | None] = {
+    "none": None,
+    "33 %, 4 ms": ["--duty", "33%", "--target-ms", "4"],
+    "unthrottled": ["--no-throttle"],
+    "default": [],
+    "plain loop": None,
+}
+ALONE_SECONDS = 12.0
+KEYS = 1000
+# A write that takes longer is looked into, in milliseconds.
+LONG = 30.0
+SPIN = "while True: pass"
+
+
+@dataclass
+class Measured:
+    """One run.
+
+    Arguments:
+        load: its name.
+        pace: its name.
+        seconds: of the backfill.
+        reads: 90th and 99th percentile and longest, in milliseconds.
+        writes: the same.
+        pace_at_end: what the backfill says of its pace.
+        waits: what long statements of the site waited for, and how often that was seen.
+    """
+
+    load: str
+    pace: str
+    seconds: float
+    reads: list[float]
+    writes: list[float]
+    pace_at_end: Any = None
+    waits: dict[str, int] = field(default_factory=dict)
+
+
+def measure(server: Server, load: str, pace: str, *, watch: bool) -> Measured:
+    """Measure one pace beside one load, on a fresh copy of the table."""
+    server.reset()
+    result: dict[str, Any] = {}
+    waits: Counter[str] = Counter()
+    with traffic(server, LOADS[load]) as took, watching(server, waits, watch=watch):
+        time.sleep(1.5)  # connections are made, and pages read
+        began = time.monotonic()
+        if pace == "none":
+            time.sleep(ALONE_SECONDS)
+        elif pace == "plain loop":
+            fill_plainly(server)
+        else:
+            said = server.manage("backfill_new_token", "--json", *(PACES[pace] or []))
+            result = json.loads(said)
+        ended = time.monotonic()
+    left = server.value("SELECT count(*) FROM tickets_ticket WHERE new_token IS NULL")
+    assert pace == "none" or not left, f"{left} rows are left"
+    figures = {
+        kind: [ms for due, ms in each if began <= due < ended] for kind, each in took.items()
+    }
+    return Measured(
+        load=load,
+        pace=pace,
+        seconds=result.get("seconds", ended - began),
+        reads=_summary(figures["reads"]),
+        writes=_summary(figures["writes"]),
+        pace_at_end=result.get("pace"),
+        waits=dict(waits.most_common(4)),
+    )
+
+
+def _summary(values: list[float]) -> list[float]:
+    return [percentile(values, 0.9), percentile(values, 0.99), max(values, default=0.0)]
+
+
+def fill_plainly(server: Server) -> None:
+    """Fill as a user would write it: ranges of keys, one after the other."""
+    with server.connect() as connection:
+        row = connection.execute("SELECT min(id), max(id) FROM tickets_ticket").fetchone()
+        assert row is not None
+        for first in range(row[0], row[1] + 1, KEYS):
+            connection.execute(
+                "UPDATE tickets_ticket SET new_token = gen_random_uuid() "  # noqa: S608 - numbers
+                f"WHERE id BETWEEN {first} AND {first + KEYS - 1} AND new_token IS NULL"
+            )
+
+
+@contextmanager
+def traffic(server: Server, load: Load) -> Iterator[dict[str, list[list[float]]]]:
+    """Within this context a site is at work; afterwards what is yielded has its latencies."""
+    took: dict[str, list[list[float]]] = {}
+    told = json.dumps(asdict(load))
+    spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(load.burners)]
+    site = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.traffic", told],
+        cwd=PROJECT,
+        env=server.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert site.stdout is not None
+    try:
+        site.stdout.readline()
+        yield took
+        output, _ = site.communicate()
+        took |= json.loads(output)
+    finally:
+        site.kill()
+        for each in spinning:
+            each.kill()
+            each.wait()
+
+
+@contextmanager
+def watching(server: Server, waits: Counter[str], *, watch: bool) -> Iterator[None]:
+    """Within this context, see what statements of the site wait for that take long."""
+    stop = threading.Event()
+
+    def look() -> None:
+        with server.connect("postgres") as connection:
+            while not stop.wait(0.01):
+                rows = connection.execute(
+                    "SELECT wait_event_type, wait_event FROM pg_stat_activity "
+                    "WHERE application_name = 'site' AND state = 'active' "
+                    "AND clock_timestamp() - query_start > %s * interval '1 ms'",
+                    [LONG],
+                )
+                waits.update(f"{kind}:{event}" if kind else "CPU" for kind, event in rows)
+
+    thread = threading.Thread(target=look)
+    if watch:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if watch:
+            thread.join()
+
+
+def line(each: Measured, alone: Measured, fastest: float) -> str:
+    """A row of the table."""
+    took = "-" if each.pace == "none" else f"{each.seconds:.1f} ({each.seconds / fastest:.1f})"
+    figures = [
+        f"{own[0]:.1f} / {own[1]:.1f} / {own[2]:.0f} | {own[1] - base[1]:+.1f}"
+        for own, base in ((each.reads, alone.reads), (each.writes, alone.writes))
+    ]
+    waits = " ".join(f"{name} {count}" for name, count in each.waits.items())
+    return f"| {each.load} | {each.pace} | {took} | {' | '.join(figures)} | {waits} |\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--load", action="append", choices=LOADS, help="default: all")
+    parser.add_argument("--pace", action="append", choices=PACES, help="default: all")
+    parser.add_argument("--watch", action="store_true", help="what long statements waited for")
+    parser.add_argument(
+        "--setting", action="append", default=[], metavar="NAME=VALUE", help="of the server"
+    )
+    parser.add_argument("--output", type=Path, help="where to write the results as JSON")
+    options = parser.parse_args()
+    results = []
+    with running(**dict(each.split("=", 1) for each in options.setting)) as server:
+        about = server.about("shared_buffers", "max_wal_size")
+        server.seed(options.rows)
+        sys.stdout.write(
+            "| load | backfill | s (of unthrottled) | reads p90 / p99 / max | added "
+            "| writes p90 / p99 / max | added | |\n" + "|---" * 8 + "|\n"
+        )
+        for load in options.load or LOADS:
+            runs = [
+                measure(server, load, pace, watch=options.watch) for pace in (options.pace or PACES)
+            ]
+            fastest = next((each.seconds for each in runs if each.pace == "unthrottled"), 1.0)
+            for each in runs:
+                sys.stdout.write(line(each, runs[0], fastest))
+            sys.stdout.flush()
+            results += [asdict(each) for each in runs]
+    if options.output:
+        options.output.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
