@@ -89,6 +89,8 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        if not self._concerns(app_label, schema_editor, from_state):
+            return
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
             self._refuse_unsound(app_label, schema_editor, from_state)
@@ -103,6 +105,8 @@ class WithTableLock(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        if not self._concerns(app_label, schema_editor, to_state):
+            return
         label = f"{app_label}.{to_state.models[app_label, self.model_name.lower()].name}"
         added = (each.name for each in self.operations if isinstance(each, AddField))
         with one_sentence(
@@ -124,6 +128,13 @@ class WithTableLock(Operation):
             for operation in self.operations
             if operation.migration_name_fragment
         )
+
+    def _concerns(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> bool:
+        """Whether the model's table is in this database, by the project's routers."""
+        model = state.apps.get_model(app_label, self.model_name)
+        return self.allow_migrate_model(schema_editor.connection.alias, model)
 
     def _locked(
         self,

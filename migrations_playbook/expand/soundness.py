@@ -53,15 +53,27 @@ def find_obstacle(
             SELECT (SELECT string_agg(pg_catalog.format('%%I', w.rulename), ', ')
                       FROM pg_catalog.pg_rewrite w
                      WHERE w.ev_class = c.oid AND w.ev_type = '2' AND w.ev_enabled <> 'D'),
+                   (SELECT string_agg(pg_catalog.quote_ident(f.conname) || ' of '
+                                          || f.conrelid::regclass::text, ', ')
+                      FROM pg_catalog.pg_constraint f
+                      JOIN pg_catalog.pg_attribute a
+                        ON a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey)
+                     WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conparentid = 0
+                       AND a.attname = %s),
                    pg_catalog.row_security_active(c.oid), current_user::text
               FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
-        [table.as_string(None)],
+        [live, table.as_string(None)],
     )
-    rules, hidden, role = row or (None, False, "")
+    rules, keys, hidden, role = row or (None, None, False, "")
     if rules:
         return Obstacle(
             f"rewritten by a rule on its updates ({rules}), beside which the backfill cannot run",
             "Drop the rule, or make it a trigger.",
+        )
+    if keys:
+        return Obstacle(
+            f"referred to by its {live} ({keys})",
+            "Let the foreign key refer to the primary key.",
         )
     if hidden:
         return Obstacle(

@@ -63,51 +63,48 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     value: Any = shadow.value
     live = _field_of(model, shadow.live)
     propose = f"Write value={propose_value(live, value)}"
-    other = f"Write value={propose_value(live, None)}."
     if not isinstance(value, BaseExpression):
         if isinstance(value, type) and issubclass(value, BaseExpression):
             propose = f"Write value={value.__name__}()"
-        yield (
-            10,
-            "is not an expression that PostgreSQL could evaluate for each row.",
-            f"{propose}, or another database function.",
-        )
+        says = "is not an expression that PostgreSQL could evaluate for each row."
+        yield 10, says, f"{propose}, or another database function."
         return
     if any(isinstance(each, F) for each in _flattened(value)):
-        yield (
-            11,
-            "refers to a column: it must make a value, not convert one.",
-            f"{propose}, or another expression without F().",
-        )
+        says = "refers to a column: it must make a value, not convert one."
+        yield 11, says, f"{propose}, or another expression without F()."
         return
+    other = f"Write value={propose_value(live, None)}."
     try:
         text = shadow.value_sql(model)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         yield 14, f"cannot be written as SQL: {first}.", other
         return
-    plain = LITERAL.sub("''", text)
     if "$$" in text:
         yield 14, "has $$ in it, which would end a trigger's function.", other
-    elif re.search(r"\bselect\b", plain, re.IGNORECASE):
-        yield (
-            16,
-            "has a subquery, which PostgreSQL evaluates once for all rows of a statement.",
-            f"{propose}, or put the subquery into a function.",
-        )
-    called = {name.lower() for name in CALL.findall(plain)}
-    if called <= GUESSABLE | NOTHING_ADDED:
-        guessable = sorted(called & GUESSABLE)
-        yield (
-            16,
-            f"is made of {', '.join(f'{each}()' for each in guessable)} alone, which is no source "
-            "of secrets."
-            if guessable
-            else "gives every row the same value, which is no secret.",
-            f"{propose}.",
-        )
+    yield from _no_secret(LITERAL.sub("''", text), propose)
     if live is not None:
         yield from _misfits(live, shadow)
+
+
+def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
+    """Why what an expression draws is known to others, or to other rows.
+
+    Arguments:
+        text: its SQL, without literals.
+        propose: the beginning of a hint.
+    """
+    if re.search(r"\bselect\b", text, re.IGNORECASE):
+        says = "has a subquery, which PostgreSQL evaluates once for all rows of a statement."
+        yield 16, says, f"{propose}, or put the subquery into a function."
+    called = {name.lower() for name in CALL.findall(text)}
+    guessable = ", ".join(f"{name}()" for name in sorted(called & GUESSABLE))
+    if not called <= GUESSABLE | NOTHING_ADDED:
+        return
+    if guessable:
+        yield 16, f"is made of {guessable} alone, which is no source of secrets.", f"{propose}."
+    else:
+        yield 16, "gives every row the same value, which is no secret.", f"{propose}."
 
 
 def _misfits(live: models.Field[Any, Any], shadow: Shadow) -> Iterator[tuple[int, str, str]]:

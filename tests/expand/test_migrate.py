@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from django.db.migrations.executor import MigrationExecutor
+from django.test import override_settings
 from psycopg import errors
 
 from migrations_playbook.operations import DropShadow
@@ -203,6 +204,22 @@ def test_of_two_at_once_one_migrates_and_the_other_says_so(before_the_expand: Da
     assert "Traceback" not in message
     assert "No migrations to apply" in before_the_expand.manage("migrate").stdout
     assert nulls(before_the_expand) == 3
+
+
+class Elsewhere:
+    """A router that keeps the tickets out of a database."""
+
+    def allow_migrate(self, db: str, app_label: str, **hints: object) -> bool:
+        return app_label != "tickets"
+
+
+def test_where_a_router_keeps_the_table_out_there_is_nothing_to_expand(
+    empty_database: Database,
+) -> None:
+    with override_settings(DATABASE_ROUTERS=[Elsewhere()]):
+        call_command("migrate", verbosity=0)
+        call_command("migrate", "tickets", "zero", verbosity=0)
+    assert empty_database.value("SELECT to_regclass('tickets_ticket')") is None
 
 
 def test_without_a_transaction_the_expand_is_refused_at_once(before_the_expand: Database) -> None:

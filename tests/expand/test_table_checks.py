@@ -160,9 +160,14 @@ def test_a_check_writes_nothing(database: Database) -> None:
             "rewritten by a rule on its updates (never)",
             "Drop the rule",
         ),
+        (
+            "CREATE TABLE v (t uuid CONSTRAINT of_ticket REFERENCES tickets_ticket (token))",
+            "referred to by its token (of_ticket of",
+            "Let the foreign key refer to the primary key",
+        ),
     ],
 )
-def test_a_rule_beside_which_nothing_can_be_filled_is_said_before_the_expand(
+def test_what_would_be_refused_later_is_said_before_the_expand(
     statement: str, says: str, remedy: str, empty_database: Database
 ) -> None:
     call_command("migrate", "tickets", "0001", verbosity=0)
