@@ -21,6 +21,7 @@ from psycopg import sql
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, primary_message
 from migrations_playbook.postgres.query import execute, fetch_all, fetch_row, fetch_value, set_local
+from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.trigger_sql import TRIGGER_PATH, PinnedTriggerSql
@@ -29,6 +30,8 @@ NAME = "migrations_playbook_trial"
 TRIAL = sql.Identifier("pg_temp", NAME)
 # As django-pgtrigger puts its quotes around it.
 QUOTED = f'pg_temp"."{NAME}'
+# What is not found along a path.
+MISSING = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
 # How many rows are tried: a CHECK that half of the values pass is found all the same.
 ROWS = 100
 
@@ -55,11 +58,12 @@ def try_triggers(
     """
     _refuse_without_temporary(connection)
     with _taken_back(connection):
-        try:
-            _make_trial(connection, replacement, table, triggers)
-            _write_rows(connection, replacement)
-        except DatabaseError as error:
-            raise _refusal(replacement, table, error) from None
+        _make_trial(connection, replacement, table)
+        with _refusing(replacement, table):
+            _draw_row(connection, replacement)
+        _install_triggers(connection, triggers)
+        with _refusing(replacement, table):
+            _write_rows(connection, replacement, ROWS)
         _refuse_same(connection, replacement, table)
         _try_checks(connection, replacement, table)
         for role in read_writers(connection, table):
@@ -86,13 +90,8 @@ def _trigger_path(connection: BaseDatabaseWrapper) -> Iterator[None]:
     set_local(connection, "search_path", path)
 
 
-def _make_trial(
-    connection: BaseDatabaseWrapper,
-    replacement: Replacement,
-    table: Table,
-    triggers: Sequence[PinnedTriggerSql],
-) -> None:
-    """Make a table of the two columns, with one row from before the triggers, and install them."""
+def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Make a table of the two columns, which everybody may use."""
     live, shadow = sql.Identifier(replacement.live), sql.Identifier(replacement.shadow)
     field: Any = replacement.model._meta.get_field(replacement.declaration.shadow)
     for statement in (
@@ -105,10 +104,15 @@ def _make_trial(
         sql.SQL("GRANT ALL ON {} TO PUBLIC").format(TRIAL),
     ):
         execute(connection, statement)
-    row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(TRIAL, live, replacement.value)
+
+
+def _draw_row(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+    """Insert a row as it is from before the triggers; its live value is drawn, too."""
+    row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(
+        TRIAL, sql.Identifier(replacement.live), replacement.value
+    )
     with _trigger_path(connection):
         execute(connection, row, [])
-    _install_triggers(connection, triggers)
 
 
 def _install_triggers(
@@ -119,14 +123,17 @@ def _install_triggers(
         execute(connection, sql.SQL(str(installed)))
 
 
-def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement, rows: int) -> None:
     """Insert rows as a release does that knows no shadow, and update the one that has none yet."""
     live = sql.Identifier(replacement.live)
-    insert = "INSERT INTO {trial} ({live}) SELECT {live} FROM {trial}, generate_series(1, {rows})"
+    insert = """
+        INSERT INTO {trial} ({live})
+        SELECT {live} FROM (SELECT {live} FROM {trial} LIMIT 1) AS first,
+               pg_catalog.generate_series(1, {rows})"""
     for statement in (insert, "UPDATE {trial} SET {live} = {live}"):
         execute(
             connection,
-            sql.SQL(statement).format(trial=TRIAL, live=live, rows=sql.Literal(ROWS)),
+            sql.SQL(statement).format(trial=TRIAL, live=live, rows=sql.Literal(rows)),
         )
 
 
@@ -206,10 +213,9 @@ def _try_role(
                     'then "manage.py migrate" again.'
                 ) from None
             return
-        try:
-            _write_rows(connection, replacement)
-        except DatabaseError as error:
-            raise _refusal(replacement, table, error, role) from None
+        with _refusing(replacement, table, role):
+            # For its rights one row is as good as many.
+            _write_rows(connection, replacement, 1)
 
 
 def read_writers(connection: BaseDatabaseWrapper, table: Table) -> list[str]:
@@ -298,21 +304,25 @@ def _refuse_without_temporary(connection: BaseDatabaseWrapper) -> None:
         )
 
 
-def _refusal(
-    replacement: Replacement, table: Table, error: DatabaseError, role: str | None = None
-) -> Refused:
-    """Say that the triggers would fail the site's writes, and what mends it."""
-    missing = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
-    remedy = _correct(replacement)
-    if isinstance(error.__cause__, pg_errors.InsufficientPrivilege):
-        remedy = 'Grant that to the role, then run "manage.py migrate" again.'
-    elif isinstance(error.__cause__, missing):
-        remedy = f"The triggers look names up in {TRIGGER_PATH}: name the schema. {remedy}"
-    of_role = f' of the role "{role}"' if role else ""
-    return Refused(
-        f"Every insert{of_role} into {table} would fail in the triggers: {primary_message(error)}; "
-        f"nothing was changed. {remedy}"
-    )
+@contextmanager
+def _refusing(replacement: Replacement, table: Table, role: str | None = None) -> Iterator[None]:
+    """Say of what fails within that it would fail the site's writes, and what mends it."""
+    try:
+        yield
+    except DatabaseError as error:
+        cause = error.__cause__
+        if is_connection_lost(error) or isinstance(cause, pg_errors.QueryCanceled):
+            raise
+        remedy = _correct(replacement)
+        if isinstance(cause, pg_errors.InsufficientPrivilege):
+            remedy = 'Grant that to the role, then run "manage.py migrate" again.'
+        elif isinstance(cause, MISSING):
+            remedy = f"The triggers look names up in {TRIGGER_PATH}: name the schema. {remedy}"
+        of_role = f' of the role "{role}"' if role else ""
+        raise Refused(
+            f"Every insert{of_role} into {table} would fail in the triggers: "
+            f"{primary_message(error)}; nothing was changed. {remedy}"
+        ) from None
 
 
 def _correct(replacement: Replacement) -> str:
