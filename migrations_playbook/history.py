@@ -16,6 +16,11 @@ from typing import Any
 
 from django.db import models
 from django.db.migrations import Migration
+from django.db.migrations.exceptions import (
+    BadMigrationError,
+    CircularDependencyError,
+    NodeNotFoundError,
+)
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ModelState, ProjectState
 from pgtrigger import compiler
@@ -97,13 +102,28 @@ class Remembered:
         return Replacement(self.state.apps.get_model(self.app_label, self.model), self.declaration)
 
 
+def load_migrations() -> MigrationLoader:
+    """Load the migrations on disk.
+
+    Raises:
+        PlaybookError: they do not fit together.
+    """
+    try:
+        return MigrationLoader(None)
+    except (BadMigrationError, CircularDependencyError, NodeNotFoundError) as error:
+        raise PlaybookError(
+            f'The migrations do not fit together: {error}. "manage.py showmigrations" must work '
+            "first."
+        ) from None
+
+
 def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
     """Read every shadow that the migrations on disk have, or have had.
 
     Arguments:
         loader: the migrations; those on disk without one.
     """
-    loader = loader or MigrationLoader(None)
+    loader = loader or load_migrations()
     state = ProjectState(real_apps=loader.unmigrated_apps)
     known: dict[tuple[str, str, str], Remembered] = {}
     for migration in _in_order(loader):

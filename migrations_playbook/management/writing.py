@@ -9,7 +9,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 
 from migrations_playbook.contract.ensure import ROWS
-from migrations_playbook.history import read_history
+from migrations_playbook.history import load_migrations, read_history
 from migrations_playbook.management.base import (
     PlaybookCommand,
     Target,
@@ -43,7 +43,7 @@ class WriteCommand(PlaybookCommand):
     def handle(
         self, *, dry_run: bool, json: bool, target: Target | None = None, **options: Any
     ) -> None:
-        loader = MigrationLoader(None)
+        loader = load_migrations()
         label, shadow = target or only_one(self.candidates(loader))
         app_label, _, model = label.partition(".")
         migration = build_migration(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.dumps import with_columns_sorted
-from tests.fixtures.project import BEFORE, DECLARED, Project
+from tests.fixtures.project import BEFORE, DECLARED, SETTINGS, Project
 
 VOUCHERS = "shop.Voucher.new_code"
 CLEAN = ("makemigrations", "--check", "--dry-run")
@@ -153,6 +153,28 @@ def test_a_reader_of_the_contract_sees_a_model_and_two_columns(contracted: Proje
         assert part in text.replace('"', "'")
 
 
+def test_messages_name_an_alias_of_any_app_and_only_of_its_column(
+    declared: Project, old: Database, tmp_path: Path
+) -> None:
+    project = declared.copy(tmp_path / "project")
+    alias = "from migrations_playbook.management.{0} import {1}\n\n\nclass Command({1}):\n"
+    of_it = '    model, shadow = "shop.voucher", "new_code"\n'
+    for name, text in {
+        "__init__": "",
+        "fill_codes": alias.format("backfill", "BackfillCommand") + of_it,
+        "swap_others": alias.format("swap", "SwapCommand") + of_it.replace("new_code", "other"),
+        # Neither is an alias, and neither is loaded to find that out.
+        "broken": "raise RuntimeError",
+    }.items():
+        project.write(f"ops/management/commands/{name}.py", text)
+    for name in ("ops/__init__.py", "ops/management/__init__.py"):
+        project.write(name, "")
+    project.write("settings.py", SETTINGS.replace('"shop"', '"shop", "ops"'))
+    project.manage(old, "migrate")
+    assert "manage.py fill_codes" in project.manage(old, "playbook", "status")
+    assert f'"manage.py playbook swap {VOUCHERS}"' in project.manage(old, "fill_codes")
+
+
 def test_what_the_models_drift_in_otherwise_stays_out_of_it(tmp_path: Path) -> None:
     project = Project.make(tmp_path)
     project.manage(None, "makemigrations", "shop")
@@ -228,6 +250,14 @@ class TestRefusals:
         assert "No migration has a shadow 'other' of shop.Voucher" in complaint
         code, complaint = contracted.refusal(None, "playbook", "contract")
         assert (code, complaint.count("\n")) == (1, 1)
+
+    def test_migrations_that_do_not_fit_together(self, declared: Project, tmp_path: Path) -> None:
+        project = declared.copy(tmp_path / "project")
+        (project.folder / "shop" / "migrations" / "0001_initial.py").unlink()
+        for play in ("forget", "ensure"):
+            code, complaint = project.refusal(None, "playbook", play, VOUCHERS)
+            assert (code, complaint.count("\n")) == (1, 1)
+            assert "do not fit together" in complaint
 
     def test_two_last_migrations(self, declared: Project, tmp_path: Path) -> None:
         project = declared.copy(tmp_path / "project")
