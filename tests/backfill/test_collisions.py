@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.core.management import call_command
 from django.db import models
 from django.db.models import Value
 from django.db.models.functions import MD5, Cast, Floor, Random
@@ -100,3 +101,23 @@ def test_no_ticket_gets_the_leaked_value_of_another(database: Database) -> None:
         )
         == 0
     )
+
+
+def test_fresh_values_that_an_expressions_index_takes_for_the_same_are_drawn_anew(
+    database: Database,
+) -> None:
+    """As UniqueConstraint(Lower("code")) has it: here values of the same first digit are equal."""
+    database.run(
+        "INSERT INTO tickets_ticket (token) SELECT "
+        "overlay(gen_random_uuid()::text PLACING digit::text FROM 1 FOR 1)::uuid "
+        "FROM generate_series(0, 7) AS digit"
+    )
+    database.run("CREATE UNIQUE INDEX firsts ON tickets_ticket (left(token::text, 1))")
+    with database.connect(autocommit=True) as session:
+        session.execute("SET session_replication_role = replica")
+        session.execute(
+            "UPDATE tickets_ticket SET new_token = "
+            "overlay(gen_random_uuid()::text PLACING 'a' FROM 1 FOR 1)::uuid"
+        )
+    call_command("swap_token_columns")
+    assert database.value("SELECT count(DISTINCT left(token::text, 1)) FROM tickets_ticket") == 8

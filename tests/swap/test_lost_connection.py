@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -60,14 +61,19 @@ def test_a_swap_that_was_cut_off_while_its_commit_was_acknowledged_is_said_to_be
     assert '"phase": "swapped"' in prepared.manage("playbook_status", "--json").stdout
 
 
-def test_a_swap_that_was_cut_off_before_its_commit_is_said_not_to_be(prepared: Database) -> None:
-    prepared.run("""
+def stand_still(database: Database) -> None:
+    """Let the exchange stop in the middle, while somebody holds the advisory lock 42."""
+    database.run("""
         CREATE FUNCTION stand_still() RETURNS event_trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_advisory_xact_lock(42); END $$""")
-    prepared.run(
+    database.run(
         "CREATE EVENT TRIGGER stand_still ON ddl_command_end "
         "WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION stand_still()"
     )
+
+
+def test_a_swap_that_was_cut_off_before_its_commit_is_said_not_to_be(prepared: Database) -> None:
+    stand_still(prepared)
     with prepared.connect() as obstacle:
         obstacle.execute("SELECT pg_advisory_lock(42)")
         swap = prepared.start("swap_token_columns")
@@ -78,3 +84,42 @@ def test_a_swap_that_was_cut_off_before_its_commit_is_said_not_to_be(prepared: D
     assert "run the same command again" in complaint
     assert swap.returncode == 75
     assert '"phase": "filled"' in prepared.manage("playbook_status", "--json").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_signal_while_the_commit_waits_for_a_standby_is_told_that_it_is_committed(
+    number: signal.Signals, prepared: Database
+) -> None:
+    with server_setting(prepared, synchronous_standby_names="nobody"):
+        swap = prepared.start("swap_token_columns")
+        pid_that_waits_for(prepared, "SyncRep")
+        swap.send_signal(number)
+        _, complaint = swap.communicate(timeout=60)
+    assert complaint == (
+        "CommandError: The swap of tickets.Ticket was committed, and is not proven yet. Run "
+        '"manage.py swap_token_columns --verify".\n'
+    )
+    assert swap.returncode == 75
+    assert prepared.manage("swap_token_columns", "--verify").returncode == 0
+
+
+def test_a_client_that_is_frozen_with_the_lock_does_not_keep_the_site_waiting(
+    prepared: Database,
+) -> None:
+    stand_still(prepared)
+    with prepared.connect() as obstacle, prepared.connect(autocommit=True) as reader:
+        obstacle.execute("SELECT pg_advisory_lock(42)")
+        swap = prepared.start("swap_token_columns")
+        pid = pid_that_waits_for(prepared, "advisory")
+        swap.send_signal(signal.SIGSTOP)
+        obstacle.rollback()
+        obstacle.execute("SELECT pg_advisory_unlock_all()")
+        # Nobody ends the session but the server itself.
+        assert reader.execute("SELECT count(*) FROM tickets_ticket").fetchone() == (1,)
+        assert not prepared.fetch("SELECT FROM pg_stat_activity WHERE pid = %s", pid)
+        swap.send_signal(signal.SIGCONT)
+        _, complaint = swap.communicate(timeout=60)
+    assert "The connection was lost; the swap was not committed." in complaint
+    assert swap.returncode == 75
+    prepared.run("DROP EVENT TRIGGER stand_still")
+    assert prepared.manage("swap_token_columns").returncode == 0

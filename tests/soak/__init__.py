@@ -1,0 +1,1 @@
+"""Long runs that look for what nobody has thought of: `make soak`."""
