@@ -20,7 +20,7 @@ from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import refuse_hidden_rows
-from migrations_playbook.postgres.steps import Lock, Step, run
+from migrations_playbook.postgres.steps import Lock, Step, run_steps
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.swap import quarantine
@@ -71,7 +71,7 @@ def contract(
     planned = list(steps(connection, table, shadow=shadow, triggers=triggers))
     seized = locks.seize(connection, identifier, policy)
     try:
-        run(connection, planned)
+        run_steps(connection, planned)
     except DatabaseError as error:
         if not isinstance(error.__cause__, pg_errors.DependentObjectsStillExist):
             raise

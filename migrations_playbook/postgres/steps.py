@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from django.db import Error as DatabaseError
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -17,7 +19,7 @@ from psycopg import sql
 from migrations_playbook.errors import LockNotAvailable, TryAgain
 from migrations_playbook.postgres.failures import CHANGED
 from migrations_playbook.postgres.holders import Holder, read_blockers
-from migrations_playbook.postgres.query import execute, execute_alone
+from migrations_playbook.postgres.query import engine_transaction, execute, execute_alone
 from migrations_playbook.postgres.sessions import Session, lift_timeouts
 
 # Between two looks at whom a build waits for, in seconds.
@@ -50,6 +52,8 @@ class Step:
         lock: the lock that it takes on the table.
         on: the table that it locks, when that is one partition alone.
         concurrent: whether PostgreSQL runs it in no transaction, and waits for older ones itself.
+        as_session: whether it runs somebody's code, which finds its names along the session's own
+            search_path.
     """
 
     what: str
@@ -57,6 +61,7 @@ class Step:
     lock: Lock
     on: sql.Identifier | None = None
     concurrent: bool = False
+    as_session: bool = False
 
     @property
     def text(self) -> str:
@@ -65,7 +70,7 @@ class Step:
         return "\n".join(line.rstrip() for line in lines) + ";"
 
 
-def run(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
+def run_steps(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
     """Run steps in order, in one message: their locks are held while an answer is waited for.
 
     Lock: what each step says.
@@ -132,6 +137,31 @@ def _explain_build(step: Step, error: BaseException, blockers: Sequence[Holder])
     if isinstance(cause, (pg_errors.DeadlockDetected, *CHANGED)):
         return TryAgain(f"{sentence}, because another session is at work on the same. {again}.")
     return error
+
+
+def find_failing_step(
+    connection: BaseDatabaseWrapper, steps: Iterable[Step]
+) -> tuple[Step, DatabaseError] | None:
+    """Run steps one by one until one fails; undo all of them.
+
+    The error of a message does not say which of its statements has failed.
+
+    Lock: what each step says.
+
+    Arguments:
+        connection: in a transaction, which goes on afterwards.
+    """
+    found = None
+    with engine_transaction(connection):
+        for step in steps:
+            try:
+                with engine_transaction(connection):
+                    execute(connection, step.statement)
+            except DatabaseError as error:
+                found = step, error
+                break
+        transaction.set_rollback(True, using=connection.alias)
+    return found
 
 
 def rename_steps(table: sql.Identifier, live: str, shadow: str, between: str) -> list[Step]:

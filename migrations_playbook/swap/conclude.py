@@ -30,6 +30,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.dependents.reading import read_operator_schemas
 from migrations_playbook.swap.events import FollowingUp, Verified
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
@@ -126,7 +127,8 @@ def follow(
             with engine_transaction(connection):
                 timeout = policy.patience_ms if weak else policy.timeout_ms
                 set_local(connection, "lock_timeout", f"{timeout}ms")
-                pin_search_path(connection)
+                if not step.as_session:
+                    pin_search_path(connection, *read_operator_schemas(connection, pair))
                 execute(connection, step.statement)
         except OperationalError as error:
             if not isinstance(error.__cause__, pg_errors.LockNotAvailable):

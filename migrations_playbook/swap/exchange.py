@@ -8,12 +8,23 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+from django.db import (
+    DataError,
+    NotSupportedError,
+    ProgrammingError,
+    transaction,
+)
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import ConnectionLost, LockNotAvailable, TryAgain
+from migrations_playbook.errors import (
+    ConnectionLost,
+    LockNotAvailable,
+    Refused,
+    TryAgain,
+    primary_message,
+)
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.holders import count_waiters
@@ -21,7 +32,7 @@ from migrations_playbook.postgres.locks import PASSING, LockPolicy
 from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
-from migrations_playbook.postgres.steps import Step, rename_steps, run
+from migrations_playbook.postgres.steps import Step, find_failing_step, rename_steps, run_steps
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
@@ -29,6 +40,7 @@ from migrations_playbook.swap.events import Exchanged
 from migrations_playbook.swap.gate import recheck
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof import Rights, changed_rights, read_rights
+from migrations_playbook.swap.sameness import read_meanings, refuse_other_meanings
 
 # How often to begin again when somebody changes what is bound to the table meanwhile.
 ROUNDS = 5
@@ -182,13 +194,16 @@ def _exchange(
     if not inventory.prepared:
         raise Unprepared(inventory)
     planned, steps = exchange_steps(inventory), inventory.steps
+    pin_search_path(connection, *inventory.schemas)
+    meanings = read_meanings(connection, pair, inventory.carried_functions)
     first = [step.statement for step in steps.locked_before]
     seized = locks.seize(connection, pair.identifier, policy, first=first)
     if read_fingerprint(connection, pair) != before:
         transaction.set_rollback(True, using=connection.alias)
         return None
-    pin_search_path(connection)
-    run(connection, planned)
+    _run(connection, inventory, planned)
+    others = inventory.carried_functions
+    refuse_other_meanings(inventory, meanings, read_meanings(connection, pair, others))
     waiters, longest_wait_ms = count_waiters(connection, pair.identifier)
     held = (time.monotonic() - seized.since) * 1000
     if max_hold_ms is not None and held > max_hold_ms:
@@ -224,6 +239,27 @@ def describe_unproven(replacement: Replacement, *, revert: bool) -> str:
         f"The swap of {replacement.label} was committed, and is not proven yet. Run "
         f'"{replacement.command("swap", "--verify")}".'
     )
+
+
+def _run(connection: BaseDatabaseWrapper, inventory: Inventory, planned: list[Step]) -> None:
+    """Run the exchange; where PostgreSQL refuses a statement, say which.
+
+    Raises:
+        Refused: names the step. The caller rolls back.
+    """
+    try:
+        with transaction.atomic(using=connection.alias):
+            run_steps(connection, planned)
+    except (ProgrammingError, NotSupportedError, DataError):
+        failed = find_failing_step(connection, planned)
+        if failed is None:
+            raise
+        step, error = failed
+        raise Refused(
+            f"{inventory.pair.replacement.label} was not exchanged; nothing was changed. "
+            f"PostgreSQL refused this step: {step.what} ({primary_message(error)}). "
+            "Drop the object that it names, and create it again after the swap."
+        ) from None
 
 
 def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | None) -> str:

@@ -43,7 +43,7 @@ class SwapPlan:
         dependents: everything that is bound to the columns, with what becomes of it.
         index: builds and drops that must run outside a transaction; they wait for transactions
             that began before them, and block no read and no write.
-        prove: what proves NOT NULL and the CHECKs, each in a transaction of its own.
+        prove: what tries and proves the CHECKs and NOT NULL, each in a transaction of its own.
         exchange: the one transaction under the lock.
         after: what follows the exchange.
     """
@@ -180,7 +180,7 @@ def plan_swap(inventory: Inventory) -> SwapPlan:
     return SwapPlan(
         dependents=inventory.dependents,
         index=steps.build,
-        prove=steps.prove,
+        prove=(*steps.trial, *steps.prove),
         exchange=(*steps.locked_before, *exchange_steps(inventory)),
         after=steps.follow_up,
     )

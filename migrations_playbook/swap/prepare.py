@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from django.db import Error as DatabaseError
-from django.db import IntegrityError
+from django.db import IntegrityError, InterfaceError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
+from psycopg import sql
 
-from migrations_playbook.errors import LockNotAvailable, PlaybookError, Refused, TryAgain
+from migrations_playbook.errors import (
+    LockNotAvailable,
+    PlaybookError,
+    Refused,
+    TryAgain,
+    primary_message,
+)
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import CHANGED
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.locks import PASSING, LockPolicy
-from migrations_playbook.postgres.query import engine_transaction, execute, pin_search_path
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    fetch_value,
+    pin_search_path,
+)
 from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.collisions import (
     DUPLICATE_ROUNDS,
@@ -81,7 +93,7 @@ def prepare(
             '"manage.py makemigrations" and "manage.py migrate".'
         )
     for each in inventory.dependents:
-        yield from _prove(connection, pair, each, policy)
+        yield from _prove(connection, inventory, each, policy)
 
 
 def _build(
@@ -95,7 +107,7 @@ def _build(
                 if step.concurrent:
                     yield from _run_concurrent(connection, inventory.pair, step, policy)
                 else:
-                    _run_locked(connection, inventory.pair, step, policy)
+                    _run_locked(connection, inventory, step, policy)
         except IntegrityError as error:
             if not isinstance(error.__cause__, pg_errors.UniqueViolation):
                 raise
@@ -121,34 +133,67 @@ def _run_concurrent(
 
 
 def _prove(
-    connection: BaseDatabaseWrapper, pair: Pair, each: Dependent, policy: LockPolicy
+    connection: BaseDatabaseWrapper, inventory: Inventory, each: Dependent, policy: LockPolicy
 ) -> Iterator[Preparing]:
+    """Prove what the exchange takes for granted; take the proof back where the rows do not pass.
+
+    Raises:
+        Refused: the rows do not pass it, or somebody's code in it fails.
+    """
     if each.steps is None:
         return
+    for step in each.steps.trial:
+        yield Preparing(step.what)
+        # Before a write of the site's could fail on it.
+        if _try(connection, inventory, step):
+            raise _do_not_pass(inventory.pair, each)
     for step in each.steps.prove:
         yield Preparing(step.what)
         try:
-            _run_locked(connection, pair, step, policy)
-        except IntegrityError:
-            # The application's inserts would fail.
+            _run_locked(connection, inventory, step, policy)
+        except DatabaseError as error:
+            if isinstance(error, OperationalError | InterfaceError):
+                raise
             for back in each.steps.undo:
-                _run_locked(connection, pair, back, policy)
+                _run_locked(connection, inventory, back, policy)
+            if isinstance(error, IntegrityError):
+                raise _do_not_pass(inventory.pair, each) from None
             raise Refused(
-                f"Fresh values of {pair.replacement.label}."
-                f"{pair.replacement.declaration.shadow} do not pass the {each} that the live ones "
-                "pass. Correct the value expression in Meta.triggers, then run "
-                '"manage.py makemigrations" and "manage.py migrate".'
+                f"{inventory.pair.replacement.label} was not exchanged. {step.what}: PostgreSQL "
+                f"says {primary_message(error)}. Mend the {each}, or drop it, then run the same "
+                "command again."
             ) from None
 
 
+def _do_not_pass(pair: Pair, each: Dependent) -> Refused:
+    return Refused(
+        f"Fresh values of {pair.replacement} do not pass the {each} that the live ones "
+        "pass. Correct the value expression in Meta.triggers, then run "
+        '"manage.py makemigrations" and "manage.py migrate".'
+    )
+
+
+def _try(connection: BaseDatabaseWrapper, inventory: Inventory, step: Step) -> bool:
+    """Tell whether a query finds a row.
+
+    Its names are those of the pinned path; what its functions look up is found along the session's
+    own.
+    """
+    with engine_transaction(connection):
+        own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
+        pin_search_path(connection, *inventory.schemas, *own)
+        return execute(connection, step.statement) > 0
+
+
 def _run_locked(
-    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
+    connection: BaseDatabaseWrapper, inventory: Inventory, step: Step, policy: LockPolicy
 ) -> None:
-    """A step in a transaction of its own, under the lock that it says, boundedly.
+    """Run a step in a transaction of its own, under the lock that it says, boundedly.
 
     The whole table is reserved, so that no other schema change stands in the way; only what the
     step is on is seized.
     """
+    pair = inventory.pair
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with engine_transaction(connection):
@@ -156,7 +201,8 @@ def _run_locked(
                 refuse_overtaken(pair, pair.reread(connection))
                 if step.lock.blocks_writes:
                     locks.seize(connection, step.on or pair.identifier, policy)
-                pin_search_path(connection)
+                if not step.as_session:
+                    pin_search_path(connection, *inventory.schemas)
                 execute(connection, step.statement)
         except DatabaseError as error:
             if isinstance(error.__cause__, CHANGED):

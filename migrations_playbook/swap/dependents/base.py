@@ -29,6 +29,7 @@ class Steps:
     Arguments:
         build: before the exchange, outside a transaction, blocking no read and no write; and those
             with a strong lock, each in a transaction of its own and boundedly.
+        trial: before the exchange, queries that must find no row.
         prove: before the exchange, each in a transaction of its own.
         undo: what takes the proof back when the rows do not pass it.
         locked_before: locks on other relations, taken before the table's own lock, in the order in
@@ -40,6 +41,7 @@ class Steps:
     """
 
     build: tuple[Step, ...] = ()
+    trial: tuple[Step, ...] = ()
     prove: tuple[Step, ...] = ()
     undo: tuple[Step, ...] = ()
     locked_before: tuple[Step, ...] = ()

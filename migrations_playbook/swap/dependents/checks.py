@@ -54,6 +54,7 @@ def _of_relation(reading: Reading, pair: Pair) -> Iterator[Dependent]:
         yield replace(
             each,
             steps=Steps(
+                trial=tuple(_try_values(pair, check, twin, restated.constraints[check.oid])),
                 prove=tuple(_prove(pair, check, twin, restated.constraints[check.oid])),
                 undo=(_drop_twin(pair, check, "which fresh values do not pass"),),
                 after_rename=tuple(_exchange(pair, check, copies)),
@@ -93,11 +94,30 @@ def _prove(
             sql.SQL("ADD CONSTRAINT {} {} NOT VALID").format(name, sql.SQL(plain)),
         )
     if each.validated and not (twin is not None and twin.validated):
-        yield pair.alter_table(
+        proof = pair.alter_table(
             f"Prove that every row passes {pair.twin_name(each.name)}",
             sql.SQL("VALIDATE CONSTRAINT {}").format(name),
             Lock.SHARE_UPDATE_EXCLUSIVE,
         )
+        yield replace(proof, as_session=True)
+
+
+def _try_values(
+    pair: Pair, each: Constraint, twin: Constraint | None, definition: str
+) -> Iterator[Step]:
+    """Look for a fresh value that fails, before a twin could fail the site's writes of it."""
+    if twin is not None:
+        return
+    expression = definition.removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
+    yield Step(
+        f"Try the values of {pair.replacement.shadow} against {each.name}",
+        sql.SQL("SELECT FROM {} WHERE {} IS NOT NULL AND NOT coalesce({}, true) LIMIT 1").format(
+            pair.identifier,
+            sql.Identifier(pair.replacement.shadow),
+            sql.SQL(expression.removeprefix("CHECK ")),
+        ),
+        Lock.NONE,
+    )
 
 
 def _drop_twin(pair: Pair, check: Constraint, why: str) -> Step:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
+from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import current_role, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
@@ -14,48 +15,64 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading, read_bound
+from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST, MERGE_ACTION
+from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.views import BY_POSITION
+from migrations_playbook.swap.pair import COLUMNS
 
 
 def read_functions(reading: Reading) -> Iterator[Dependent]:
-    """Yield the functions whose body is parsed (BEGIN ATOMIC).
+    """Yield the functions whose body is parsed (BEGIN ATOMIC); by name.
 
-    CREATE OR REPLACE keeps the owner, the privileges and the comment.
+    A function that merges into the table is restated whatever its columns are: pg_depend has none
+    of those that a MERGE writes. CREATE OR REPLACE keeps the owner, the privileges and the comment.
 
     Lock: none on a table.
     """
-    for oid, label, owner, may_create, definition, names in read_bound(
-        reading,
-        "pg_proc",
-        """
-        SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
-               pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
-               pg_catalog.pg_get_functiondef(o.oid), bound.names
-          FROM pg_catalog.pg_proc o {bound}
-         ORDER BY 2""",
-    ):
+    rows = fetch_all(
+        reading.connection,
+        sql.SQL("""
+            SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
+                   pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
+                   pg_catalog.pg_get_functiondef(o.oid), bound.names,
+                   o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+')
+              FROM (SELECT d.objid,
+                           coalesce(array_agg(DISTINCT col.name)
+                                        FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names
+                      FROM pg_catalog.pg_depend d
+                      LEFT JOIN {columns}
+                             ON col.relation = d.refobjid AND col.number = d.refobjsubid
+                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+                       AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                       AND d.refobjid = ANY (%s)
+                     GROUP BY d.objid) AS bound
+              JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
+             WHERE bound.names <> '{{}}' OR position(%s IN o.prosqlbody::text) > 0
+             ORDER BY 2""").format(columns=COLUMNS),
+        [ALIAS_LIST, *reading.pair.columns, reading.pair.oids, MERGE_ACTION],
+    )
+    for oid, label, owner, may_create, definition, names, alias in rows:
         refused = not_owned(reading.connection, "function", label, owner)
         if refused is None and not may_create:
             refused = (
                 "to replace it takes the right to create in its schema: GRANT CREATE ON SCHEMA "
                 f"to {current_role(reading.connection)}"
             )
+        if refused is None and alias:
+            refused = BY_POSITION
+        step = Step(
+            f"Let the function {label} read the new columns",
+            sql.SQL(definition.rstrip()),
+            Lock.NONE,
+        )
         yield Dependent(
             "function",
             label,
-            describe_columns(reading.pair, names),
+            describe_columns(reading.pair, names) if names else "by a MERGE",
             frozenset(names),
             frozenset({("pg_proc", oid)}),
-            refused=refused,
-            steps=Steps(
-                after_rename=(
-                    Step(
-                        f"Let the function {label} read the new columns",
-                        sql.SQL(definition.rstrip()),
-                        Lock.NONE,
-                    ),
-                ),
-            ),
+            Steps(after_rename=(step,)),
+            refused,
         )
 
 

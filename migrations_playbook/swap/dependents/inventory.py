@@ -9,7 +9,7 @@ inheritance goes with the table's; what it has of its own is carried over there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,7 +25,7 @@ from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.postgres.tables import FOREIGN
 from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Object, Steps
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.table import read_lacking_rights
 from migrations_playbook.swap.dependents.unknown import read_unknown
 from migrations_playbook.swap.pair import Pair
@@ -38,10 +38,12 @@ class Inventory:
     Arguments:
         pair: the two columns, as they stood when it was read.
         dependents: each with what the swap does about it.
+        schemas: where the operators are that the definitions were written with.
     """
 
     pair: Pair
     dependents: tuple[Dependent, ...]
+    schemas: tuple[str, ...]
 
     @property
     def refused(self) -> list[Dependent]:
@@ -65,7 +67,13 @@ class Inventory:
 
     def renewed(self) -> Inventory:
         """The same where copies may be built anew."""
-        return Inventory(self.pair, tuple(each.renewed() for each in self.dependents))
+        return replace(self, dependents=tuple(each.renewed() for each in self.dependents))
+
+    @property
+    def carried_functions(self) -> list[int]:
+        """The oids of the functions that are restated."""
+        carried = (each.covers for each in self.dependents if each.steps is not None)
+        return [oid for covers in carried for catalog, oid in covers if catalog == "pg_proc"]
 
 
 def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
@@ -77,7 +85,6 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         WrongPhase: the table or one of its two columns is gone.
     """
     with engine_transaction(connection):
-        pin_search_path(connection)
         if pair.table.kind != FOREIGN:
             # The lock that any SELECT takes, so that no exchange can commit between two queries.
             execute(
@@ -85,7 +92,9 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
             )
         # No partition can come between either: what was read before the lock may be out of date.
         pair = pair.reread(connection)
-        found = Inventory(pair, tuple(_read_kinds(connection, pair)))
+        schemas = read_operator_schemas(connection, pair)
+        pin_search_path(connection, *schemas)
+        found = Inventory(pair, tuple(_read_kinds(connection, pair)), schemas)
         transaction.set_rollback(True, using=connection.alias)
     return found
 

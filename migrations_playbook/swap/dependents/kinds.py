@@ -12,6 +12,7 @@ from migrations_playbook.swap.dependents import (
     materialized,
     not_null,
     policies,
+    positions,
     privileges,
     publications,
     replica_identity,
@@ -20,6 +21,7 @@ from migrations_playbook.swap.dependents import (
     triggers,
     twins,
     views,
+    whole_rows,
 )
 from migrations_playbook.swap.dependents.base import DependentKind
 
@@ -40,4 +42,6 @@ KINDS: tuple[DependentKind, ...] = (
     statistics.KIND,
     publications.KIND,
     functions.KIND,
+    whole_rows.KIND,
+    positions.KIND,
 )

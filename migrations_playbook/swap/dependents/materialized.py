@@ -24,7 +24,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.renewal import (
     Copy,
     drop_twin,
@@ -95,7 +95,7 @@ def read_left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
         pair: the columns as they stand.
     """
     with engine_transaction(connection):
-        pin_search_path(connection)
+        pin_search_path(connection, *read_operator_schemas(connection, pair))
         found = [
             Left(str(copy), renew(connection, pair, copy))
             for copy, twin in _with_twins(pair, _read_copies(connection, pair))

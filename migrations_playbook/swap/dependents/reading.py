@@ -79,6 +79,31 @@ class Reading:
         return restate.restate_definitions(self.connection, self.pair, wanted, demands)
 
 
+def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[str, ...]:
+    """Read the schemas that a definition's operators are in, beside pg_catalog.
+
+    A definition is read and said again along one path. USING and IS DISTINCT FROM name no operator:
+    each is looked up where the definition is parsed, and a type such as citext has its own.
+
+    Lock: none that conflicts with anything.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT n.nspname
+              FROM pg_catalog.pg_depend d
+              JOIN pg_catalog.pg_depend o
+                ON o.classid = d.classid AND o.objid = d.objid
+               AND o.refclassid = 'pg_catalog.pg_operator'::regclass
+              JOIN pg_catalog.pg_operator p ON p.oid = o.refobjid
+              JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+             WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
+               AND n.nspname <> 'pg_catalog'"""),
+        [pair.oids],
+    )
+    return tuple(sorted({pair.live.type_schema, *(row[0] for row in rows)} - {"pg_catalog"}))
+
+
 # The objects of one catalog that are bound to either column, of the table or of a partition.
 BOUND = """
       JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names

@@ -118,6 +118,7 @@ def _refresh(pair: Pair, each: Copy) -> Iterator[Step]:
         f"Refresh {each}",
         sql.SQL(";\n").join([refresh, done] if each.populated else [done]),
         Lock.NONE,
+        as_session=True,
     )
 
 
@@ -132,6 +133,7 @@ def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterato
             f"Fill what is to take the place of {each}",
             sql.SQL("REFRESH MATERIALIZED VIEW {}").format(new),
             Lock.NONE,
+            as_session=True,
         )
     last: list[sql.Composable] = [
         sql.SQL("DROP MATERIALIZED VIEW {}").format(each.identifier),

@@ -19,10 +19,15 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
+from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
+BY_POSITION = (
+    "it names the table's columns by position, in an alias list; drop it, and create it again "
+    "after the swap, without one"
+)
 
 
 def read_views(reading: Reading) -> Iterator[Dependent]:
@@ -43,7 +48,9 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
                        OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
                    CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
                         ELSE pg_catalog.pg_get_ruledef(r.oid) END,
-                   array_agg(DISTINCT col.name)
+                   array_agg(DISTINCT col.name),
+                   EXISTS (SELECT FROM unnest(%s::oid[]) AS relation (oid)
+                            WHERE r.ev_action::text ~ replace(%s, '%%s', relation.oid::text))
               FROM pg_catalog.pg_depend d
               JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
               JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
@@ -55,9 +62,9 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
              GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""").format(
             columns=COLUMNS
         ),
-        pair.columns,
+        [pair.oids, ALIAS_LIST, *pair.columns],
     )
-    for oid, rule, relation, schema, name, kind, owner, options, mine, text, names in rows:
+    for oid, rule, relation, schema, name, kind, owner, options, mine, text, names, alias in rows:
         identifier = sql.Identifier(schema, name)
         shown = f"{schema}.{name}"
         covers = frozenset({("pg_rewrite", oid)})
@@ -70,6 +77,8 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
             refused = "it is a temporary view of another session; end that session first"
         if is_view and refused is None:
             refused = may_not_create(connection, schema)
+        if alias and refused is None:
+            refused = BY_POSITION
         if refused is not None:
             yield Dependent(what, label, how, columns, covers, refused=refused)
             continue

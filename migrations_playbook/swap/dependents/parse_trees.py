@@ -1,0 +1,24 @@
+"""What the parse trees say that pg_depend does not: positions, whole rows, the targets of a MERGE.
+
+A parse tree's text (`pg_node_tree`) has the relations by oid and the columns by number. It is data,
+the same in every language; its fields are those of PostgreSQL 14 to 18.
+"""
+
+from __future__ import annotations
+
+# A list of column names in an ALIAS, at least one name long; and one that may be empty.
+_NAMES = r'\((?:[^()"\\]|\\.|"(?:[^"\\]|\\.)*")+\)'
+_SOME_NAMES = rf"(?:<>|{_NAMES})"
+# A range table entry whose relation has an alias list, FROM t AS a (b, c): PostgreSQL writes it
+# again with a name for each column, by position. `format` puts in the relation's oid.
+ALIAS_LIST = (
+    r"\{RANGETBLENTRY :alias \{ALIAS :aliasname \S+ :colnames "
+    + _NAMES
+    + r"\} :eref \{ALIAS :aliasname \S+ :colnames "
+    + _SOME_NAMES
+    + r"\} :rtekind 0 :relid %s "
+)
+# A reference to a whole row, such as f(t): pg_depend has the table in it, and no column.
+WHOLE_ROW = ":varattno 0 "
+# An action of a MERGE: pg_depend has the columns that it reads, and not those that it writes.
+MERGE_ACTION = "{MERGEACTION "

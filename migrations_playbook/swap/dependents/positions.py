@@ -1,0 +1,53 @@
+"""Code that may name the columns by position: it cannot be found for certain, so it is listed.
+
+`SELECT * INTO a, b`, `INSERT INTO t VALUES (...)`, a history trigger's `INSERT ... SELECT OLD.*`:
+the text of a function is nobody's business but its own until it runs. After the exchange the two
+columns stand in each other's places. Functions that take or return the row, and the table's
+triggers, are named, for a person to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind
+from migrations_playbook.swap.dependents.reading import Reading
+
+HOW = "perhaps by position, look yourself"
+
+
+def read_positions(reading: Reading) -> Iterator[Dependent]:
+    """Yield the functions over the table's row type, and those of its triggers; by name.
+
+    Functions whose body is parsed are bound by number, and a kind of their own.
+    """
+    pair = reading.pair
+    own = [*pair.replacement.trigger_names, pair.own.on_insert, pair.own.on_update]
+    rows = fetch_all(
+        reading.connection,
+        sql.SQL("""
+            WITH relation AS (
+                SELECT c.oid, c.reltype FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s))
+            SELECT DISTINCT p.oid::regprocedure::text
+              FROM pg_catalog.pg_proc p
+             WHERE p.prosqlbody IS NULL
+               AND p.oid IN (
+                    SELECT d.objid FROM pg_catalog.pg_depend d
+                      JOIN relation ON d.refobjid = relation.reltype
+                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+                       AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                    UNION
+                    SELECT t.tgfoid FROM pg_catalog.pg_trigger t
+                      JOIN relation ON t.tgrelid = relation.oid
+                     WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s))
+             ORDER BY 1"""),
+        [pair.oids, own],
+    )
+    for (name,) in rows:
+        yield Dependent("function", name, HOW)
+
+
+KIND = DependentKind(read_positions)
