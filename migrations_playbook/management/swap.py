@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
-from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.events import (
     Event,
     Exchanged,
     FollowingUp,
     Preparing,
     Resuming,
+    Unreadable,
     Verified,
 )
 from migrations_playbook.swap.evidence import Evidence
@@ -32,6 +32,7 @@ from migrations_playbook.swap.exchange import describe_unproven
 from migrations_playbook.swap.gate import SwapRequest, inspect_phase
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.play import SwapPlan
+from migrations_playbook.swap.readers import find_unreadable
 
 
 class SwapCommand(ShadowCommand):
@@ -108,7 +109,9 @@ class SwapCommand(ShadowCommand):
             request = SwapRequest(
                 postgresql(database), replacement, revert, refresh_materialized_views
             )
-            planned = play.plan_swap(inspect_phase(request))
+            inventory = inspect_phase(request)
+            unreadable = find_unreadable(request.connection, inventory.pair)
+            planned = play.plan_swap(inventory, unreadable)
             self.show_plan(planned, replacement, json=json)
             return
         if verify:
@@ -153,10 +156,11 @@ class SwapCommand(ShadowCommand):
         }
         self.result = {
             "dependents": [each.as_json() for each in planned.dependents],
+            "unreadable": dict(planned.unreadable),
             **{name: [step_result(step) for step in steps] for name, (_, steps) in stages.items()},
         }
         if not json:
-            for line in plan_lines(planned.dependents, stages.values()):
+            for line in plan_lines(planned, stages.values()):
                 self.stdout.write(line)
         if any(each.refused for each in planned.dependents):
             raise Refused(
@@ -172,14 +176,14 @@ def step_result(step: Step) -> dict[str, str]:
     return {"what": step.what, "lock": str(step.lock), "statement": step.text}
 
 
-def plan_lines(
-    dependents: Iterable[Dependent], stages: Iterable[tuple[str, Sequence[Step]]]
-) -> Iterator[str]:
+def plan_lines(planned: SwapPlan, stages: Iterable[tuple[str, Sequence[Step]]]) -> Iterator[str]:
     """What a plan looks like to a person: SQL, with comments."""
     yield "-- Bound to the columns"
-    for each in dependents:
+    for each in planned.dependents:
         why = f": {each.refused}" if each.refused else ""
         yield f"-- {each} ({each.how}): {each.action}{why}"
+    if planned.unreadable:
+        yield f"-- {unreadable_line(planned.unreadable)}"
     for title, steps in stages:
         if not steps and title.startswith("After"):
             continue
@@ -250,7 +254,7 @@ def swap_result(event: Event) -> dict[str, Any]:
                 "exposed": event.exposed,
                 "still_bound": list(event.still_bound),
                 "rights_changed": list(event.rights_changed),
-                "unread": list(event.unread),
+                "unread": dict(event.unread),
                 "exposing": list(event.exposing),
                 "left": list(event.left),
                 "passed": event.passed,
@@ -272,7 +276,10 @@ def swap_line(event: Event, *, revert: bool) -> str:
             )
         case Verified():
             views = f" {event.views} views read through." if event.views else ""
-            unread = "".join(f" {each} may not be read." for each in event.unread)
+            unread = "".join(
+                f" {name} was not read ({why})." if why else f" {name} may not be read."
+                for name, why in event.unread.items()
+            )
             return (
                 f"Verified {event.rows:,} rows: {event.nulls} nulls, {event.duplicates} "
                 f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
@@ -280,7 +287,15 @@ def swap_line(event: Event, *, revert: bool) -> str:
             )
         case Resuming(left=left):
             return f"Finishing what an interrupted run has left: {', '.join(left)}."
+        case Unreadable(views=views):
+            return unreadable_line(views)
         case Preparing(what=what):
             return f"Preparing: {what}."
         case FollowingUp(what=what):
             return f"Following up: {what}."
+
+
+def unreadable_line(views: Mapping[str, str]) -> str:
+    """Say which views fail when they are read."""
+    named = ", ".join(f"{name} ({why or 'permission denied'})" for name, why in views.items())
+    return f"These views cannot be read, and the proof will leave them out: {named}."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from migrations_playbook.phase import Phase
 
@@ -16,6 +17,17 @@ class Preparing:
     """
 
     what: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Views that fail when they are read: the proof will have to leave them out.
+
+    Arguments:
+        views: their names, each with the reason.
+    """
+
+    views: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ class Verified:
             column's.
         still_bound: what is bound to the retired column and should not be.
         rights_changed: roles whose privileges on the live column are not what they were.
-        unread: views that may not be read, by this role or by their own owner.
+        unread: views that were not read, each with the reason; an empty one where a right is
+            missing, this role's or the owner's.
         exposing: the views that show retired values.
         left: materialized views that an interrupted exchange has not renewed.
     """
@@ -94,7 +107,7 @@ class Verified:
     exposed: int = 0
     still_bound: tuple[str, ...] = ()
     rights_changed: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
     exposing: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
@@ -114,4 +127,4 @@ class Verified:
         )
 
 
-Event = Preparing | Exchanged | Resuming | FollowingUp | Verified
+Event = Unreadable | Preparing | Exchanged | Resuming | FollowingUp | Verified

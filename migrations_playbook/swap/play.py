@@ -8,7 +8,7 @@ it is told by `dependents`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
@@ -24,12 +24,13 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.events import Event, Resuming
+from migrations_playbook.swap.events import Event, Resuming, Unreadable
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
 from migrations_playbook.swap.gate import SwapRequest, count_equal, pass_gate
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from migrations_playbook.swap.proof import verify_values
+from migrations_playbook.swap.readers import find_unreadable
 
 # How often to prepare again when something new is bound to the column meanwhile.
 PREPARE_ROUNDS = 3
@@ -41,6 +42,7 @@ class SwapPlan:
 
     Arguments:
         dependents: everything that is bound to the columns, with what becomes of it.
+        unreadable: the views that fail when they are read, each with the reason.
         index: builds and drops that must run outside a transaction; they wait for transactions
             that began before them, and block no read and no write.
         prove: what tries and proves the CHECKs and NOT NULL, each in a transaction of its own.
@@ -49,6 +51,7 @@ class SwapPlan:
     """
 
     dependents: tuple[Dependent, ...]
+    unreadable: Mapping[str, str]
     index: tuple[Step, ...]
     prove: tuple[Step, ...]
     exchange: tuple[Step, ...]
@@ -99,6 +102,8 @@ def swap(
         return
     inventory = pass_gate(request)
     pair = inventory.pair
+    if failing := find_unreadable(connection, pair):
+        yield Unreadable(failing)
     for _ in range(PREPARE_ROUNDS):
         yield from prepare(connection, inventory, policy, refresh=refresh)
         kept = 0 if revert else count_equal(connection, pair, keep_equal=keep_equal)
@@ -174,11 +179,16 @@ def verify(
     insist(replacement, verified, revert=False)
 
 
-def plan_swap(inventory: Inventory) -> SwapPlan:
-    """Plan what is missing for the exchange, and the exchange itself, as the catalog stands now."""
+def plan_swap(inventory: Inventory, unreadable: Mapping[str, str] | None = None) -> SwapPlan:
+    """Plan what is missing for the exchange, and the exchange itself, as the catalog stands now.
+
+    Arguments:
+        unreadable: as `readers.find_unreadable` has found them.
+    """
     steps = inventory.steps
     return SwapPlan(
         dependents=inventory.dependents,
+        unreadable=unreadable or {},
         index=steps.build,
         prove=(*steps.trial, *steps.prove),
         exchange=(*steps.locked_before, *exchange_steps(inventory)),

@@ -42,6 +42,8 @@ from migrations_playbook.swap.pair import Pair
 
 # How often to try a step when somebody changes the same rows of the catalog.
 ATTEMPTS = 5
+# Since this version REFRESH MATERIALIZED VIEW looks names up along no path of the session's.
+SAFE_REFRESH = 170000
 
 
 def prepare(
@@ -92,6 +94,12 @@ def prepare(
             "little room for the table. Widen it in Meta.triggers, then run "
             '"manage.py makemigrations" and "manage.py migrate".'
         )
+    # Before a constraint of ours could fail a write of the site's.
+    for each in inventory.dependents:
+        for step in each.steps.trial if each.steps else ():
+            yield Preparing(step.what)
+            if _try(connection, inventory, step):
+                raise _do_not_pass(pair, each)
     for each in inventory.dependents:
         yield from _prove(connection, inventory, each, policy)
 
@@ -142,11 +150,6 @@ def _prove(
     """
     if each.steps is None:
         return
-    for step in each.steps.trial:
-        yield Preparing(step.what)
-        # Before a write of the site's could fail on it.
-        if _try(connection, inventory, step):
-            raise _do_not_pass(inventory.pair, each)
     for step in each.steps.prove:
         yield Preparing(step.what)
         try:
@@ -177,12 +180,26 @@ def _try(connection: BaseDatabaseWrapper, inventory: Inventory, step: Step) -> b
     """Tell whether a query finds a row.
 
     Its names are those of the pinned path; what its functions look up is found along the session's
-    own.
+    own. A materialized view's is found as its REFRESH will: since PostgreSQL 17 along no path.
+
+    Raises:
+        Refused: somebody's code in the query fails.
     """
+    version: int = connection.pg_version  # type: ignore[attr-defined]
+    safely = step.as_session and version >= SAFE_REFRESH
     with engine_transaction(connection):
         own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
-        pin_search_path(connection, *inventory.schemas, *own)
-        return execute(connection, step.statement) > 0
+        pin_search_path(connection, *inventory.schemas, *([] if safely else own))
+        try:
+            return execute(connection, step.statement) > 0
+        except DatabaseError as error:
+            if isinstance(error, OperationalError | InterfaceError):
+                raise
+            raise Refused(
+                f"{inventory.pair.replacement.label} was not exchanged; nothing was changed. "
+                f"{step.what}: PostgreSQL says {primary_message(error)}. Mend it, or drop it, then "
+                "run the same command again."
+            ) from None
 
 
 def _run_locked(

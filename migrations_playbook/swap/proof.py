@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from django.db import ProgrammingError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.postgres.query import (
@@ -28,9 +26,10 @@ from migrations_playbook.swap.dependents.inventory import Inventory, read_invent
 from migrations_playbook.swap.dependents.materialized import read_left
 from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.readers import Reader, readers
+from migrations_playbook.swap.readers import Seen, read_through
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
+SEEN = Seen({}, {})
 # What each role may do with the live column: role, privilege, and the partition if it is one.
 Rights = frozenset[tuple[str, str, str]]
 
@@ -98,19 +97,19 @@ def verify_values(
             duplicates += _duplicates(connection, of_key, key.columns)
             if swapped:
                 leaked += _leaked(connection, of_key, key.columns)
-        exposed, unread = _read_through(connection, pair, names) if swapped else ({}, ())
+        seen = read_through(connection, pair, unique=bool(found.unique_keys)) if swapped else SEEN
         return Verified(
             rows=rows,
             nulls=nulls if pair.live.not_null else 0,
             duplicates=duplicates,
             unchanged=max(0, unchanged - kept),
             leaked=leaked,
-            views=len(exposed),
-            exposed=sum(exposed.values()),
+            views=len(seen.shown),
+            exposed=sum(seen.shown.values()),
             still_bound=tuple(_still_bound(found)) if swapped else (),
             rights_changed=rights_changed,
-            unread=unread,
-            exposing=tuple(name for name, shown in exposed.items() if shown),
+            unread=seen.unread,
+            exposing=tuple(name for name, shown in seen.shown.items() if shown),
             left=tuple(each.name for each in read_left(connection, pair)),
         )
 
@@ -189,71 +188,6 @@ def _leaked(
                 ),
             ),
         )
-    )
-
-
-def _read_through(
-    connection: BaseDatabaseWrapper, pair: Pair, names: dict[str, sql.Composable]
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Read every view on the table, and the views on those; count the retired values they show.
-
-    By view; and the views that may not be read.
-
-    A text that holds the value is found too. Where a view shows the retired column itself, on
-    purpose, nothing is counted.
-    """
-    with engine_transaction(connection):
-        found = readers(connection, pair)
-        # To sort a million texts takes longer than to hash them, whatever the planner guesses.
-        set_local(connection, "enable_mergejoin", "off")
-        exposed: dict[str, int] = {}
-        unread = []
-        for reader in found:
-            name = f"{reader.schema}.{reader.name}"
-            try:
-                with engine_transaction(connection):
-                    exposed[name] = _exposed(connection, reader, names)
-            except ProgrammingError as error:
-                if not isinstance(error.__cause__, pg_errors.InsufficientPrivilege):
-                    raise
-                unread.append(name)
-        transaction.set_rollback(True, using=connection.alias)
-    return exposed, tuple(unread)
-
-
-def _exposed(
-    connection: BaseDatabaseWrapper, reader: Reader, names: dict[str, sql.Composable]
-) -> int:
-    """How often a view shows a retired value: columns of its type in one join, texts in another."""
-    return sum(
-        int(
-            fetch_value(
-                connection,
-                sql.SQL("""
-                    SELECT count(*) FROM ({shown}) AS shown (value)
-                      JOIN {table} AS t ON t.{retired}{cast} = shown.value
-                     WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
-                    **names,
-                    cast=cast,
-                    shown=sql.SQL(" UNION ALL ").join(
-                        sql.SQL("SELECT {}{} FROM {}").format(
-                            sql.Identifier(column), cast, reader.identifier
-                        )
-                        for column in columns
-                    ),
-                ),
-            )
-        )
-        for cast, columns in (
-            (sql.SQL(""), [column for column, same_type in reader.columns if same_type]),
-            # Byte by byte: equal texts are that in every deterministic collation, and to compare
-            # them by the rules of a language takes three times as long.
-            (
-                sql.SQL('::text COLLATE pg_catalog."C"'),
-                [column for column, same_type in reader.columns if not same_type],
-            ),
-        )
-        if columns
     )
 
 

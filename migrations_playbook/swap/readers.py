@@ -1,15 +1,36 @@
-"""Which views show the table's rows, and in which of their columns a leaked value could be."""
+"""Views on the table, read through: whether a leaked value can be seen in one.
+
+A view runs somebody's code, which finds its names along the session's own search_path: what is
+pinned elsewhere is not pinned here. A view that cannot be read is named, and proves nothing against
+the others.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
+from psycopg import errors as pg_errors
+from psycopg import pq, sql
 
-from migrations_playbook.postgres.query import engine_transaction, fetch_all
+from migrations_playbook.errors import primary_message
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    fetch_all,
+    fetch_value,
+    pin_search_path,
+    set_local,
+)
+from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.swap.pair import Pair
+
+AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')
+# A relation and an attribute number.
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -19,19 +40,198 @@ class Reader:
     Arguments:
         columns: those of its columns that could hold the value and are not the retired column;
             and whether each is of the same type, or a text.
+        key: its columns that show the primary key, in the key's order; None unless all are shown.
     """
 
     schema: str
     name: str
     columns: tuple[tuple[str, bool], ...]
+    key: tuple[str, ...] | None
 
     @property
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.name)
 
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
 
-def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
-    """The views on the table or its partitions and the views on those, as deep as they go.
+
+@dataclass(frozen=True)
+class Seen:
+    """What the views show.
+
+    Arguments:
+        shown: for each view that was read, how often it shows a retired value under another name
+            than the retired column's.
+        unread: the views that were not read, each with the reason; an empty one where a right is
+            missing.
+    """
+
+    shown: dict[str, int]
+    unread: dict[str, str]
+
+
+class Places:
+    """Where the retired column and the key's columns are shown, through any number of views.
+
+    Arguments:
+        known: by relation and attribute number the key's position, or None for a retired value.
+    """
+
+    def __init__(self, known: dict[Place, int | None], width: int) -> None:
+        self.known = known
+        self.width = width
+        self.retired_in: dict[int, set[str]] = {}
+        self._keys: dict[int, dict[int, str]] = {}
+
+    @classmethod
+    def of(cls, pair: Pair) -> Places:
+        """Begin with the table and its partitions."""
+        known: dict[Place, int | None] = {}
+        for each in pair.relations:
+            known[each.table.oid, each.shadow.number] = None
+            for position, name in enumerate(pair.replacement.key):
+                known[each.table.oid, each.table.columns[name].number] = position
+        return cls(known, len(pair.replacement.key))
+
+    def follow(self, view: int, columns: list[tuple[str, Place]]) -> None:
+        """Take in where a view's columns come from."""
+        self.retired_in[view], self._keys[view] = set(), {}
+        for number, (column, origin) in enumerate(columns, start=1):
+            if origin not in self.known:
+                continue
+            position = self.known[view, number] = self.known[origin]
+            if position is None:
+                self.retired_in[view].add(column)
+            else:
+                self._keys[view].setdefault(position, column)
+
+    def key_in(self, view: int) -> tuple[str, ...] | None:
+        """The columns of a view that show the whole key; None unless all are shown."""
+        found = self._keys[view]
+        if len(found) < self.width:
+            return None
+        return tuple(found[position] for position in range(self.width))
+
+
+def find_unreadable(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, str]:
+    """Read a row of every view; find those that fail, each with the reason.
+
+    Lock: ACCESS SHARE on the views and what they read.
+    """
+    failed = {}
+    with engine_transaction(connection):
+        for reader in read_readers(connection, pair):
+            query = sql.SQL("SELECT * FROM {} LIMIT 1").format(reader.identifier)
+            if (reason := _failure(connection, query)) is not None:
+                failed[str(reader)] = reason
+        transaction.set_rollback(True, using=connection.alias)
+    return failed
+
+
+def _failure(connection: BaseDatabaseWrapper, query: sql.Composable) -> str | None:
+    """Run a query; say why it fails, an empty text where a right is missing, or None."""
+    try:
+        with engine_transaction(connection):
+            execute(connection, query)
+    except DatabaseError as error:
+        if is_connection_lost(error):
+            raise
+        denied = isinstance(error.__cause__, pg_errors.InsufficientPrivilege)
+        return "" if denied else primary_message(error)
+    return None
+
+
+def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -> Seen:
+    """Read every view on the table, and the views on those; count the retired values they show.
+
+    A text that holds the value is found too. Where a view shows the retired column itself, on
+    purpose, nothing is counted.
+
+    Lock: ACCESS SHARE on the views and what they read.
+
+    Arguments:
+        unique: whether the column is unique, so that a value is a secret by itself. Elsewhere two
+            rows may have one value, and a view's rows are compared with their own, by the key.
+    """
+    seen = Seen({}, {})
+    with engine_transaction(connection):
+        execute(connection, sql.SQL("SET LOCAL search_path TO DEFAULT"))
+        own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
+        # Our own comparisons find PostgreSQL's operators first, and those of the column's type.
+        pin_search_path(connection, pair.live.type_schema, *own)
+        # To sort a million texts takes longer than to hash them, whatever the planner guesses.
+        set_local(connection, "enable_mergejoin", "off")
+        for reader in read_readers(connection, pair):
+            try:
+                with engine_transaction(connection):
+                    seen.shown[str(reader)] = _count_shown(connection, pair, reader, unique=unique)
+            except DatabaseError as error:
+                if is_connection_lost(error):
+                    raise
+                denied = isinstance(error.__cause__, pg_errors.InsufficientPrivilege)
+                seen.unread[str(reader)] = "" if denied else primary_message(error)
+        transaction.set_rollback(True, using=connection.alias)
+    return seen
+
+
+def _count_shown(
+    connection: BaseDatabaseWrapper, pair: Pair, reader: Reader, *, unique: bool
+) -> int:
+    """Count the retired values in a view: columns of the type in one join, texts in another.
+
+    A text is compared byte by byte: equal texts are that in every deterministic collation, and to
+    compare them by the rules of a language takes three times as long.
+    """
+    same = [column for column, same_type in reader.columns if same_type]
+    texts = [column for column, same_type in reader.columns if not same_type]
+    key = () if unique else reader.key
+    queries = [
+        _shown_query(pair, reader, columns, cast, key)
+        for cast, columns in (
+            (sql.SQL(""), same),
+            (sql.SQL('::text COLLATE pg_catalog."C"'), texts),
+        )
+        if columns and key is not None
+    ]
+    # One that can show nothing is to be readable all the same.
+    readable = sql.SQL("SELECT 0 FROM {} LIMIT 1").format(reader.identifier)
+    return sum(int(fetch_value(connection, query) or 0) for query in queries or [readable])
+
+
+def _shown_query(
+    pair: Pair, reader: Reader, columns: list[str], cast: sql.SQL, key: tuple[str, ...]
+) -> sql.Composed:
+    shown = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {} FROM {}").format(
+            sql.SQL(", ").join(
+                [sql.Identifier(column) + cast, *(sql.Identifier(each) for each in key)]
+            ),
+            reader.identifier,
+        )
+        for column in columns
+    )
+    names = [f"key_{position}" for position in range(len(key))]
+    same_row = sql.SQL("").join(
+        sql.SQL(" AND t.{} = shown.{}").format(sql.Identifier(of_table), sql.Identifier(name))
+        for of_table, name in zip(pair.replacement.key, names, strict=False)
+    )
+    return sql.SQL("""
+        SELECT count(*) FROM ({shown}) AS shown ({names})
+          JOIN {table} AS t ON t.{retired}{cast} = shown.value{same_row}
+         WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
+        shown=shown,
+        names=sql.SQL(", ").join(map(sql.Identifier, ["value", *names])),
+        table=pair.identifier,
+        retired=sql.Identifier(pair.replacement.shadow),
+        live=sql.Identifier(pair.replacement.live),
+        cast=cast,
+        same_row=same_row,
+    )
+
+
+def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
+    """Read the views on the table or its partitions and the views on those, as deep as they go.
 
     The retired column is recognised through any number of views by where PostgreSQL says that a
     result column comes from; a view may show it on purpose.
@@ -70,28 +270,31 @@ def readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
              ORDER BY found.depth, c.oid"""),
         [pair.oids, pair.table.oid, pair.live.number],
     )
-    # Where the retired values are known to be: relation and attribute number.
-    retired = {(each.table.oid, each.shadow.number) for each in pair.relations}
+    # Where the retired values and the key are known to be, by relation and attribute number.
+    place = Places.of(pair)
     result = []
     for oid, schema, name, text, same, texts in rows:
-        on_purpose = set()
-        for number, (column, origin) in enumerate(_origins(connection, text), start=1):
-            if origin in retired:
-                retired.add((oid, number))
-                on_purpose.add(column)
+        place.follow(oid, _origins(connection, text))
         candidates = [(each, True) for each in same] + [(each, False) for each in texts]
-        result.append(
-            Reader(schema, name, tuple(each for each in candidates if each[0] not in on_purpose))
-        )
+        columns = tuple(each for each in candidates if each[0] not in place.retired_in[oid])
+        result.append(Reader(schema, name, columns, place.key_in(oid)))
     return result
 
 
-def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, tuple[int, int]]]:
-    """A query's columns, each with the table and the attribute number that it comes from."""
-    # Described, and not read: whose rows a policy would hide makes no difference.
+def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, Place]]:
+    """Describe a query's columns, each with the relation and the column that it comes from.
+
+    The query is parsed and never planned: a planner runs functions that say they are stable. Nor is
+    it read, so that it makes no difference whose rows a policy would hide.
+    """
     with engine_transaction(connection, row_security="on"), connection.cursor() as cursor:
-        cursor.execute(f"SELECT * FROM ({text.rstrip().removesuffix(';')}) AS q LIMIT 0", None)  # noqa: S608 - PostgreSQL's own text
-        result = cursor.cursor.pgresult
+        protocol = cursor.connection.pgconn
+        for result in (
+            protocol.prepare(b"", text.rstrip().removesuffix(";").encode()),
+            protocol.describe_prepared(b""),
+        ):
+            if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+                raise psycopg.OperationalError("a view's own text could not be described")
         transaction.set_rollback(True, using=connection.alias)
         return [
             (str(result.fname(n).decode()), (result.ftable(n), result.ftablecol(n)))

@@ -76,8 +76,8 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
                   JOIN pg_catalog.pg_depend d
                     ON d.classid = object.classid AND d.objid = object.objid
                  WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
-                   -- The index of the level above has another oid on the other column.
-                   AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('P', 'S'))
+                   -- A part's whole has another oid on the other column, or made anew.
+                   AND d.deptype NOT IN ('P', 'S')
                 UNION
                 SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
                        key.number

@@ -30,6 +30,7 @@ from migrations_playbook.swap.dependents.renewal import (
     drop_twin,
     leave_twin,
     renew,
+    try_query,
     twin_name,
 )
 from migrations_playbook.swap.pair import COLUMNS, Pair
@@ -79,6 +80,7 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
             yield replace(each, refused=refused)
         else:
             renewal = Steps(
+                trial=tuple(try_query(copy)),
                 before_rename=dropped,
                 after_rename=tuple(leave_twin(pair, copy)),
                 follow_up=renew(connection, pair, copy),

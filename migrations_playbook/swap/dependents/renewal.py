@@ -88,6 +88,23 @@ def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
     )
 
 
+def try_query(each: Copy) -> Iterator[Step]:
+    """Build the query for a row of a materialized view: what fails would fail in the renewal.
+
+    The row is read and never found.
+    """
+    if each.populated:
+        yield Step(
+            f"Try the query of {each}",
+            sql.SQL(
+                "SELECT FROM (SELECT q.* FROM ({}) AS q LIMIT 1) AS tried "
+                "WHERE tried IS NULL AND tried IS NOT NULL"
+            ).format(sql.SQL(each.text.rstrip().removesuffix(";"))),
+            Lock.NONE,
+            as_session=True,
+        )
+
+
 def drop_twin(pair: Pair, each: Copy) -> Step:
     """Drop the twin. Lock: none on the table."""
     return Step(
