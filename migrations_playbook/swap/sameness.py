@@ -40,8 +40,8 @@ class Meaning:
     text: str
 
 
-# By the address that pg_identify_object gives, which outlives a DROP and a CREATE and is never
-# translated.
+# By the address that pg_identify_object gives, without quotes: an address outlives a DROP and a
+# CREATE, and is never translated.
 Meanings = dict[str, Meaning]
 
 
@@ -76,8 +76,8 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
                   JOIN pg_catalog.pg_depend d
                     ON d.classid = object.classid AND d.objid = object.objid
                  WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
-                   -- A part's whole has another oid on the other column, or made anew.
-                   AND d.deptype NOT IN ('P', 'S')
+                   -- Its own view, constraint, or whole: another oid where it is made anew.
+                   AND d.deptype NOT IN ('i', 'P', 'S')
                 UNION
                 SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
                        key.number
@@ -86,7 +86,8 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
                    AND object.classid = 'pg_catalog.pg_class'::regclass
                  CROSS JOIN LATERAL unnest(i.indkey) AS key (number)
                  WHERE key.number <> 0)
-            SELECT c.relname, object.objid, address.type || ' ' || address.identity,
+            SELECT c.relname, object.objid,
+                   replace(address.type || ' ' || address.identity, '"', ''),
                    ARRAY(SELECT ROW(r.refclassid::regclass::text, r.refobjid, r.refobjsubid)::text
                            FROM reference r
                           WHERE r.classid = object.classid AND r.objid = object.objid),
@@ -120,12 +121,13 @@ def refuse_other_meanings(inventory: Inventory, before: Meanings, after: Meaning
     carried = {
         object_: each
         for each in inventory.dependents
-        if each.steps is not None and each.renewal is None
+        if each.steps is not None and each.steps.after_rename
         for object_ in each.covers
     }
     changed = []
     for address, was in before.items():
-        each, now = carried.get(was.object), after.get(address)
+        each = carried.get(was.object)
+        now = after.get(address if each is None else each.stand_in or address)
         if each is None or (now is None and _may_be_gone(inventory, was.object)):
             continue
         expected = frozenset(exchange.get(reference, reference) for reference in was.references)

@@ -102,6 +102,8 @@ class Dependent:
         covers: the objects of the catalog that this one stands for.
         steps: the statements that carry it over; None for what may stay where it is.
         refused: why the swap cannot carry it over, and what to do; None when the swap can.
+        stand_in: the address of the object that takes this one's place after the exchange, where
+            it is another; see `sameness`.
         renewal: the steps that make a refused one good again, where copies may be built anew.
         unique_on: for a unique index, what its twin demands.
         unique_beside: for a whole unique index on the live column, the other columns of its key.
@@ -114,6 +116,7 @@ class Dependent:
     covers: frozenset[Object] = frozenset()
     steps: Steps | None = None
     refused: str | None = None
+    stand_in: str = ""
     renewal: Steps | None = None
     unique_on: Unique | None = None
     unique_beside: Key | None = None

@@ -24,6 +24,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
+from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.renewal import (
     Copy,
@@ -31,8 +32,10 @@ from migrations_playbook.swap.dependents.renewal import (
     leave_twin,
     renew,
     try_query,
+    twin_address,
     twin_name,
 )
+from migrations_playbook.swap.dependents.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 COPIES = (
@@ -79,6 +82,7 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
         elif (refused := _refusal(connection, pair, copy)) is not None:
             yield replace(each, refused=refused)
         else:
+            each = replace(each, stand_in=twin_address(pair, copy))
             renewal = Steps(
                 trial=tuple(try_query(copy)),
                 before_rename=dropped,
@@ -128,6 +132,8 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
         )
     if each.direct and each.dependants:
         return f"{each.dependants} would have to be created again with it; drop it first"
+    if each.by_position:
+        return BY_POSITION
     if each.direct and each.settings:
         return "its columns have privileges, comments or statistics of their own; drop it first"
     return None
@@ -190,7 +196,11 @@ def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
                               AND i.indpred IS NULL AND i.indexprs IS NULL)
                        AND c.relispopulated,
                    c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
-                   coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class')
+                   coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class'),
+                   EXISTS (SELECT FROM pg_catalog.pg_rewrite w
+                             JOIN unnest(%s::oid[]) AS relation (oid)
+                               ON w.ev_action::text ~ replace(%s, '%%s', relation.oid::text)
+                            WHERE w.oid = r.rule)
               FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
                      GROUP BY oid, rule) AS r
               JOIN pg_catalog.pg_class c ON c.oid = r.oid
@@ -198,7 +208,7 @@ def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
               LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
               LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
              WHERE c.relkind = 'm' ORDER BY c.oid""").format(columns=COLUMNS),
-        [*pair.columns, pair.oids, *pair.columns],
+        [*pair.columns, pair.oids, *pair.columns, pair.oids, ALIAS_LIST],
     )
     # One without a text was dropped by another process while the query ran.
     return [Copy(*row) for row in rows if row[11] is not None]

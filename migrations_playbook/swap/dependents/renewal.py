@@ -32,6 +32,7 @@ class Copy:
         concurrently: whether it can be refreshed while it is read.
         populated: whether it holds data at all.
         text: its query, with the names as they are now.
+        by_position: whether the query names the table's columns by position.
     """
 
     oid: int
@@ -50,6 +51,7 @@ class Copy:
     tablespace: str | None
     options: list[str]
     comment: str | None
+    by_position: bool
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -62,6 +64,11 @@ class Copy:
 def twin_name(pair: Pair, name: str) -> str:
     """The name of a materialized view's twin."""
     return compose_name(name, pair.replacement.shadow, "renewed")
+
+
+def twin_address(pair: Pair, each: Copy) -> str:
+    """Build the address of the twin's rule, as `sameness` knows objects: without quotes."""
+    return f"rule _RETURN on {each.schema}.{twin_name(pair, each.name)}"
 
 
 def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:

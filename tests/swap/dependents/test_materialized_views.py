@@ -18,7 +18,8 @@ FINISH = 'Run "manage.py swap_token_columns --refresh-materialized-views" to fin
 COPIES = (
     (
         "CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS "
-        "'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN true; END'"
+        "'BEGIN IF current_query() LIKE ''REFRESH %'' THEN PERFORM pg_advisory_xact_lock(42); "
+        "END IF; RETURN true; END'"
     ),
     "CREATE VIEW plain AS SELECT id, token FROM tickets_ticket",
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.management import CommandError, call_command
 
-from migrations_playbook.swap.dependents import views
+from migrations_playbook.swap.dependents import materialized, views
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import WORDS, Words, expand, fill
@@ -62,6 +62,26 @@ def test_an_alias_list_names_columns_by_position_and_is_refused(
     filled.run(made_by)
     assert refusal("swap_token_columns", "--dry-run")
     refused(filled, name)
+
+
+def test_an_alias_list_in_a_materialized_view_is_refused_too(filled: Database) -> None:
+    filled.run(
+        "CREATE MATERIALIZED VIEW shop AS SELECT t.secret FROM tickets_ticket AS t (number, secret)"
+    )
+    _, complaint = refusal("swap_token_columns", "--refresh-materialized-views")
+    assert "materialized view public.shop (on token): it names the table's columns" in complaint
+
+
+def test_a_copy_that_means_something_else_is_not_committed(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.run(
+        "CREATE MATERIALIZED VIEW shop AS SELECT t.secret FROM tickets_ticket AS t (number, secret)"
+    )
+    monkeypatch.setattr(materialized, "ALIAS_LIST", "no such list")
+    with pytest.raises(CommandError, match="would mean something else") as told:
+        call_command("swap_token_columns", refresh_materialized_views=True)
+    assert "\n- materialized view public.shop" in str(told.value)
 
 
 def test_a_plain_alias_is_carried_over(filled: Database) -> None:
