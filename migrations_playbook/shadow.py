@@ -107,8 +107,9 @@ def shadow_field(live: models.Field[Any, Any]) -> models.Field[Any, Any]:
     for own in ("unique", "default", "db_default", "db_index", "db_column", "primary_key"):
         options.pop(own, None)
     options |= {"null": True, "editable": False}
-    field: models.Field[Any, Any] = type(live)(*arguments, **options)
-    return field
+    field: Any = type(live)(*arguments, **options)
+    # A SlugField has an index unless it is told not to.
+    return type(live)(*arguments, **(options | {"db_index": False})) if field.db_index else field
 
 
 @receiver(class_prepared)

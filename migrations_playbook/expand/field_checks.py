@@ -11,7 +11,7 @@ from django.db import connections, models
 from django.db.migrations.writer import MigrationWriter
 
 from migrations_playbook.postgres.names import MAX_NAME_BYTES
-from migrations_playbook.shadow import Shadow
+from migrations_playbook.shadow import Shadow, shadow_field
 
 Model = type[models.Model]
 # At run time Django's fields take no type arguments.
@@ -76,12 +76,12 @@ def write_field(name: object, like: Field | None) -> str:
     """Write the line that declares a shadow of the same type as another field."""
     if like is None:
         return f"{name} = models.UUIDField(null=True, editable=False)"
-    _, path, _, options = like.deconstruct()
+    _, path, _, options = shadow_field(like).deconstruct()
     path = path.replace("django.db.models.", "models.")
     arguments = [
         f"{key}={MigrationWriter.serialize(value)[0]}"
         for key, value in options.items()
-        if key in TYPE_OPTIONS
+        if key in TYPE_OPTIONS | {"db_index"}
     ]
     return f"{name} = {path}({', '.join([*arguments, 'null=True', 'editable=False'])})"
 

@@ -146,7 +146,7 @@ def propose_value(live: models.Field[Any, Any] | None, value: object) -> str:
     digits = DIGITS_OF.get(kind) or getattr(live, "max_digits", None)
     if digits is not None:
         return f"RandomText({digits}, DIGITS)"
-    if live is None or kind not in TEXTS:
+    if live is None or kind not in TEXTS | {"bytea"}:
         return "RandomUUID()"
     room = live.max_length or HEX_WIDTH
     if isinstance(value, RandomText):

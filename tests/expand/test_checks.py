@@ -244,6 +244,27 @@ def test_a_shadow_is_in_no_index_that_the_expand_would_build_under_its_lock(
     assert "playbook.E013" in [number for number, _ in errors_of(meta=meta, **fields)]
 
 
+@pytest.mark.parametrize(
+    "live",
+    [
+        models.SlugField(unique=True),
+        models.CharField(max_length=40, db_collation="C", default="x", db_index=True),
+        models.DecimalField(max_digits=20, decimal_places=0, unique=True),
+        models.EmailField(unique=True, verbose_name="an address"),
+        models.BinaryField(max_length=16),
+        models.BigIntegerField(db_column="other"),
+    ],
+    ids=lambda field: type(field).__name__,
+)
+def test_the_line_of_the_hint_works_when_it_is_pasted(live: models.Field[Any, Any]) -> None:
+    wrong: dict[str, Any] = {"token": live, "new_token": None}
+    hint = dict(errors_of(**wrong))["playbook.E002"]
+    name, line = hint.removeprefix("Write ").split(", then run")[0].split(" = ")
+    field = eval(line, {"models": models})  # noqa: S307 - what a user would paste
+    found = [each for each, _ in errors_of(token=live.clone(), **{name: field})]
+    assert [each for each in found if each not in ("playbook.E015",)] == []
+
+
 def test_a_collation_is_named_where_it_is_the_difference() -> None:
     errors = messages_of(
         token=models.CharField(max_length=36, db_collation="C"),

@@ -86,6 +86,7 @@ def test_what_fits_is_not_complained_of(value: Any, live: models.Field[Any, Any]
         (RandomText(9), NUMBERS, "E015", "texts that are no bigint", "RandomText(18, DIGITS)"),
         (RandomText(19, DIGITS), NUMBERS, "E015", "18 digits", "RandomText(18, DIGITS)"),
         (RandomUUID(), NUMBERS, "E015", "makes a uuid, and token is a bigint", None),
+        (RandomUUID(), models.BinaryField(), "E015", "makes a uuid, and token is a bytea", None),
         (models.Value(7), NUMBERS, "E016", "every row the same", "RandomText(18, DIGITS)"),
         (Upper(models.Value("abc random()")), TINY, "E016", "every row the same", None),
         (Cast(Now(), models.TextField()), TEXTS, "E016", "statement_timestamp() alone", None),
