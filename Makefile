@@ -16,7 +16,7 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live traffic, and give a verdict
-	@$(BIN)/python manage.py rehearse --rows $(ROWS) --report reports/rehearsal
+	@$(BIN)/python manage.py playbook rehearse --rows $(ROWS) --seconds 5 --report reports/rehearsal
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/tickets/test_seed.py -x")
 	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)

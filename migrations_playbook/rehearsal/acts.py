@@ -103,7 +103,7 @@ class Acts:
     def _backfill(self) -> Act:
         """The backfill, killed once on its way, and resumed."""
         yield from self._kill_a_backfill()
-        done = yield from self._play_command("backfill")
+        done = yield from self._play_command("backfill", *self._read_allowance())
         yield Remark(
             f"It filled {done['rows_filled']:,} rows in {done['seconds']:.1f} s "
             f"({done['rows_per_second']:,.0f} rows/s)."
@@ -163,7 +163,9 @@ class Acts:
     def _kill_a_backfill(self) -> Generator[Happening, None, None]:
         """Start a backfill, and kill it for real on its way."""
         goal = self.audit.find_key(KILLED_AT)
-        started = self.runner.start_command("playbook", "backfill", self.runner.script.target)
+        started = self.runner.start_command(
+            "playbook", "backfill", self.runner.script.target, *self._read_allowance()
+        )
         try:
             yield from self.course.watch(self._get_to(goal, started))
         finally:
@@ -176,6 +178,10 @@ class Acts:
             if started.returncode
             else "The backfill was done before it could be killed."
         )
+
+    def _read_allowance(self) -> tuple[str, str]:
+        """What the backfill is told that it may add to the requests."""
+        return "--max-added-ms", str(self.options.max_added_ms)
 
     def _get_to(
         self, goal: str | None, started: subprocess.Popen[str]

@@ -9,10 +9,9 @@ from typing import Any
 from django.db import models
 from django.utils.module_loading import import_string
 
+from migrations_playbook.backfill.steering import MAX_ADDED_MS
 from migrations_playbook.errors import PlaybookError
 
-# What the backfill may add to the 99th percentile of the requests, in milliseconds.
-MAX_ADDED_MS = 5.0
 # Makes the values of one row: takes the release's model, returns the fields that it sets.
 RowMaker = Callable[[type[models.Model]], dict[str, Any]]
 # Makes one read: takes the model's manager and a live value, returns the rows to be read.
@@ -53,7 +52,7 @@ class RehearsalOptions:
         seconds: how long each phase goes on at least.
         max_stall_ms: a request that takes longer fails the rehearsal, in milliseconds.
         max_added_ms: what the backfill may add to the 99th percentile of the requests, in
-            milliseconds.
+            milliseconds; the backfill is told the same.
         template: a database to copy instead of making rows, or None.
         until: the last phase to play, or None for all.
     """

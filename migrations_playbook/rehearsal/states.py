@@ -1,16 +1,16 @@
 """The four releases, as they follow from a project's migrations.
 
-| release | its code knows       | its database                                         |
-|---------|----------------------|------------------------------------------------------|
-| N       | the live column      | every migration but the expand and what depends on it |
-| N+1     | both columns         | every migration                                      |
-| N+2     | the live column      | as N+1                                               |
-| N+3     | the live column      | contracted                                           |
+| release | its code knows  | its database                                          |
+|---------|-----------------|-------------------------------------------------------|
+| N       | the live column | every migration but the expand and what depends on it |
+| N+1     | both columns    | every migration                                       |
+| N+2     | the live column | as N+1                                                |
+| N+3     | the live column | contracted                                            |
 
 N and N+1 are points in the history. N+2 and N+3 are derived: the shadow field is taken out of the
 state, and then the column is dropped, as the migrations that a project is yet to write will do.
-Each release's models are built from its state, so no release needs code of its own, and no save(),
-signal or manager of the project runs in a rehearsal.
+Each release's models are built from its state: no release needs code of its own, and no client runs
+the project's save(), managers, or receivers of the model's signals.
 """
 
 from __future__ import annotations
