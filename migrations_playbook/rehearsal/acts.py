@@ -27,8 +27,9 @@ from migrations_playbook.rehearsal.traffic.audit import Audit
 from migrations_playbook.rehearsal.traffic.fleet import Fleets
 from migrations_playbook.rehearsal.traffic.witness import Witness
 
-# How far the backfill gets before it is killed, as a fraction of the table.
-KILLED_AT = 0.3
+# How far the backfill gets before it is killed, as a fraction of the rows; and how many rows, from
+# all over the table, tell how far it is.
+KILLED_AT, SAMPLE = 0.3, 50
 
 # What an act returns is how long its strongest lock was held, in milliseconds, where it says so.
 Act = Generator[Happening, None, float | None]
@@ -162,12 +163,11 @@ class Acts:
 
     def _kill_a_backfill(self) -> Generator[Happening, None, None]:
         """Start a backfill, and kill it for real on its way."""
-        goal = self.audit.find_key(KILLED_AT)
         started = self.runner.start_command(
             "playbook", "backfill", self.runner.script.target, *self._read_allowance()
         )
         try:
-            yield from self.course.watch(self._get_to(goal, started))
+            yield from self.course.watch(self._get_going(started))
         finally:
             started.kill()
             _, complaint = started.communicate()
@@ -183,13 +183,12 @@ class Acts:
         """What the backfill is told that it may add to the requests."""
         return "--max-added-ms", str(self.options.max_added_ms)
 
-    def _get_to(
-        self, goal: str | None, started: subprocess.Popen[str]
-    ) -> Generator[None, None, None]:
-        """Wait until a backfill has filled a row, or has ended."""
-        while started.poll() is None and not (goal is not None and self.audit.is_filled(goal)):
+    def _get_going(self, started: subprocess.Popen[str]) -> Generator[None, None, None]:
+        """Wait until a backfill has filled its share of the rows, or has ended."""
+        sample = self.audit.draw_keys(SAMPLE)
+        while started.poll() is None and self.audit.read_filled_share(sample) < KILLED_AT:
             yield
-            # The row is filled by another process, which tells nobody.
+            # The rows are filled by another process, which tells nobody.
             time.sleep(LOOK)
 
     def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:

@@ -253,24 +253,16 @@ class Audit:
             )
         ]
 
-    def is_filled(self, key: str) -> bool:
-        """Say whether a row's shadow is filled."""
-        row = self.connection.execute(
-            sql.SQL("SELECT {shadow} IS NOT NULL FROM {table} WHERE {key} = {wanted}").format(
-                wanted=sql.Literal(key), **self._parts
-            )
-        ).fetchone()
-        return bool(row and row[0])
-
-    def find_key(self, fraction: float) -> str | None:
-        """Find the row that this fraction of the table lies before, as the backfill goes."""
-        row = self.connection.execute(
-            sql.SQL("""
-                SELECT {key}::text FROM {table} ORDER BY ctid
-                OFFSET (SELECT floor(count(*) * %s) FROM {table}) LIMIT 1""").format(**self._parts),
-            [fraction],
-        ).fetchone()
-        return None if row is None else row[0]
+    def read_filled_share(self, keys: list[str]) -> float:
+        """Read which share of some rows has a shadow value, from 0 to 1; 1 of no rows."""
+        if not keys:
+            return 1.0
+        filled = self._count(
+            "SELECT count(*) FROM {table} WHERE {key} IN ({keys}) AND {shadow} IS NOT NULL",
+            # Literals: of no type yet, so that the key's index serves.
+            keys=sql.SQL(", ").join(map(sql.Literal, keys)),
+        )
+        return filled / len(keys)
 
     def is_rotated(self) -> bool:
         """Say whether the live column is the new one: after an odd number of exchanges."""
