@@ -9,7 +9,7 @@ STAMP := $(VENV)/.stamp
 # The embedded PostgreSQL speaks English only; Debian's comes with the translations.
 TRANSLATED := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
-.PHONY: help demo test test-german wheel lint bench clean
+.PHONY: help demo test test-german matrix wheel lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -27,6 +27,9 @@ ifeq ($(TRANSLATED),)
 else
 	@TEST_POSTGRES_BIN=$(TRANSLATED) TEST_POSTGRES_LANGUAGE=de $(BIN)/python -m pytest -n 2 $(ARGS)
 endif
+
+matrix: $(STAMP) ## Run the tests on other versions of Python, Django and PostgreSQL (ARGS="-l" lists them)
+	@$(BIN)/nox $(ARGS)
 
 wheel: $(STAMP) ## Build the package, install it alone, and play the tutorial with it
 	@$(BIN)/python -m tests.wheel

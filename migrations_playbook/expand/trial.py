@@ -73,12 +73,11 @@ def try_triggers(
 @contextmanager
 def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """Roll back what is done within, settings and roles too; also when nothing has failed."""
-    savepoint = transaction.savepoint(using=connection.alias)
-    try:
-        yield
-    finally:
-        transaction.savepoint_rollback(savepoint, using=connection.alias)
-        transaction.savepoint_commit(savepoint, using=connection.alias)
+    with transaction.atomic(using=connection.alias):
+        try:
+            yield
+        finally:
+            transaction.set_rollback(True, using=connection.alias)
 
 
 @contextmanager
