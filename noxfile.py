@@ -31,6 +31,7 @@ EMBEDDED = {"16", "18"}
 
 nox.needs_version = ">=2025"
 nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
 # A server that is started for the tests as root runs as another user, who must read its programs.
 os.umask(0o022)
 if pyenv := shutil.which("pyenv"):
