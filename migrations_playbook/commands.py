@@ -7,8 +7,8 @@ Every project has `manage.py playbook`. An app may declare aliases of two lines 
 from __future__ import annotations
 
 from functools import cache
+from importlib.abc import InspectLoader
 from importlib.util import find_spec
-from pathlib import Path
 
 from django.core.management import get_commands, load_command_class
 
@@ -56,10 +56,7 @@ def _mentions_us(app: object, name: str) -> bool:
     """
     if not isinstance(app, str) or app == "django.core":
         return False
-    found = find_spec(f"{app}.management.commands.{name}")
-    return (
-        found is not None
-        and found.origin is not None
-        and found.origin.endswith(".py")
-        and PACKAGE in Path(found.origin).read_text(errors="replace")
-    )
+    module = f"{app}.management.commands.{name}"
+    found = find_spec(module)
+    loader = None if found is None else found.loader
+    return isinstance(loader, InspectLoader) and PACKAGE in (loader.get_source(module) or "")
