@@ -21,7 +21,7 @@ from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
-from migrations_playbook.postgres.tables import Table, is_empty, read_table
+from migrations_playbook.postgres.tables import TREE, Table, is_empty, read_table
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.swap import quarantine
 
@@ -67,6 +67,7 @@ def contract(
         )
     refuse_hidden_rows(connection, table)
     refuse_loss(connection, table, live=live, shadow=shadow)
+    refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
     # Nobody can alter the table from here on, so what was read stays true.
     planned = list(steps(connection, table, shadow=shadow, triggers=triggers))
     seized = locks.seize(connection, identifier, policy)
@@ -101,6 +102,41 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
         f'{live!r} and lose the fresh ones. Run "{spell_command(STATUS)}" for the next command, '
         'swap, then run "manage.py migrate" again.'
     )
+
+
+def refuse_code_by_name(
+    connection: BaseDatabaseWrapper, table: Table, *, shadow: str, triggers: Sequence[str]
+) -> None:
+    """Refuse while a trigger's function names the column: every write would fail without it.
+
+    A function's body is text, which DROP COLUMN neither finds nor changes.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the triggers.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT t.tgname || ' (' || p.oid::regprocedure::text || ')'
+              FROM pg_catalog.pg_trigger t
+              JOIN {tree} AS tree ON tree.oid = t.tgrelid
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+             WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s)
+               AND NOT starts_with(t.tgname, %s)
+               AND p.prosrc ~ ('\\m' || pg_catalog.regexp_replace(
+                       %s, '([^[:alnum:]_])', '\\\\\\1', 'g') || '\\M')
+             ORDER BY 1""").format(tree=TREE),
+        [table.oid, list(triggers), quarantine.PREFIX, shadow],
+    )
+    if rows:
+        named = ", ".join(row[0] for row in rows)
+        raise Refused(
+            f"Without {shadow!r} every write to {table} would fail, because the function of a "
+            f"trigger names the column: {named}. Let the function do without, then run "
+            '"manage.py migrate" again.'
+        )
 
 
 def steps(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from migrations_playbook.swap.events import (
     Event,
     Exchanged,
     FollowingUp,
+    Noticed,
     Preparing,
     Resuming,
-    Unreadable,
     Verified,
 )
 from migrations_playbook.swap.evidence import Evidence
@@ -32,7 +32,6 @@ from migrations_playbook.swap.exchange import describe_unproven
 from migrations_playbook.swap.gate import SwapRequest, inspect_phase
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.play import SwapPlan
-from migrations_playbook.swap.readers import find_unreadable
 
 
 class SwapCommand(ShadowCommand):
@@ -109,10 +108,8 @@ class SwapCommand(ShadowCommand):
             request = SwapRequest(
                 postgresql(database), replacement, revert, refresh_materialized_views
             )
-            inventory = inspect_phase(request)
-            unreadable = find_unreadable(request.connection, inventory.pair)
-            planned = play.plan_swap(inventory, unreadable)
-            self.show_plan(planned, replacement, json=json)
+            planned = play.plan_swap(inspect_phase(request))
+            self.show_plan(planned, play.notice(request), replacement, json=json)
             return
         if verify:
             events = play.verify(replacement, using=database, keep_equal=keep_equal)
@@ -147,7 +144,9 @@ class SwapCommand(ShadowCommand):
         if json:
             self.say_json(self.result)
 
-    def show_plan(self, planned: SwapPlan, replacement: Replacement, *, json: bool) -> None:
+    def show_plan(
+        self, planned: SwapPlan, noticed: Noticed, replacement: Replacement, *, json: bool
+    ) -> None:
         """Print the plan, and refuse when anything in it is refused."""
         stages = {
             "before": ("Before, while reads and writes go on", planned.index + planned.prove),
@@ -156,11 +155,12 @@ class SwapCommand(ShadowCommand):
         }
         self.result = {
             "dependents": [each.as_json() for each in planned.dependents],
-            "unreadable": dict(planned.unreadable),
+            "unreadable": dict(noticed.unreadable),
+            "copies": dict(noticed.copies),
             **{name: [step_result(step) for step in steps] for name, (_, steps) in stages.items()},
         }
         if not json:
-            for line in plan_lines(planned, stages.values()):
+            for line in plan_lines(planned, noticed, stages.values()):
                 self.stdout.write(line)
         if any(each.refused for each in planned.dependents):
             raise Refused(
@@ -176,14 +176,16 @@ def step_result(step: Step) -> dict[str, str]:
     return {"what": step.what, "lock": str(step.lock), "statement": step.text}
 
 
-def plan_lines(planned: SwapPlan, stages: Iterable[tuple[str, Sequence[Step]]]) -> Iterator[str]:
+def plan_lines(
+    planned: SwapPlan, noticed: Noticed, stages: Iterable[tuple[str, Sequence[Step]]]
+) -> Iterator[str]:
     """What a plan looks like to a person: SQL, with comments."""
     yield "-- Bound to the columns"
     for each in planned.dependents:
         why = f": {each.refused}" if each.refused else ""
         yield f"-- {each} ({each.how}): {each.action}{why}"
-    if planned.unreadable:
-        yield f"-- {unreadable_line(planned.unreadable)}"
+    for line in notice_lines(noticed):
+        yield f"-- {line}"
     for title, steps in stages:
         if not steps and title.startswith("After"):
             continue
@@ -287,15 +289,24 @@ def swap_line(event: Event, *, revert: bool) -> str:
             )
         case Resuming(left=left):
             return f"Finishing what an interrupted run has left: {', '.join(left)}."
-        case Unreadable(views=views):
-            return unreadable_line(views)
+        case Noticed():
+            return "\n".join(notice_lines(event))
         case Preparing(what=what):
             return f"Preparing: {what}."
         case FollowingUp(what=what):
             return f"Following up: {what}."
 
 
-def unreadable_line(views: Mapping[str, str]) -> str:
-    """Say which views fail when they are read."""
-    named = ", ".join(f"{name} ({why or 'permission denied'})" for name, why in views.items())
-    return f"These views cannot be read, and the proof will leave them out: {named}."
+def notice_lines(noticed: Noticed) -> Iterator[str]:
+    """Say what a person should look at first."""
+    if noticed.unreadable:
+        named = ", ".join(
+            f"{name} ({why or 'permission denied'})" for name, why in noticed.unreadable.items()
+        )
+        yield f"These views cannot be read, and the proof will leave them out: {named}."
+    if noticed.copies:
+        named = ", ".join(f"{name} ({how} of it)" for name, how in noticed.copies.items())
+        yield (
+            f"The value is kept a second time, and the swap does not change it there: {named}. "
+            "Whoever is let in by that column still gets in by a leaked value."
+        )

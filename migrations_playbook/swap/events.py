@@ -20,14 +20,18 @@ class Preparing:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """Views that fail when they are read: the proof will have to leave them out.
+class Noticed:
+    """There are things beside the columns for a person to look at first.
 
     Arguments:
-        views: their names, each with the reason.
+        unreadable: views that fail when they are read, each with the reason: the proof will have
+            to leave them out.
+        copies: columns of the table that hold the value a second time, each with how: no swap
+            changes them.
     """
 
-    views: Mapping[str, str]
+    unreadable: Mapping[str, str]
+    copies: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -127,4 +131,4 @@ class Verified:
         )
 
 
-Event = Unreadable | Preparing | Exchanged | Resuming | FollowingUp | Verified
+Event = Noticed | Preparing | Exchanged | Resuming | FollowingUp | Verified

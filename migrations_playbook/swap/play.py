@@ -8,7 +8,7 @@ it is told by `dependents`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
@@ -22,9 +22,10 @@ from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.conclude import conclude, insist
+from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.events import Event, Resuming, Unreadable
+from migrations_playbook.swap.events import Event, Noticed, Resuming
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
 from migrations_playbook.swap.gate import SwapRequest, count_equal, pass_gate
 from migrations_playbook.swap.pair import Pair
@@ -42,7 +43,6 @@ class SwapPlan:
 
     Arguments:
         dependents: everything that is bound to the columns, with what becomes of it.
-        unreadable: the views that fail when they are read, each with the reason.
         index: builds and drops that must run outside a transaction; they wait for transactions
             that began before them, and block no read and no write.
         prove: what tries and proves the CHECKs and NOT NULL, each in a transaction of its own.
@@ -51,7 +51,6 @@ class SwapPlan:
     """
 
     dependents: tuple[Dependent, ...]
-    unreadable: Mapping[str, str]
     index: tuple[Step, ...]
     prove: tuple[Step, ...]
     exchange: tuple[Step, ...]
@@ -102,8 +101,9 @@ def swap(
         return
     inventory = pass_gate(request)
     pair = inventory.pair
-    if failing := find_unreadable(connection, pair):
-        yield Unreadable(failing)
+    noticed = notice(request)
+    if noticed.unreadable or noticed.copies:
+        yield noticed
     for _ in range(PREPARE_ROUNDS):
         yield from prepare(connection, inventory, policy, refresh=refresh)
         kept = 0 if revert else count_equal(connection, pair, keep_equal=keep_equal)
@@ -179,16 +179,23 @@ def verify(
     insist(replacement, verified, revert=False)
 
 
-def plan_swap(inventory: Inventory, unreadable: Mapping[str, str] | None = None) -> SwapPlan:
-    """Plan what is missing for the exchange, and the exchange itself, as the catalog stands now.
+def notice(request: SwapRequest) -> Noticed:
+    """Look for what a person should know before the swap.
 
-    Arguments:
-        unreadable: as `readers.find_unreadable` has found them.
+    Lock: ACCESS SHARE on the table and the views on it.
     """
+    connection, pair = request.connection, request.pair
+    return Noticed(
+        unreadable=find_unreadable(connection, pair),
+        copies={} if request.revert else find_copies(connection, pair),
+    )
+
+
+def plan_swap(inventory: Inventory) -> SwapPlan:
+    """Plan what is missing for the exchange, and the exchange itself, as the catalog stands now."""
     steps = inventory.steps
     return SwapPlan(
         dependents=inventory.dependents,
-        unreadable=unreadable or {},
         index=steps.build,
         prove=(*steps.trial, *steps.prove),
         exchange=(*steps.locked_before, *exchange_steps(inventory)),
