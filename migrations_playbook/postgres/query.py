@@ -165,7 +165,7 @@ def execute(
 def execute_alone(connection: BaseDatabaseWrapper, statement: Query) -> None:
     """Run a statement that PostgreSQL allows in no transaction, VACUUM say.
 
-    Nothing can be set for it alone: see `sessions.lone_session`.
+    Nothing can be set for it alone: see `sessions.lift_timeouts`.
     """
     assert not connection.in_atomic_block, "this statement runs in no transaction"
     with connection.cursor() as cursor:

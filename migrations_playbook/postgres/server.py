@@ -41,6 +41,21 @@ def wal_position(connection: BaseDatabaseWrapper) -> int:
     )
 
 
+def read_standbys(connection: BaseDatabaseWrapper) -> list[str]:
+    """Read which standbys replay the log now, by the names that they give themselves."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT application_name
+              FROM pg_catalog.pg_stat_replication
+             WHERE pid NOT IN (SELECT active_pid FROM pg_catalog.pg_replication_slots
+                                WHERE slot_type = 'logical' AND active_pid IS NOT NULL)
+               AND coalesce(state, 'streaming') IN ('streaming', 'catchup')
+             ORDER BY 1"""),
+    )
+    return [row[0] for row in rows]
+
+
 def lock_room(connection: BaseDatabaseWrapper) -> tuple[int, int]:
     """Read how many locks fit into the server's memory, and max_locks_per_transaction.
 

@@ -51,6 +51,8 @@ class Step:
         statement: the SQL.
         lock: the lock that it takes on the table.
         on: the table that it locks, when that is one partition alone.
+        seized: whether the table is to be seized for it all the same: it locks an index, say, at
+            which the planners of other sessions look.
         concurrent: whether PostgreSQL runs it in no transaction, and waits for older ones itself.
         as_session: whether it runs somebody's code, which finds its names along the session's own
             search_path.
@@ -60,8 +62,14 @@ class Step:
     statement: sql.Composable
     lock: Lock
     on: sql.Identifier | None = None
+    seized: bool = False
     concurrent: bool = False
     as_session: bool = False
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether others would queue behind it, so that the table must be seized boundedly."""
+        return self.seized or self.lock.blocks_writes
 
     @property
     def text(self) -> str:

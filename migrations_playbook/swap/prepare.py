@@ -216,7 +216,7 @@ def _run_locked(
             with engine_transaction(connection):
                 locks.reserve(connection, pair.identifier, policy)
                 refuse_overtaken(pair, pair.reread(connection))
-                if step.lock.blocks_writes:
+                if step.is_strong:
                     locks.seize(connection, step.on or pair.identifier, policy)
                 if not step.as_session:
                     pin_search_path(connection, *inventory.schemas)

@@ -115,16 +115,21 @@ def verify_values(
 
 
 def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
-    """The digest of the set of live values. One parallel sequential scan."""
-    row = fetch_row(
-        connection,
-        sql.SQL("""
-            SELECT count(*), coalesce(sum(hash::numeric), 0), coalesce(bit_xor(hash), 0)
-              FROM (SELECT pg_catalog.hashtextextended({live}::text, 0) AS hash
-                      FROM {table} WHERE {live} IS NOT NULL) AS hashed""").format(
-            live=sql.Identifier(pair.replacement.live), table=pair.identifier
-        ),
-    )
+    """Build the digest of the set of live values. One parallel sequential scan.
+
+    A value has the same text whatever role asks, and whenever.
+    """
+    with engine_transaction(connection, TimeZone="UTC"):
+        pin_search_path(connection)
+        row = fetch_row(
+            connection,
+            sql.SQL("""
+                SELECT count(*), coalesce(sum(hash::numeric), 0), coalesce(bit_xor(hash), 0)
+                  FROM (SELECT pg_catalog.hashtextextended({live}::text, 0) AS hash
+                          FROM {table} WHERE {live} IS NOT NULL) AS hashed""").format(
+                live=sql.Identifier(pair.replacement.live), table=pair.identifier
+            ),
+        )
     return Digest(int(row[0]), int(row[1]), int(row[2]))
 
 

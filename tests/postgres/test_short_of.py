@@ -151,14 +151,17 @@ def test_too_little_room_for_locks_is_foretold_with_the_setting() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_on_a_standby_every_play_says_that_it_is_one() -> None:
+def test_a_standby_says_that_it_is_one_and_is_known_to_the_plan() -> None:
     with replicated() as pair:
         standby = OnServer("tickets", pair.replica)
-        for arguments in (("swap_token_columns",), ("migrate", "tickets", "0001")):
-            done = standby.manage(*arguments)
-            assert done.returncode == 1
-            assert "is a standby, which takes no writes" in done.stderr
-            assert done.stderr.count("\n") == 1
+        done = standby.manage("swap_token_columns")
+        assert done.returncode == 1
+        assert "is a standby, which takes no writes" in done.stderr
+        assert done.stderr.count("\n") == 1
+        # The primary knows that a query on the standby may be cancelled by the exchange.
+        plan = pair.manage("swap_token_columns", "--dry-run")
+        assert plan.returncode == 0, plan.stderr
+        assert "max_standby_streaming_delay is cancelled): left as it is" in plan.stdout
         # To look is allowed.
         assert standby.manage("playbook_status").returncode == 0
 

@@ -10,11 +10,16 @@ from psycopg import sql
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import current_role
-from migrations_playbook.postgres.server import lock_room
+from migrations_playbook.postgres.server import lock_room, read_standbys
 from migrations_playbook.postgres.tables import find_subscription
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import Pair
+
+STANDBY = (
+    "it replays the exchange's lock: a query there that reads the table for longer than its "
+    "max_standby_streaming_delay is cancelled"
+)
 
 
 def read_table_itself(reading: Reading) -> Iterator[Dependent]:
@@ -25,6 +30,8 @@ def read_table_itself(reading: Reading) -> Iterator[Dependent]:
     yield from read_obstacles(reading.connection, reading.pair)
     yield from read_lacking_rights(reading.connection, reading.pair)
     yield from find_lock_shortage(reading)
+    for name in read_standbys(reading.connection):
+        yield Dependent("standby", name, STANDBY)
 
 
 def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:

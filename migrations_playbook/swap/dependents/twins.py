@@ -252,8 +252,9 @@ def _attach(part: Part, above: Part) -> Step:
             sql.Identifier(above.pair.table.schema, whole),
             sql.Identifier(part.pair.table.schema, name),
         ),
-        Lock.ACCESS_EXCLUSIVE,
+        Lock.ACCESS_SHARE,
         part.pair.identifier,
+        seized=True,
     )
 
 
