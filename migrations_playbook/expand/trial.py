@@ -257,7 +257,7 @@ def _read_lacking(
     )
     with _trigger_path(connection):
         execute(connection, view, [])
-    ignored = {trigger.defaults["ignore_func_name"] for trigger in triggers}
+    ignored = {{**trigger.defaults, **trigger.kwargs}["ignore_func_name"] for trigger in triggers}
     rows = fetch_all(
         connection,
         sql.SQL("""
