@@ -30,11 +30,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pgtrigger
-
-# Has Django take `Meta.triggers`, also where INSTALLED_APPS lacks it: a check then says so.
-import pgtrigger.apps
 from django.core.exceptions import FieldError
 from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models import options as meta_options
 from django.db.models.signals import class_prepared
 from django.db.models.sql import Query
 from django.dispatch import receiver
@@ -43,6 +41,11 @@ from psycopg import sql
 
 from migrations_playbook.postgres.names import column_of, compose_name
 from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+# As django-pgtrigger does. Where INSTALLED_APPS lacks it, a check says so, and not Django, which
+# knows no `Meta.triggers` and would end in a traceback.
+if "triggers" not in meta_options.DEFAULT_NAMES:
+    meta_options.DEFAULT_NAMES = (*meta_options.DEFAULT_NAMES, "triggers")
 
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.

@@ -358,6 +358,17 @@ def test_an_app_that_is_not_installed_is_a_line_to_write(app: str, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
+def test_the_package_is_imported_where_no_settings_are() -> None:
+    """As a tool does that asks for its version, or a settings file itself."""
+    environment = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import migrations_playbook"],
+        cwd=PROJECT,
+        env=environment,
+        check=True,
+    )
+
+
 def test_a_column_is_not_its_own_shadow() -> None:
     shadow = Shadow(live="token", shadow="token", value=VALUE)
     assert errors_of(shadow) == [("playbook.E004", "Name two fields.")]
