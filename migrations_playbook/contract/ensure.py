@@ -9,13 +9,13 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from psycopg import sql
 
 from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.expand.operation import POSTGRES, one_sentence
+from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_known, read_declarations
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.query import fetch_value
@@ -27,7 +27,7 @@ from migrations_playbook.swap.play import swap
 ROWS = 10_000
 
 
-class EnsureSwapped(Operation):
+class EnsureSwapped(TableOperation):
     """Makes sure that a shadow column is filled and swapped; does both where the table is small.
 
     It stands in a migration of its own between the expand and the contract, with `atomic = False`:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from pgtrigger import compiler
 from psycopg import sql
@@ -19,6 +18,7 @@ from psycopg import sql
 from migrations_playbook.contract.play import contract, installed_triggers
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.operation import POSTGRES, one_sentence, refuse_without_transaction
+from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier
@@ -34,7 +34,7 @@ class Was(Protocol):
     def triggers(self) -> list[compiler.Trigger]: ...
 
 
-class DropShadow(Operation):
+class DropShadow(TableOperation):
     """Drops a shadow column, its triggers and the quarantine, once it holds only leaked values.
 
     It belongs in the release after the one whose migration has taken the field and the triggers

@@ -26,6 +26,7 @@ from psycopg import sql
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import INTERRUPTED, PlaybookError, Refused, TryAgain
 from migrations_playbook.expand.soundness import find_obstacle
+from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
@@ -41,7 +42,7 @@ POSTGRES = "postgresql"
 MIGRATE_AGAIN = 'Run "manage.py migrate" again.'
 
 
-class WithTableLock(Operation):
+class WithTableLock(TableOperation):
     """Runs operations on one table under a strong lock that is taken boundedly.
 
     A plain migration asks for ACCESS EXCLUSIVE and waits as long as it takes; behind one idle

@@ -1,0 +1,61 @@
+"""What Django's optimizer makes of our operations when migrations are squashed."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import migrations, models
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.optimizer import MigrationOptimizer
+
+from migrations_playbook.operations import DropShadow, EnsureSwapped, WithTableLock
+
+LOCKED = WithTableLock(
+    "voucher", [migrations.AddField("voucher", "new_code", models.TextField(null=True))]
+)
+DROPPED = DropShadow("voucher", live="code", shadow="new_code")
+ENSURED = EnsureSwapped("voucher", live="code", shadow="new_code")
+
+
+def make(name: str) -> migrations.CreateModel:
+    return migrations.CreateModel(name, [("id", models.BigAutoField(primary_key=True))])
+
+
+def add(model: str) -> migrations.AddField:
+    return migrations.AddField(model, "note", models.TextField(default=""))
+
+
+def squashed(*operations: Operation) -> list[str]:
+    """The operations after the optimizer, each by its kind and its model."""
+    optimized = MigrationOptimizer().optimize(list(operations), "shop")
+    return [
+        f"{type(each).__name__} {getattr(each, 'model_name', getattr(each, 'name', ''))}"
+        for each in optimized
+    ]
+
+
+@pytest.mark.parametrize("ours", [LOCKED, DROPPED], ids=lambda each: type(each).__name__)
+def test_what_is_of_other_models_moves_past_ours(ours: Operation) -> None:
+    kind = f"{type(ours).__name__} voucher"
+    assert squashed(make("Voucher"), make("Seat"), ours, add("seat")) == [
+        "CreateModel Voucher",
+        kind,
+        "CreateModel Seat",
+    ]
+
+
+@pytest.mark.parametrize("ours", [LOCKED, DROPPED], ids=lambda each: type(each).__name__)
+def test_what_is_of_the_same_model_stays_behind_ours(ours: Operation) -> None:
+    kind = f"{type(ours).__name__} voucher"
+    assert squashed(make("Voucher"), ours, add("voucher")) == [
+        "CreateModel Voucher",
+        kind,
+        "AddField voucher",
+    ]
+
+
+def test_what_fills_a_table_that_has_no_rows_is_left_out() -> None:
+    assert squashed(make("Voucher"), LOCKED, ENSURED, DROPPED) == [
+        "CreateModel Voucher",
+        "WithTableLock voucher",
+        "DropShadow voucher",
+    ]
