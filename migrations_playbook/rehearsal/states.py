@@ -23,6 +23,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ProjectState
 
 from migrations_playbook.commands import spell_command
+from migrations_playbook.contract.ensure import EnsureSwapped
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.replacement import Replacement
 
@@ -39,7 +40,8 @@ class ReleaseStates:
         replacement: the declared shadow.
 
     Raises:
-        PlaybookError: no migration adds the shadow column, or the one that does makes its table.
+        PlaybookError: no migration adds the shadow column, or the one that does makes its table,
+            or a migration fills and swaps by itself.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
@@ -49,6 +51,7 @@ class ReleaseStates:
         self._shadow = replacement.declaration.shadow
         self._loader = MigrationLoader(connection)
         self.expand = self._find_expand()
+        self._refuse_unattended()
 
     @property
     def has_more(self) -> bool:
@@ -115,3 +118,17 @@ class ReleaseStates:
                 "before they were squashed."
             )
         return expand
+
+    def _refuse_unattended(self) -> None:
+        """Refuse a migration that would leave nothing to be played."""
+        for key in self._loader.graph.backwards_plan(self.expand):
+            operations = self._loader.graph.nodes[key].operations
+            if any(
+                isinstance(each, EnsureSwapped) and each.shadow == self._shadow
+                for each in operations
+            ):
+                raise PlaybookError(
+                    f"The migration {'.'.join(key)} fills and swaps {self._label} by itself "
+                    "(EnsureSwapped), so nothing would be left to rehearse. Rehearse without that "
+                    "migration."
+                )

@@ -36,7 +36,7 @@ class Added:
 
     @property
     def kept(self) -> bool:
-        """Whether it grew by no more than was allowed."""
+        """Whether the 99th percentile grew by no more than was allowed."""
         return self.added_ms <= self.allowed_ms
 
     def __str__(self) -> str:

@@ -13,14 +13,17 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from migrations_playbook.errors import PlaybookError
+from migrations_playbook.history import find_remembered
 from migrations_playbook.rehearsal.happenings import Remark
 from migrations_playbook.rehearsal.play import Rehearsal
 from migrations_playbook.rehearsal.scratch import MARK, drop_orphans
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script
 from migrations_playbook.rehearsal.verdict import Verdict
-from migrations_playbook.replacement import find_replacement
+from migrations_playbook.replacement import Replacement, find_replacement
 from tests.fixtures.database import Database, create_database, drop_database, wait_until
 from tests.fixtures.listener import tokens_in
+from tests.fixtures.models_zoo import UUIDS, CompositeKey
 from tests.fixtures.tickets import add_old_tickets
 from tickets.management.commands.rehearse import Command
 
@@ -258,6 +261,26 @@ def marked_databases(database: Database) -> list[str]:
 
 def advisory_locks(database: Database) -> int:
     return int(database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+
+
+def test_what_cannot_be_rehearsed_is_refused_before_it_begins(database: Database) -> None:
+    remembered = find_remembered("tickets.Ticket", "new_token")
+    assert remembered is not None
+    for replacement, sentence in (
+        (
+            remembered.replacement(),
+            "No model declares tickets.Ticket.new_token any more, so release N+1 is not in this "
+            "code. Rehearse with the code that declares it.",
+        ),
+        (
+            Replacement(CompositeKey, UUIDS),
+            "zoo.CompositeKey has a composite key: it cannot be rehearsed.",
+        ),
+    ):
+        with pytest.raises(PlaybookError) as refused:
+            list(Rehearsal(SCRIPT, RehearsalOptions(), replacement, connection).run())
+        assert str(refused.value) == sentence
+    assert scratch_databases(database) == 0
 
 
 def test_a_template_that_is_not_there_is_named(database: Database) -> None:

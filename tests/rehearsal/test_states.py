@@ -62,3 +62,15 @@ def test_a_column_that_comes_with_its_table_is_refused(database: Database) -> No
         "The migration that adds 'new_token' makes the table of tickets.Ticket too, so there is no "
         "release before it. Rehearse with the migrations as they were before they were squashed."
     )
+
+
+def test_migrations_that_swap_by_themselves_are_refused(database: Database) -> None:
+    with (
+        override_settings(MIGRATION_MODULES={"tickets": "tests.rehearsal.ensured.migrations"}),
+        pytest.raises(PlaybookError) as refused,
+    ):
+        read_states()
+    assert str(refused.value) == (
+        "The migration tickets.0003_ensure_swapped fills and swaps tickets.Ticket by itself "
+        "(EnsureSwapped), so nothing would be left to rehearse. Rehearse without that migration."
+    )

@@ -159,6 +159,7 @@ class Client:
             self.books.told.append((str(each.pk), self.read_live(each), asked, answered))
 
     def choose_rows(self) -> Iterable[models.Model]:
+        """Choose the rows to read: as the project says, or the newest."""
         if self.reads is None:
             return self.rows.order_by("-pk")[:PAGE]
         value, _ = self.known[self.choose_key()]
@@ -193,4 +194,5 @@ class Client:
         return f"\\x{bytes(value).hex()}" if is_binary else str(value)
 
     def choose_key(self) -> str:
+        """Choose one of our own rows."""
         return self.random.choice(list(self.kept))

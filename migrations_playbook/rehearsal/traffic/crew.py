@@ -54,10 +54,12 @@ class Reporter:
         self.lock = threading.Lock()
 
     def add(self, report: object) -> None:
+        """Add a report."""
         with self.lock:
             self.lines.append(json.dumps(report))
 
     def flush(self) -> None:
+        """Write out what was added since the last time."""
         with self.lock:
             lines, self.lines = self.lines, []
         if lines:

@@ -62,13 +62,13 @@ class ClientProcess:
             self._complaints += lines
 
     def leave(self) -> None:
-        """Tell it to finish."""
+        """Tell the process to finish."""
         assert self.popen.stdin is not None
         if not self.popen.stdin.closed:
             self.popen.stdin.close()
 
     def problem(self) -> str | None:
-        """What its end was like, once it has ended; None when it was as it should be."""
+        """Say what the end of the process was like; None when it was as it should be."""
         for thread in self._threads:
             thread.join(timeout=PATIENCE)
         self.leave()

@@ -1,0 +1,1 @@
+"""Migrations of `tickets` that play the rotation by themselves where nobody watches."""
