@@ -63,17 +63,7 @@ class Rehearsal:
             PlaybookError: it could not be started: no such template, no right to create a
                 database, no release before the expand, no such callable.
         """
-        if len(self.replacement.key) != 1:
-            raise PlaybookError(
-                f"{self.replacement.label} has a composite key: it cannot be rehearsed."
-            )
-        if not is_declared(self.replacement):
-            raise PlaybookError(
-                f"No model declares {self.replacement} any more, so release N+1 is not in this "
-                "code. Rehearse with the code that declares it."
-            )
-        for path in filter(None, (self.script.row, self.script.read)):
-            import_callable(path)
+        self._refuse_unfit()
         states = ReleaseStates(self.connection, self.replacement)
         yield from self._choose_stamp(states)
         for name in drop_orphans(self.connection):
@@ -101,6 +91,20 @@ class Rehearsal:
             )
             yield from self._play(acts)
             yield from self._judge(acts)
+
+    def _refuse_unfit(self) -> None:
+        """Refuse what cannot be rehearsed, whatever the migrations say."""
+        if len(self.replacement.key) != 1:
+            raise PlaybookError(
+                f"{self.replacement.label} has a composite key: it cannot be rehearsed."
+            )
+        if not is_declared(self.replacement):
+            raise PlaybookError(
+                f"No model declares {self.replacement} any more, so release N+1 is not in this "
+                "code. Rehearse with the code that declares it."
+            )
+        for path in filter(None, (self.script.row, self.script.read)):
+            import_callable(path)
 
     def _choose_stamp(self, states: ReleaseStates) -> Generator[Happening, None, None]:
         """Settle which field the clients write."""

@@ -66,20 +66,6 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
         max_stall_ms: the bound of a request, in milliseconds.
     """
     outcome = "passed" if verdict.passed else "failed"
-    latencies = [each.ms for each in verdict.requests]
-    held = verdict.swap.get("lock_hold_ms")
-    added = verdict.added
-    tiles = [
-        (f"{verdict.rows:,}", "rows at the start"),
-        (f"{len(verdict.requests):,}", "requests"),
-        (f"{sum(1 for each in verdict.requests if each.wrong):,}", "of them failed"),
-        (f"{max(latencies, default=0):.0f} ms", f"longest (at most {max_stall_ms:.0f} ms)"),
-        (
-            "" if added is None else f"{added.added_ms:+.1f} ms",
-            f"p99 in the backfill, over the baseline's (at most {verdict.max_added_ms:+g} ms)",
-        ),
-        ("" if held is None else f"{held:.1f} ms", "lock held by the swap"),
-    ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -87,9 +73,9 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 <h1>Rehearsal of {escape(label)}<span class="verdict {outcome}">{outcome}</span></h1>
 <p class="faint">{timezone.now():%d %B %Y, %H:%M} UTC. The whole rotation in a scratch database,
 with processes of the old and the new release at work throughout.</p>
-<div class="figures">{"".join(_write_tile(*tile) for tile in tiles)}</div>
+<div class="figures">{_write_tiles(verdict, max_stall_ms)}</div>
 {_write_reasons(verdict)}
-<p>{escape(str(added or ""))}</p>
+<p>{escape(str(verdict.added or ""))}</p>
 <h2>Every request, by release</h2>
 {draw_plot(verdict, max_stall_ms)}
 <p class="faint">Latency counts from when a request was due, so a stall shows in full.</p>
@@ -237,6 +223,24 @@ def _name_phases(axes: Axes, phases: Sequence[PlayedPhase], began: float) -> Non
             rotation_mode="anchor",
             color=INK,
         )
+
+
+def _write_tiles(verdict: Verdict, max_stall_ms: float) -> str:
+    latencies = [each.ms for each in verdict.requests]
+    held = verdict.swap.get("lock_hold_ms")
+    added = verdict.added
+    tiles = [
+        (f"{verdict.rows:,}", "rows at the start"),
+        (f"{len(verdict.requests):,}", "requests"),
+        (f"{sum(1 for each in verdict.requests if each.wrong):,}", "of them failed"),
+        (f"{max(latencies, default=0):.0f} ms", f"longest (at most {max_stall_ms:.0f} ms)"),
+        (
+            "" if added is None else f"{added.added_ms:+.1f} ms",
+            f"p99 in the backfill, over the baseline's (at most {verdict.max_added_ms:+g} ms)",
+        ),
+        ("" if held is None else f"{held:.1f} ms", "lock held by the swap"),
+    ]
+    return "".join(_write_tile(*tile) for tile in tiles)
 
 
 def _write_tile(value: str, meaning: str) -> str:

@@ -266,16 +266,14 @@ def advisory_locks(database: Database) -> int:
 def test_what_cannot_be_rehearsed_is_refused_before_it_begins(database: Database) -> None:
     remembered = find_remembered("tickets.Ticket", "new_token")
     assert remembered is not None
+    undeclared = (
+        "No model declares tickets.Ticket.new_token any more, so release N+1 is not in this code. "
+        "Rehearse with the code that declares it."
+    )
+    composite = "zoo.CompositeKey has a composite key: it cannot be rehearsed."
     for replacement, sentence in (
-        (
-            remembered.replacement(),
-            "No model declares tickets.Ticket.new_token any more, so release N+1 is not in this "
-            "code. Rehearse with the code that declares it.",
-        ),
-        (
-            Replacement(CompositeKey, UUIDS),
-            "zoo.CompositeKey has a composite key: it cannot be rehearsed.",
-        ),
+        (remembered.replacement(), undeclared),
+        (Replacement(CompositeKey, UUIDS), composite),
     ):
         with pytest.raises(PlaybookError) as refused:
             list(Rehearsal(SCRIPT, RehearsalOptions(), replacement, connection).run())
