@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -15,8 +16,13 @@ FIRST_SIZE = 1000
 FLOOR, CEILING = 50, 20_000
 # The 90th percentile of this many batches steers the size; it is looked at after so many new ones.
 WINDOW, LOOK_AFTER = 10, 4
+USUAL_SHARE = 0.9
+# Where the site decides it is the median: whoever shares a core with others is put off now and then
+# through no fault of a batch's size, and what requests feel of long batches is felt by the probe.
+STEERED_SHARE = 0.5
 GROWTH = 1.5
-FAR_OVER = 5.0
+# A batch that is so many times over shrinks the size at once, unless it took less than this, in ms.
+FAR_OVER, HARDLY_LONG_MS = 5.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -58,24 +64,25 @@ class BatchSize:
         self.rows = FIRST_SIZE if fixed is None else fixed
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
-    def took(self, rows: int, ms: float, *, target_ms: float) -> None:
+    def took(self, rows: int, ms: float, *, target_ms: float, share: float = USUAL_SHARE) -> None:
         """Take a committed batch into account.
 
         Arguments:
             rows: rows in it. One that was not full, at the end of a stretch, tells little.
             ms: how long it took, in milliseconds.
             target_ms: how long it should have taken.
+            share: of the batches, that are to take no longer.
         """
         if self.fixed or not rows:
             return
-        if ms > FAR_OVER * target_ms:
+        if ms > max(FAR_OVER * target_ms, HARDLY_LONG_MS):
             self._set(rows * target_ms / ms)
             return
         if rows < self.rows:
             return
         self._recent.append(ms)
         if len(self._recent) >= LOOK_AFTER:
-            slow = percentile_90(self._recent)
+            slow = nearest_rank(self._recent, share)
             self._set(self.rows * min(target_ms / max(slow, 0.001), GROWTH))
 
     def failed(self) -> None:
@@ -88,10 +95,10 @@ class BatchSize:
         self.rows = round(min(max(rows, FLOOR), CEILING))
 
 
-def percentile_90(values: deque[float]) -> float:
-    """The nearest-rank 90th percentile."""
+def nearest_rank(values: deque[float], share: float) -> float:
+    """Pick the smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
-    return ordered[-(-9 * len(ordered) // 10) - 1]
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 class Pacer:
@@ -157,7 +164,9 @@ class Pacer:
         """
         now = time.monotonic() if now is None else now
         with self._lock:
-            self.size.took(rows, seconds * 1000, target_ms=self.target_ms)
+            steered = self.gentle and not self.pace.target_ms
+            share = STEERED_SHARE if steered else USUAL_SHARE
+            self.size.took(rows, seconds * 1000, target_ms=self.target_ms, share=share)
             pause = seconds * (1 / self.duty - 1)
             if self.pace.max_rows_per_second is not None:
                 # Each batch books its share of time behind those of the other workers.
