@@ -17,6 +17,7 @@ from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.backfill.signals import REFUSED
 from migrations_playbook.backfill.walk import SHARES
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import engine_transaction, fetch_row, fetch_value
@@ -75,13 +76,13 @@ class Cost:
 
     Arguments:
         predicted: see `predict_cost`.
-        wal: bytes of WAL.
+        wal: bytes of WAL; None where the server does not tell.
         heap_growth: bytes.
         index_growth: bytes.
     """
 
     predicted: Prediction
-    wal: int
+    wal: int | None
     heap_growth: int
     index_growth: int
 
@@ -91,7 +92,7 @@ class Cost:
 
     def __str__(self) -> str:
         said = [
-            f"{title} {getattr(self, name) / 1e6:,.0f} MB "
+            f"{title} {_in_megabytes(getattr(self, name))} "
             f"(predicted {getattr(self.predicted, name) / 1e6:,.0f})"
             for title, name in (
                 ("WAL", "wal"),
@@ -118,7 +119,7 @@ class Meter:
         self.table = table
         self.predicted = predicted
         self._sizes = measure_sizes(connection, table)
-        self._wal = wal_position(connection)
+        self._wal = _read_log(connection)
 
     def refuse_without_room(self) -> None:
         """Refuse to begin what would not end.
@@ -131,9 +132,10 @@ class Meter:
                 f"The table would outgrow the server's disk: {self.predicted}. Make room first."
             )
 
-    def written(self) -> int:
-        """Read the bytes of WAL since the beginning."""
-        return wal_position(self.connection) - self._wal
+    def written(self) -> int | None:
+        """Read the bytes of WAL since the beginning; None where the server does not tell."""
+        now = None if self._wal is None else _read_log(self.connection)
+        return None if now is None or self._wal is None else now - self._wal
 
     def read_cost(self) -> Cost:
         """Read what it has cost so far."""
@@ -181,6 +183,20 @@ def predict_cost(
         index_growth=round(share * indexes * max(0.0, entries - INDEX_ROOM)),
         disk_free=read_disk_free(connection),
     )
+
+
+def _read_log(connection: BaseDatabaseWrapper) -> int | None:
+    """Read the end of the log; None where the server, or the role, has no function for that."""
+    try:
+        return wal_position(connection)
+    except DatabaseError as error:
+        if not isinstance(error.__cause__, REFUSED):
+            raise
+        return None
+
+
+def _in_megabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
 
 
 def moved_share(width: float) -> float:

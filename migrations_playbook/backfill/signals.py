@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
@@ -22,6 +23,13 @@ from migrations_playbook.postgres.server import wal_position
 READ_TIMEOUT_MS = 2000
 # A session that has ended a statement so lately is one that is at work, in seconds.
 RECENT = 1.0
+# What a server says that refuses a function or a view for good. (Aurora has no log to tell of.)
+REFUSED = (
+    pg_errors.InsufficientPrivilege,
+    pg_errors.FeatureNotSupported,
+    pg_errors.UndefinedFunction,
+    pg_errors.ObjectNotInPrerequisiteState,
+)
 # For how long the positions of the log are remembered that a replica's lag is told from, in s.
 REMEMBER = 3600.0
 
@@ -80,23 +88,32 @@ class Signals:
             self._readers["throttle query"] = self._read_query
 
     def leave_out(self, connection: BaseDatabaseWrapper) -> list[str]:
-        """Leave out what the role may not read; return a sentence for it.
+        """Leave out what the role may not read, or the server does not have; return sentences.
 
         Lock: none.
         """
-        if fetch_value(
+        sentences = []
+        if not fetch_value(
             connection,
             sql.SQL("SELECT pg_catalog.pg_has_role(current_user, 'pg_monitor', 'USAGE')"),
         ):
-            return []
-        for name in ("replica lag", "archive backlog", "sessions behind us"):
-            del self._readers[name]
-        sentence = (
-            "The role may not read the replicas' lag, the archive's backlog and the waits of "
-            "others, nor see other roles' sessions at work, so the backfill does not step aside "
-            "for them. GRANT pg_monitor to it."
-        )
-        return [sentence]
+            for name in ("replica lag", "archive backlog", "sessions behind us"):
+                del self._readers[name]
+            sentences.append(
+                "The role may not read the replicas' lag, the archive's backlog and the waits of "
+                "others, nor see other roles' sessions at work, so the backfill does not step "
+                "aside for them. GRANT pg_monitor to it."
+            )
+        for name in set(self._readers) - {"throttle query"}:
+            error = self._read_one(connection, name, {})
+            if error is not None and isinstance(error.__cause__, REFUSED):
+                # A managed server may not have, or may not give, a function or a view.
+                del self._readers[name]
+                sentences.append(
+                    f"The server refuses to tell the {name} ({primary_message(error)}), so the "
+                    "backfill does not step aside for it."
+                )
+        return sorted(sentences)
 
     def read_all(self, connection: BaseDatabaseWrapper) -> Readings:
         """Read each signal.
@@ -105,17 +122,26 @@ class Signals:
         """
         readings: dict[str, Any] = {}
         unreadable = {}
-        for name, reader in self._readers.items():
-            try:
-                with engine_transaction(connection):
-                    set_local(connection, "statement_timeout", f"{READ_TIMEOUT_MS}ms")
-                    readings |= reader(connection)
-            except DatabaseError as error:
+        for name in self._readers:
+            error = self._read_one(connection, name, readings)
+            if error is not None:
                 unreadable[name] = primary_message(error)
-                if connection.connection is None or connection.connection.closed:
-                    # The next reading opens another one.
-                    connection.close()
         return Readings(**readings, unreadable=unreadable)
+
+    def _read_one(
+        self, connection: BaseDatabaseWrapper, name: str, readings: dict[str, Any]
+    ) -> DatabaseError | None:
+        """Read one signal into the readings; return why it cannot be read, if it cannot."""
+        try:
+            with engine_transaction(connection):
+                set_local(connection, "statement_timeout", f"{READ_TIMEOUT_MS}ms")
+                readings |= self._readers[name](connection)
+        except DatabaseError as error:
+            if connection.connection is None or connection.connection.closed:
+                # The next reading opens another one.
+                connection.close()
+            return error
+        return None
 
     def _read_replica_lag(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         """Read how long ago the log was where each replica has replayed the log to.

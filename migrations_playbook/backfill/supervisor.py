@@ -34,6 +34,7 @@ from migrations_playbook.backfill.pace import Pace, Pacer
 from migrations_playbook.backfill.probe import Probe
 from migrations_playbook.backfill.throttle import Limits, Reason, Throttle
 from migrations_playbook.backfill.workers import Team
+from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.names import MAX_NAME_BYTES
 from migrations_playbook.postgres.sessions import Session, is_direct, rename_session
 from migrations_playbook.postgres.tables import Table
@@ -94,6 +95,12 @@ class Supervisor:
             connection, table, predict_cost(connection, table, rows, vacuum_every=every)
         )
         self.meter.refuse_without_room()
+        if options.max_wal is not None and self.meter.written() is None:
+            raise Refused(
+                "The server does not tell how much WAL it has written, so --max-wal would not be "
+                "kept; nothing was changed. Leave it out, or GRANT EXECUTE ON FUNCTION "
+                "pg_current_wal_lsn() to the role."
+            )
         self.team = Team(connection.alias, replacement, table, Pacer(options.pace), workers)
         name = application_name(replacement)
         self.throttle: Throttle | None = None
@@ -206,7 +213,8 @@ class Supervisor:
         if self.probe is not None:
             self.probe.rest(resting=bool(held) and not self.clerk.busy)
         most = self.options.max_wal
-        if most is not None and (written := self.meter.written()) > most:
+        written = None if most is None else self.meter.written()
+        if most is not None and written is not None and written > most:
             self.bound_reached = (
                 f"Stopped at --max-wal: the server has written {written / 1e6:,.0f} MB."
             )

@@ -107,6 +107,8 @@ def lift_timeouts(connection: BaseDatabaseWrapper, *, lock_timeout_ms: int = 0) 
         "statement_timeout": "0",
         "lock_timeout": f"{lock_timeout_ms}ms",
         "default_transaction_isolation": READ_COMMITTED,
+        # One process: more of them would take the site's cores.
+        "max_parallel_maintenance_workers": "0",
     }
     if server_version(connection) >= TRANSACTION_TIMEOUT_SINCE:
         settings["transaction_timeout"] = "0"

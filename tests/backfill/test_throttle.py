@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from migrations_playbook.backfill.signals import Readings, Signals
 from migrations_playbook.backfill.throttle import Limits, derive_limits, find_reasons
@@ -134,6 +134,38 @@ def test_without_the_privilege_to_read_a_signal_it_is_said_once_and_works(
                 admin.execute(f"ALTER DATABASE {database.name} RESET role")
         assert shown.count("GRANT pg_monitor") == 1
         assert nulls(database) == 0
+
+
+@pytest.mark.parametrize("unthrottled", [False, True])
+def test_what_a_managed_server_refuses_is_said_once_and_left_out(
+    database: Database, capsys: pytest.CaptureFixture[str], *, unthrottled: bool
+) -> None:
+    plain = database.name + "_plain"
+    add_old_tickets(database, 100)
+    database.run("REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM public")
+    database.run("REVOKE SELECT ON pg_stat_replication FROM public")
+    with role(database, plain):
+        database.run(f"GRANT SELECT, UPDATE ON tickets_ticket TO {plain}")
+        database.run(f"GRANT pg_monitor TO {plain}")
+        database.run(f"ALTER DATABASE {database.name} SET role = {plain}")
+        postgresql("default").close()
+        try:
+            capsys.readouterr()
+            options = ["--no-throttle"] if unthrottled else []
+            call_command("backfill_new_token", "--json", "--vacuum-every", "0", *options)
+            result = json.loads(capsys.readouterr().out)
+            with pytest.raises(CommandError, match="--max-wal would not be kept"):
+                call_command("backfill_new_token", "--max-wal", "1GB")
+        finally:
+            postgresql("default").close()
+            with database.connect(autocommit=True) as admin:
+                admin.execute("SET ROLE NONE")
+                admin.execute(f"ALTER DATABASE {database.name} RESET role")
+    refused = [note.split(" (")[0] for note in result["notes"] if "refuses to tell" in note]
+    names = [] if unthrottled else ["WAL rate", "replica lag", "slot WAL"]
+    assert refused == [f"The server refuses to tell the {name}" for name in names]
+    assert result["cost"]["actual"]["wal"] is None
+    assert nulls(database) == 0
 
 
 def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Database) -> None:
