@@ -115,6 +115,46 @@ def refuse_without_fill_rights(connection: BaseDatabaseWrapper, table: Table) ->
         raise Refused(f"The role {me} may not fill {table}. Run: {'; '.join(missing)}.")
 
 
+def find_missing_grants(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[str, str]:
+    """Find what the role lacks to alter tables as an exchange does: the GRANTs, each with a table.
+
+    Partitions may have other owners, and be in other schemas: a statement once, with the first
+    table that it is for.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        oids: the table and its partitions.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+                   pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+                   pg_catalog.has_schema_privilege(c.relnamespace, 'CREATE'),
+                   pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
+                   current_database()
+              FROM unnest(%s::oid[]) WITH ORDINALITY AS relation (oid, nth)
+              JOIN pg_catalog.pg_class c ON c.oid = relation.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY relation.nth"""),
+        [oids],
+    )
+    me = current_role(connection)
+    missing: dict[str, str] = {}
+    for schema, name, owner, owns, creates, temporary, database in rows:
+        on, shown = sql.Identifier(schema).as_string(None), f"{schema}.{name}"
+        if not owns:
+            role = sql.Identifier(owner).as_string(None)
+            missing.setdefault(f"GRANT {role} TO {me}", shown)
+        if not creates:
+            missing.setdefault(f"GRANT CREATE ON SCHEMA {on} TO {me}", shown)
+        if not temporary:
+            quoted = sql.Identifier(database).as_string(None)
+            missing.setdefault(f"GRANT TEMPORARY ON DATABASE {quoted} TO {me}", shown)
+    return missing
+
+
 def can_be(connection: BaseDatabaseWrapper, role: str) -> bool:
     """Whether the current role has the rights of another one, as ownership asks."""
     return bool(

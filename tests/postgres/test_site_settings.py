@@ -13,6 +13,7 @@ from psycopg import sql
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.query import adopt_transaction, engine_transaction, fetch_value
 from tests.fixtures.database import PROJECT, Database, role, wait_until
+from tests.fixtures.server import server_version
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 from tickets.models import Ticket
 
@@ -47,6 +48,8 @@ def current(name: str) -> str:
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 def test_a_transaction_of_the_engine_says_what_it_needs(isolation: str, database: Database) -> None:
     for_requests(database, **(FOR_REQUESTS | {"default_transaction_isolation": isolation}))
+    if server_version() >= 17:
+        for_requests(database, transaction_timeout="300ms")
     connection.close()
     with engine_transaction(connection, lock_timeout="7s"):
         assert current("transaction_isolation") == "read committed"
@@ -54,6 +57,8 @@ def test_a_transaction_of_the_engine_says_what_it_needs(isolation: str, database
         assert current("statement_timeout") == "0"
         assert current("lock_timeout") == "7s"
         assert current("idle_in_transaction_session_timeout") == "1min"
+        if server_version() >= 17:
+            assert current("transaction_timeout") == "0"
     # Nothing is left behind.
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SHOW statement_timeout")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
 from migrations_playbook.expand.soundness import unsound
-from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.postgres.roles import current_role
+from migrations_playbook.postgres.roles import current_role, find_missing_grants
 from migrations_playbook.postgres.server import lock_room, read_standbys
 from migrations_playbook.postgres.tables import find_subscription
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
@@ -70,34 +68,8 @@ def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
 
 def read_lacking_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """Yield the rights that the role lacks, each with the GRANT to run."""
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
-                   pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-                   pg_catalog.has_schema_privilege(c.relnamespace, 'CREATE'),
-                   pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
-                   current_database()
-              FROM unnest(%s::oid[]) WITH ORDINALITY AS relation (oid, nth)
-              JOIN pg_catalog.pg_class c ON c.oid = relation.oid
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             ORDER BY relation.nth"""),
-        [pair.oids],
-    )
     me = current_role(connection)
-    # Partitions may have other owners, and be in other schemas: a statement once, with its table.
-    missing: dict[str, str] = {}
-    for schema, name, owner, owns, creates, temporary, database in rows:
-        on, shown = sql.Identifier(schema).as_string(None), f"{schema}.{name}"
-        if not owns:
-            role = sql.Identifier(owner).as_string(None)
-            missing.setdefault(f"GRANT {role} TO {me}", shown)
-        if not creates:
-            missing.setdefault(f"GRANT CREATE ON SCHEMA {on} TO {me}", shown)
-        if not temporary:
-            quoted = sql.Identifier(database).as_string(None)
-            missing.setdefault(f"GRANT TEMPORARY ON DATABASE {quoted} TO {me}", shown)
-    for statement, shown in missing.items():
+    for statement, shown in find_missing_grants(connection, pair.oids).items():
         yield Dependent("right", me, f"to alter {shown}", refused=f"run {statement}")
 
 
