@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
@@ -111,6 +112,19 @@ class Plan:
     notes: tuple[str, ...] = ()
     signals: str | None = None
     reasons: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "table": str(self.table),
+            "workers": self.workers,
+            "vacuum_every": self.vacuum_every,
+            "statements": [each.as_string(None) for each in self.statements],
+            "predicted": self.predicted.as_json(),
+            "control": self.control.as_json(),
+            "notes": list(self.notes),
+            "signals": self.signals,
+            "reasons": list(self.reasons),
+        }
 
 
 def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> Plan:

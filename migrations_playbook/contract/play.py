@@ -1,7 +1,7 @@
 """Play 4: drop the shadow column and all that belongs to it, once it holds only leaked values.
 
 The code of that release knows no shadow column any more, so nothing here reads a declaration: a
-migration says the names (`operations.ContractShadow`), and the catalog says the phase.
+migration says the names (`operations.DropShadow`), and the catalog says the phase.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 from django.db import Error as DatabaseError
 
 from migrations_playbook.backfill import control
-from migrations_playbook.backfill.play import Options, backfill, fillable_table, plan_backfill
+from migrations_playbook.backfill.play import Options, Plan, backfill, fillable_table, plan_backfill
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
 from migrations_playbook.expand.restore import restore_triggers
 from migrations_playbook.history import is_declared
@@ -52,9 +52,13 @@ class BackfillCommand(ShadowCommand):
         if pause or resume:
             wanted["paused"] = pause
         if wanted:
-            self.change_control(database, replacement, wanted)
+            self.change_control(database, replacement, wanted, json=json)
         elif dry_run:
-            self.show_plan(database, replacement, options_from(options))
+            plan = plan_backfill(replacement, using=database, options=options_from(options))
+            if json:
+                self.say_json(plan.as_json())
+            else:
+                self.show_plan(plan)
         else:
             draw = not (json or no_progress)
             if not is_declared(replacement):
@@ -62,16 +66,18 @@ class BackfillCommand(ShadowCommand):
             self.fill(database, replacement, options_from(options), json=json, draw=draw)
 
     def change_control(
-        self, database: str, replacement: Replacement, changes: dict[str, Any]
+        self, database: str, replacement: Replacement, changes: dict[str, Any], *, json: bool
     ) -> None:
         connection = postgresql(database)
         table = fillable_table(connection, replacement)
         now = control.change_control(connection, replacement, table, **changes)
-        self.stdout.write(f"Set for every worker on every host: {now}.")
+        if json:
+            self.say_json({"control": now.as_json()})
+        else:
+            self.stdout.write(f"Set for every worker on every host: {now}.")
 
-    def show_plan(self, database: str, replacement: Replacement, options: Options) -> None:
-        """Show the plan, the prediction and the signals; nothing is changed."""
-        plan = plan_backfill(replacement, using=database, options=options)
+    def show_plan(self, plan: Plan) -> None:
+        """Show the plan, the prediction and the signals."""
         every = f"every {plan.vacuum_every:.0%} of the rows" if plan.vacuum_every else "never"
         self.stdout.write(f"Fill: {plan.table}, with {plan.workers} worker(s); VACUUM {every}.")
         for statement in plan.statements:

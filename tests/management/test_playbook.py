@@ -200,6 +200,24 @@ def test_with_json_a_plan_is_data(database: Database, capsys: pytest.CaptureFixt
     assert "cannot be exchanged" in plan["error"]
 
 
+def test_with_json_a_backfill_says_its_plan_and_its_control_as_data(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_old_tickets(database, 3)
+    assert run("playbook", "backfill", "--dry-run", "--json", "--no-throttle") == 0
+    plan = json_of(capsys)
+    assert (plan["table"], plan["signals"], plan["reasons"]) == (
+        "public.tickets_ticket",
+        None,
+        [],
+    )
+    assert plan["statements"]
+    assert "UPDATE" in plan["statements"][0]
+    assert nulls(database) == 3
+    assert run("playbook", "backfill", "--pause", "--json") == 0
+    assert json_of(capsys)["control"]["paused"] is True
+
+
 def test_with_json_a_failed_proof_is_what_was_found_and_an_error(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
