@@ -64,10 +64,20 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
                   FROM pg_catalog.pg_depend d
                   JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
                  WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+                   -- A part belongs to its whole, and is as the whole is.
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend whole
+                                    WHERE whole.classid = d.classid AND whole.objid = d.objid
+                                      AND whole.deptype IN ('P', 'S'))
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                                     JOIN pg_catalog.pg_inherits h ON h.inhrelid = k.conindid
+                                    WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
+                                      AND k.oid = d.objid)
                 UNION
                 SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid
                   FROM pg_catalog.pg_index i
                   JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
+                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
+                                    WHERE h.inhrelid = i.indexrelid)
                 UNION
                 SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])),
             reference AS (

@@ -23,6 +23,8 @@ def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
         if not part.index.replica_identity:
             continue
         name, pair = part.index.name, part.pair
+        # A part takes the original's name after the commit.
+        then = name if part.above is None else part.twin_name
         yield Dependent(
             "replica identity",
             pair.labelled(name),
@@ -37,8 +39,8 @@ def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
                 ),
                 after_rename=(
                     pair.alter_table(
-                        f"Let {name} be the replica identity",
-                        sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(name)),
+                        f"Let {then} be the replica identity",
+                        sql.SQL("REPLICA IDENTITY USING INDEX {}").format(sql.Identifier(then)),
                     ),
                 ),
             ),

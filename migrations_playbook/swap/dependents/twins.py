@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from psycopg import sql
 
-from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
     Dependent,
@@ -25,7 +24,6 @@ from migrations_playbook.swap.dependents.base import (
     Object,
     Steps,
     Unique,
-    comment_steps,
     describe_columns,
 )
 from migrations_playbook.swap.dependents.indexes import (
@@ -38,6 +36,15 @@ from migrations_playbook.swap.dependents.indexes import (
 )
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.restate import Definitions
+from migrations_playbook.swap.dependents.twin_names import (
+    cluster_on,
+    deferrable_clause,
+    drop_twin,
+    drop_twins,
+    exchange_names,
+    exchange_part_names,
+    make_constraint,
+)
 from migrations_playbook.swap.dependents.views import with_options
 
 
@@ -64,8 +71,12 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
             each,
             steps=Steps(
                 build=tuple(_build(family, restated)),
-                after_rename=tuple(step for part in family for step in _exchange(part)),
-                last=tuple(_drop_twins(family)) if pair.swapped else (),
+                after_rename=(
+                    *exchange_names(family[0]),
+                    *(step for part in family[1:] for step in cluster_on(part, part.twin_name)),
+                ),
+                follow_up=tuple(step for part in family[1:] for step in exchange_part_names(part)),
+                last=tuple(drop_twins(family)) if pair.swapped else (),
             ),
             unique_on=Unique(
                 family[0].pair.identifier,
@@ -149,7 +160,7 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
     whole = [part.twin for part in family if part.twin and _belongs(part)]
     if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
         # What is attached goes with the table's own, and only with it.
-        yield _drop(family[0], "Drop {}, which is not like its original", family=family)
+        yield drop_twin(family[0], "Drop {}, which is not like its original", family=family)
         family = _without_twins(family)
     missing = [part for part in family if not _alike(part, restated)]
     for part in missing:
@@ -162,7 +173,7 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
     for part in family:
         made = None if part in missing else part.twin
         if part.index.constraint and not part.pair.partitioned and not (made and made.constraint):
-            yield _make_constraint(part, part.twin_name, part.twin_name)
+            yield make_constraint(part, part.twin_name, part.twin_name)
     # The lowest level first: only a part that is whole makes the one above whole.
     for part in reversed(family):
         made = None if part in missing else part.twin
@@ -191,7 +202,7 @@ def _make(part: Part, restated: Definitions) -> Iterator[Step]:
     name = part.pair.twin_name(part.index.name)
     identifier = sql.Identifier(part.pair.table.schema, name)
     if twin is not None and twin.constraint is not None:
-        yield _drop(part, "Drop the constraint {}, which is not like its original")
+        yield drop_twin(part, "Drop the constraint {}, which is not like its original")
     elif twin is not None:
         why = "is not like its original" if twin.valid else "was left invalid by a failed build"
         yield Step(
@@ -218,7 +229,7 @@ def _make_partitioned(part: Part, restated: Definitions) -> Iterator[Step]:
     name = part.pair.twin_name(part.index.name)
     if part.index.constraint is not None:
         definition = restated.constraints[part.index.constraint]
-        deferrable = _deferrable(part.index).as_string(None)
+        deferrable = deferrable_clause(part.index).as_string(None)
         yield part.pair.alter_only(
             f"Add the constraint {name}, without the partitions",
             sql.SQL("ADD CONSTRAINT {} {}{}{}{}").format(
@@ -258,35 +269,6 @@ def _attach(part: Part, above: Part) -> Step:
     )
 
 
-def _make_constraint(part: Part, name: str, index: str) -> Step:
-    return part.pair.alter_table(
-        f"Make the new index the constraint {name}",
-        sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
-            sql.Identifier(name), sql.Identifier(index), _deferrable(part.index)
-        ),
-    )
-
-
-def _drop(part: Part, what: str, *, family: Family = ()) -> Step:
-    """Drop a twin, with its parts. Lock: ACCESS EXCLUSIVE on the table and its partitions."""
-    name = part.pair.twin_name(part.index.name)
-    if (part.twin or part.index).constraint is not None:
-        return part.pair.alter_table(
-            what.format(name), sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(name))
-        )
-    # A part may be a partition's constraint, which DROP INDEX drops only when told to. Nothing else
-    # depends on it: a foreign key to the column is refused.
-    cascade = any(each.index.constraint is not None for each in family)
-    return Step(
-        what.format(name),
-        sql.SQL("DROP INDEX {}{}").format(
-            sql.Identifier(part.pair.table.schema, name), sql.SQL(" CASCADE" if cascade else "")
-        ),
-        Lock.ACCESS_EXCLUSIVE,
-        part.pair.identifier,
-    )
-
-
 def _unique(part: Part) -> sql.SQL:
     return sql.SQL("UNIQUE " if part.index.unique else "")
 
@@ -312,13 +294,6 @@ def _tablespace(index: Index, clause: str) -> sql.Composable:
     return sql.SQL(" {} {}").format(sql.SQL(clause), sql.Identifier(index.tablespace))
 
 
-def _deferrable(index: Index) -> sql.Composed:
-    return sql.SQL("{}{}").format(
-        sql.SQL(" DEFERRABLE" if index.deferrable else ""),
-        sql.SQL(" INITIALLY DEFERRED" if index.deferred else ""),
-    )
-
-
 def _targets(part: Part) -> Iterator[Step]:
     # Before it has parts: an index hands its target on to those.
     name = part.pair.twin_name(part.index.name)
@@ -332,54 +307,6 @@ def _targets(part: Part) -> Iterator[Step]:
             ),
             Lock.SHARE_UPDATE_EXCLUSIVE,
         )
-
-
-def _exchange(part: Part) -> Iterator[Step]:
-    """Give the twin, or its constraint, the name of the original, and the original the twin's.
-
-    Lock: ACCESS EXCLUSIVE, on the index or the constraint's table.
-    """
-    pair, index, twin_name = part.pair, part.index, part.twin_name
-    between = compose_name(index.name, "between")
-    is_constraint = index.constraint is not None
-
-    def rename(old: str, new: str) -> Step:
-        if is_constraint:
-            return pair.rename_constraint(old, new)
-        return Step(
-            f"Rename {old} to {new}",
-            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-                sql.Identifier(pair.table.schema, old), sql.Identifier(new)
-            ),
-            Lock.ACCESS_EXCLUSIVE,
-        )
-
-    yield rename(index.name, between)
-    whole = part.above is not None or pair.partitioned
-    if is_constraint and not whole and not (part.twin and part.twin.constraint is not None):
-        yield _make_constraint(part, index.name, twin_name)
-    else:
-        yield rename(twin_name, index.name)
-    yield rename(between, twin_name)
-    identifier = sql.Identifier(pair.table.schema, index.name)
-    yield from comment_steps(index.name, sql.SQL("INDEX {}").format(identifier), index.comment)
-    yield from comment_steps(
-        index.name,
-        sql.SQL("CONSTRAINT {} ON {}").format(sql.Identifier(index.name), pair.identifier),
-        index.constraint_comment,
-    )
-    if index.clustered:
-        yield pair.alter_table(
-            f"Cluster on {index.name}",
-            sql.SQL("CLUSTER ON {}").format(sql.Identifier(index.name)),
-        )
-
-
-def _drop_twins(family: Family) -> Iterator[Step]:
-    """Drop what the swap had built, at the end of a revert. Lock: ACCESS EXCLUSIVE."""
-    # By then the two have changed names, and the twin's kind is the original's.
-    root = replace(family[0], twin=None)
-    yield _drop(root, "Drop {}, which the swap had built", family=family)
 
 
 def _unique_beside(part: Part) -> Key | None:
