@@ -106,6 +106,7 @@ def drop_twins(family: Family) -> Iterator[Step]:
 
 
 def make_constraint(part: Part, name: str, index: str) -> Step:
+    """Build the step that makes an index a constraint. Lock: ACCESS EXCLUSIVE on the table."""
     return part.pair.alter_table(
         f"Make the new index the constraint {name}",
         sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
@@ -135,6 +136,7 @@ def drop_twin(part: Part, what: str, *, family: Family = ()) -> Step:
 
 
 def deferrable_clause(index: Index) -> sql.Composed:
+    """Build what follows a constraint that is checked at the end of a transaction."""
     return sql.SQL("{}{}").format(
         sql.SQL(" DEFERRABLE" if index.deferrable else ""),
         sql.SQL(" INITIALLY DEFERRED" if index.deferred else ""),
