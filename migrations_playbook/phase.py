@@ -75,25 +75,14 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:
-    """Whether any row's shadow is null. A sequential scan when none is."""
+    """Whether any row with a live value has no shadow. A sequential scan when none is."""
     return bool(
         fetch_value(
             connection,
-            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NULL)").format(
-                table.identifier, sql.Identifier(replacement.shadow)
+            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+                table.identifier, replacement.unfilled
             ),
         )
-    )
-
-
-def was_exchanged_before(replacement: Replacement, table: Table) -> bool:
-    """Whether the columns have been exchanged and exchanged back.
-
-    A revert renames both columns in one transaction, so both catalog rows were then last written
-    by the same one; the expand and whatever made the live column are two.
-    """
-    return (
-        table.columns[replacement.live].written_by == table.columns[replacement.shadow].written_by
     )
 
 

@@ -76,6 +76,13 @@ class Replacement:
         return sql.SQL(text.replace("%", "%%"))
 
     @property
+    def unfilled(self) -> sql.Composable:
+        """The condition under which a row is still to be filled: null means that it has none."""
+        return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(
+            sql.Identifier(self.shadow), sql.Identifier(self.live)
+        )
+
+    @property
     def trigger_names(self) -> tuple[str, ...]:
         """The declared triggers as they are named in the catalog."""
         return tuple(

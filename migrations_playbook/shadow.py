@@ -13,14 +13,19 @@ The triggers, the commands, the checks and the status all read that declaration:
 registry but django-pgtrigger's own. The expand migration installs the triggers, and they stay
 until the contract:
 
-- *fill*: no write leaves the shadow null. The set of null rows only shrinks, which is what makes
-  the null predicate a resume point.
-- *keep*: a save of an object that was loaded while the two columns were exchanged the other way
-  writes the row's own other value into the live column. It is ignored, and the rest of the save
-  goes through. (While the columns are exchanged, the quarantine does the same and more.)
+- *fill* (INSERT): the shadow is drawn, whatever the write brings.
+- *keep* (UPDATE): once filled, the shadow is never changed. A row that is not filled yet is filled
+  by its first write, so the set of rows to fill only shrinks: that makes it a resume point. A save
+  that would write the shadow's value into the live column of its own row comes from an object that
+  was loaded while the columns were exchanged: it changes neither, and the rest of it goes through.
 
-Both have a WHEN clause that PostgreSQL evaluates without calling the function, so a write that
-does not concern them costs nothing: neither does a row of the backfill.
+So the shadow is written by the plays alone: none of it is a copy, and none was chosen by anybody.
+A row without a live value has no shadow either: null means that there is none, or none any more.
+
+Both have a WHEN clause that PostgreSQL evaluates without calling the function, so an UPDATE that
+does not concern them costs nothing: neither does a row of the backfill. The plays themselves set
+django-pgtrigger's `pgtrigger.ignore` where they draw a value again. Anybody may set it; nobody does
+so by accident.
 """
 
 from __future__ import annotations
@@ -50,6 +55,27 @@ if "triggers" not in meta_options.DEFAULT_NAMES:
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.
 MAX_TRIGGER_NAME = 47
+# The transaction's mark of the row that was last deleted; see `quarantine`.
+MOVED = "migrations_playbook.moved"
+# What draws the shadow of a row that has a live value. A value equal to the live one would rotate
+# nothing: an expression with little room may need a second draw.
+DRAW = (
+    "NEW.{shadow} := NULL; "
+    "IF NEW.{live} IS NOT NULL THEN "
+    "FOR draw IN 1..100 LOOP "
+    "NEW.{shadow} := {value}; "
+    "EXIT WHEN NEW.{shadow} IS DISTINCT FROM NEW.{live}; "
+    "END LOOP; "
+    "END IF; "
+)
+
+
+def mark_row(shadow: str) -> str:
+    """Compose the mark of a row: the hash of its shadow, and the statement that is at work."""
+    return (
+        f"hash_record_extended(ROW({shadow}), 0)::text "
+        "|| extract(epoch FROM statement_timestamp())::text"
+    )
 
 
 @dataclass(frozen=True)
@@ -164,44 +190,49 @@ class ShadowTrigger(pgtrigger.Trigger):
 
 
 class FillTrigger(ShadowTrigger):
-    """Gives the shadow a value wherever a write would leave it null."""
+    """Draws the shadow of each new row."""
 
     purpose = "fill"
-    operation = pgtrigger.Insert | pgtrigger.Update
+    operation = pgtrigger.Insert
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
-        return pgtrigger.Condition("NEW.{shadow} IS NULL".format(**self.names(model)))
+        return pgtrigger.Condition(
+            "NEW.{live} IS NOT NULL OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
+        )
 
     def get_func(self, model: Any) -> str:
-        # An UPDATE that nulls a filled shadow is a stale save: the object was loaded before the
-        # backfill came by. A new value must differ from the live one, or nothing was rotated:
-        # an expression with little room may need a second draw.
+        # PostgreSQL inserts a row that an UPDATE moves to another partition: `quarantine`
+        # marks such a row, and the row brings its shadow along.
         return (
-            "IF TG_OP = 'UPDATE' THEN NEW.{shadow} := OLD.{shadow}; END IF; "
-            "IF NEW.{shadow} IS NULL THEN "
-            "FOR draw IN 1..100 LOOP "
-            "NEW.{shadow} := {value}; "
-            "EXIT WHEN NEW.{shadow} IS DISTINCT FROM NEW.{live}; "
-            "END LOOP; "
-            "END IF; "
+            "IF NEW.{shadow} IS NULL OR current_setting('{mark}', true) IS DISTINCT FROM "
+            + mark_row("NEW.{shadow}")
+            + " THEN "
+            + DRAW
+            + "END IF; "
             "RETURN NEW;"
-        ).format(value=self.declaration.value_sql(model), **self.names(model))
+        ).format(mark=MOVED, value=self.declaration.value_sql(model), **self.names(model))
 
 
 class KeepTrigger(ShadowTrigger):
-    """Ignores a save that would write the shadow's value into the live column of its own row."""
+    """Keeps the shadow as it is once it is filled, and fills it where it is not."""
 
     purpose = "keep"
     operation = pgtrigger.Update
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
         return pgtrigger.Condition(
-            "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}".format(
-                **self.names(model)
-            )
+            "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
+            "OR (NEW.{shadow} IS NULL) <> (NEW.{live} IS NULL) "
+            "OR NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} "
+            "OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}".format(**self.names(model))
         )
 
     def get_func(self, model: Any) -> str:
-        return ("NEW.{live} := OLD.{live}; NEW.{shadow} := OLD.{shadow}; RETURN NEW;").format(
-            **self.names(model)
-        )
+        return (
+            "IF NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} THEN "
+            "NEW.{live} := OLD.{live}; END IF; "
+            "IF OLD.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN "
+            "NEW.{shadow} := OLD.{shadow}; "
+            "ELSE " + DRAW + "END IF; "
+            "RETURN NEW;"
+        ).format(value=self.declaration.value_sql(model), **self.names(model))

@@ -29,14 +29,13 @@ from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
+from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.replacement import Replacement, declared_replacements
-from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.quarantine import StaleWrites
 
 # After a day without one, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
@@ -168,7 +167,7 @@ def _read_one(
         if state.problem is None:
             settings = control.read_control(connection, replacement, table)
     if table is not None and state.swapped:
-        stale = quarantine.stale_writes(connection, table, replacement.shadow)
+        stale = read_stale_writes(connection, table, replacement.live, replacement.shadow)
     if table is not None and state.phase is not Phase.NONE:
         pair = Pair.of(replacement, table)
         bound_to = read_inventory(connection, pair).dependents

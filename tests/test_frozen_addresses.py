@@ -42,7 +42,8 @@ OPERATIONS = (
 )
 APPLIED = (
     "tickets.migrations.0002_expand_new_token",
-    "tests.releases.n3.migrations.0004_contract_new_token",
+    "tickets.migrations.0003_renew_triggers",
+    "tests.releases.n3.migrations.0005_contract_new_token",
 )
 
 

@@ -65,10 +65,8 @@ def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     return sql.SQL("""
         SELECT min(ctid)::text, max(ctid)::text, count(*)
           FROM (SELECT ctid FROM ONLY {table}
-                 WHERE ctid >= %s::tid AND ctid < %s::tid AND {shadow} IS NULL
-                 LIMIT %s) AS nulls""").format(
-        table=leaf.identifier, shadow=sql.Identifier(replacement.shadow)
-    )
+                 WHERE ctid >= %s::tid AND ctid < %s::tid AND {unfilled}
+                 LIMIT %s) AS nulls""").format(table=leaf.identifier, unfilled=replacement.unfilled)
 
 
 def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
@@ -89,7 +87,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     return sql.SQL("""
         WITH claimed AS MATERIALIZED (
             SELECT ctid FROM ONLY {table}
-             WHERE ctid > %s::tid AND ctid < %s::tid AND {shadow} IS NULL
+             WHERE ctid > %s::tid AND ctid < %s::tid AND {unfilled}
                AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
              LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
         filled AS (
@@ -100,6 +98,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
                (SELECT max(ctid)::text FROM claimed)
           FROM filled""").format(
         table=leaf.identifier,
+        unfilled=replacement.unfilled,
         shadow=sql.Identifier(replacement.shadow),
         live=sql.Identifier(replacement.live),
         value=replacement.value,

@@ -37,8 +37,8 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
         return int(
             fetch_value(
                 connection,
-                sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL").format(
-                    table.identifier, sql.Identifier(replacement.shadow)
+                sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+                    table.identifier, replacement.unfilled
                 ),
             )
         )
@@ -88,8 +88,8 @@ def sample_nulls(
     share = min(1.0, pages / max(1, in_all))
     seen = fetch_value(
         connection,
-        sql.SQL("SELECT count(*) FROM {} TABLESAMPLE SYSTEM (%s) WHERE {} IS NULL").format(
-            table.identifier, sql.Identifier(replacement.shadow)
+        sql.SQL("SELECT count(*) FROM {} TABLESAMPLE SYSTEM (%s) WHERE {}").format(
+            table.identifier, replacement.unfilled
         ),
         [100 * share],
     )

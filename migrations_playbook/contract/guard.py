@@ -27,7 +27,7 @@ from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
-from migrations_playbook.swap import quarantine
+from migrations_playbook.quarantine.base import read_objects
 
 Plan = Iterable[tuple[migrations.Migration, bool]]
 
@@ -88,11 +88,7 @@ def _why_not(
     swapped = any(table.has_exchanged(each, column) for each in live)
     forget = spell_command("forget", model._meta.label, operation.name)
     use = f'Delete that migration and run "{forget}" instead'
-    if (
-        swapped
-        and quarantine.swapped_since(connection, table, column)
-        and not _cascades(connection)
-    ):
+    if swapped and read_objects(connection, table, column).triggers and not _cascades(connection):
         return (
             f'"{table}.{column}", to which the quarantine is bound, and this Django drops no '
             f"column with what is bound to it. {use}"

@@ -22,8 +22,9 @@ from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
 from migrations_playbook.postgres.tables import TREE, Table, is_empty, read_table
+from migrations_playbook.quarantine.base import FIRST, name_quarantine, read_objects
+from migrations_playbook.quarantine.setup import drop_steps
 from migrations_playbook.shadow import Shadow
-from migrations_playbook.swap import quarantine
 
 
 def contract(
@@ -69,7 +70,7 @@ def contract(
     refuse_loss(connection, table, live=live, shadow=shadow)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
     # Nobody can alter the table from here on, so what was read stays true.
-    planned = list(steps(connection, table, shadow=shadow, triggers=triggers))
+    planned = list(steps(connection, table, live=live, shadow=shadow, triggers=triggers))
     seized = locks.seize(connection, identifier, policy)
     try:
         run_steps(connection, planned)
@@ -124,11 +125,11 @@ def refuse_code_by_name(
               JOIN {tree} AS tree ON tree.oid = t.tgrelid
               JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
              WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s)
-               AND NOT starts_with(t.tgname, %s)
+               AND NOT starts_with(ltrim(t.tgname, '~'), %s)
                AND p.prosrc ~ ('\\m' || pg_catalog.regexp_replace(
                        %s, '([^[:alnum:]_])', '\\\\\\1', 'g') || '\\M')
              ORDER BY 1""").format(tree=TREE),
-        [table.oid, list(triggers), quarantine.PREFIX, shadow],
+        [table.oid, list(triggers), FIRST, shadow],
     )
     if rows:
         named = ", ".join(row[0] for row in rows)
@@ -140,14 +141,20 @@ def refuse_code_by_name(
 
 
 def steps(
-    connection: BaseDatabaseWrapper, table: Table, *, shadow: str, triggers: Sequence[str]
+    connection: BaseDatabaseWrapper,
+    table: Table,
+    *,
+    live: str,
+    shadow: str,
+    triggers: Sequence[str],
 ) -> Iterator[Step]:
     """The contract, statement by statement.
 
     Lock: ACCESS EXCLUSIVE on the table, which the first of them takes.
     """
     functions = _functions(connection, table, triggers)
-    yield from quarantine.drop(table, shadow)
+    bound = read_objects(connection, table, shadow)
+    yield from drop_steps(name_quarantine(table, live, shadow, None, bound), bound)
     for trigger in triggers:
         yield Step(
             f"Drop the trigger {trigger}",

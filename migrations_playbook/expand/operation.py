@@ -30,11 +30,14 @@ from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
-from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.postgres.names import column_of, table_identifier
 from migrations_playbook.postgres.query import adopt_transaction
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
+from migrations_playbook.postgres.steps import run_steps
 from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.quarantine.base import read_objects
+from migrations_playbook.quarantine.setup import forget_steps
 from migrations_playbook.replacement import declared_replacements
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
@@ -116,6 +119,8 @@ class WithTableLock(TableOperation):
             refuse_without_transaction(schema_editor)
             done = self._locked(app_label, schema_editor, to_state, forwards=False)
             for operation, before, after in reversed(done):
+                if isinstance(operation, AddField):
+                    self._forget(app_label, schema_editor, after, operation.name)
                 operation.database_backwards(app_label, schema_editor, after, before)
 
     def describe(self) -> str:
@@ -187,6 +192,24 @@ class WithTableLock(TableOperation):
                 continue
             if replacement.live in table.columns:
                 try_triggers(connection, replacement, table, own)
+
+    def _forget(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        state: ProjectState,
+        field: str,
+    ) -> None:
+        """Drop what remembers leaked values after a revert, before its shadow column goes."""
+        connection = schema_editor.connection
+        if connection.vendor != POSTGRES or schema_editor.collect_sql:
+            return
+        model = state.apps.get_model(app_label, self.model_name)
+        table, column = read_table(connection, table_identifier(model)), column_of(model, field)
+        if table is not None and column in table.columns:
+            run_steps(
+                connection, forget_steps(table, column, read_objects(connection, table, column))
+            )
 
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState

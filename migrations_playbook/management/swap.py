@@ -69,9 +69,9 @@ class SwapCommand(ShadowCommand):
             help="Roll back instead of committing when the lock was held longer (default: never).",
         )
         parser.add_argument(
-            "--keep-equal",
+            "--redraw",
             action="store_true",
-            help="Accept rows that have the same value in both columns before the swap.",
+            help="Draw another value for each row that has the same one in both columns.",
         )
         parser.add_argument(
             "--refresh-materialized-views",
@@ -96,7 +96,7 @@ class SwapCommand(ShadowCommand):
         lock_timeout: int,
         attempts: int,
         max_hold_ms: int | None,
-        keep_equal: bool,
+        redraw: bool,
         refresh_materialized_views: bool,
         evidence: Path | None,
         json: bool,
@@ -112,7 +112,7 @@ class SwapCommand(ShadowCommand):
             self.show_plan(planned, play.notice(request), replacement, json=json)
             return
         if verify:
-            events = play.verify(replacement, using=database, keep_equal=keep_equal)
+            events = play.verify(replacement, using=database)
         else:
             events = play.swap(
                 replacement,
@@ -120,8 +120,8 @@ class SwapCommand(ShadowCommand):
                 revert=revert,
                 policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
                 max_hold_ms=max_hold_ms,
-                keep_equal=keep_equal,
                 refresh=refresh_materialized_views,
+                redraw=redraw,
             )
         if evidence is not None:
             what = "revert" if revert else "verify" if verify else "swap"
@@ -248,10 +248,13 @@ def swap_result(event: Event) -> dict[str, Any]:
         case Verified():
             return {
                 "rows": event.rows,
+                "values": event.values,
                 "nulls": event.nulls,
                 "duplicates": event.duplicates,
-                "unchanged": event.unchanged,
                 "leaked": event.leaked,
+                "returned": event.returned,
+                "same": event.same,
+                "untriggered": event.untriggered,
                 "views": event.views,
                 "exposed": event.exposed,
                 "still_bound": list(event.still_bound),
@@ -259,6 +262,7 @@ def swap_result(event: Event) -> dict[str, Any]:
                 "unread": dict(event.unread),
                 "exposing": list(event.exposing),
                 "left": list(event.left),
+                "problems": list(event.problems),
                 "passed": event.passed,
             }
     return {}
@@ -282,10 +286,12 @@ def swap_line(event: Event, *, revert: bool) -> str:
                 f" {name} was not read ({why})." if why else f" {name} may not be read."
                 for name, why in event.unread.items()
             )
+            same = f" {event.same:,} rows are the same in both columns." if event.same else ""
+            past = f" {event.untriggered:,} came past the triggers." if event.untriggered else ""
             return (
-                f"Verified {event.rows:,} rows: {event.nulls} nulls, {event.duplicates} "
-                f"duplicates, {event.unchanged} unchanged, {event.leaked} with another row's "
-                f"retired value.{views}{unread}"
+                f"Verified {event.values:,} of {event.rows:,} rows: {event.nulls} nulls, "
+                f"{event.duplicates} duplicates, {event.leaked} with another row's retired value, "
+                f"{event.returned} with a remembered one.{same}{past}{views}{unread}"
             )
         case Resuming(left=left):
             return f"Finishing what an interrupted run has left: {', '.join(left)}."

@@ -40,7 +40,6 @@ class Column:
         type_schema: the schema of its type; its operators are looked up there.
         not_null: whether it has a NOT NULL.
         default: its default expression, or None.
-        written_by: the transaction that last changed its catalog row.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Column:
     type_schema: str
     not_null: bool
     default: str | None
-    written_by: str
 
 
 @dataclass(frozen=True)
@@ -141,8 +139,7 @@ def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict
         connection,
         sql.SQL("""
             SELECT a.attrelid, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
-                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-                   a.xmin::text
+                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid)
               FROM pg_catalog.pg_attribute a
               JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
               JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace

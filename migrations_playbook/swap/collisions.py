@@ -1,13 +1,14 @@
-"""Fresh values that cannot stay, two rows' or another row's live one: nulled, and drawn anew."""
+"""Values that cannot stay as they are: drawn again before a swap, copied before a revert."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
-from migrations_playbook.backfill.play import backfill
 from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
@@ -15,97 +16,166 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
-from migrations_playbook.swap.dependents.base import Key, Unique
+from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
+from migrations_playbook.quarantine.watch import has_memory
+from migrations_playbook.swap.dependents.base import Unique
+from migrations_playbook.swap.dependents.inventory import Inventory
+from migrations_playbook.swap.gate import refuse_overtaken
 from migrations_playbook.swap.pair import Pair
 
-# How often to look for duplicates again before the value expression is called too narrow.
-DUPLICATE_ROUNDS = 20
+# How often to draw again before the value expression is called too narrow.
+DRAWING_ROUNDS = 20
 
 
-def null_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> int:
-    """Set all rows but one of each duplicate back to null; return how many.
+def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> None:
+    """Draw again what more than one row has, for all of them but one.
 
-    Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
+    Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
     Arguments:
         unique: what must differ, by the index's own expressions: Lower("code") say.
     """
-    return _null(
-        connection,
-        pair,
-        sql.SQL("""
-            SELECT tableoid, ctid FROM (
-                SELECT tableoid, ctid, row_number() OVER (PARTITION BY {key}) AS nth
-                  FROM {table} WHERE {shadow} IS NOT NULL AND {predicate}) AS numbered
-             WHERE nth > 1""").format(
-            key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
-            table=unique.table,
-            shadow=sql.Identifier(pair.replacement.shadow),
-            predicate=sql.SQL(f"({unique.predicate or 'true'})"),
-        ),
-    )
-
-
-def null_collisions(
-    connection: BaseDatabaseWrapper, pair: Pair, unique_keys: tuple[Key, ...]
-) -> int:
-    """Set fresh values that are another row's live value back to null; return how many.
-
-    After the exchange such a value would be live and leaked at once. Only where values must be
-    unique; with a random UUID there is none. Counts first: a hash join inside the server.
-
-    Lock: ROW EXCLUSIVE on the table; the rows that are nulled, until the commit.
-    """
-    nulled = 0
-    for key in unique_keys:
-        same = sql.SQL("").join(
-            sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
-            for column in key.columns
+    with engine_transaction(connection):
+        _hold(connection, pair)
+        pin_search_path(connection, pair.live.type_schema)
+        _draw(
+            connection,
+            pair,
+            sql.SQL("""
+                SELECT tableoid, ctid FROM (
+                    SELECT tableoid, ctid, row_number() OVER (PARTITION BY {key}) AS nth
+                      FROM {table} WHERE {shadow} IS NOT NULL AND {predicate}) AS numbered
+                 WHERE nth > 1""").format(
+                key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
+                table=unique.table,
+                shadow=sql.Identifier(pair.replacement.shadow),
+                predicate=sql.SQL(f"({unique.predicate or 'true'})"),
+            ),
         )
-        query = sql.SQL("""
+
+
+def redraw_leaked(
+    connection: BaseDatabaseWrapper, inventory: Inventory, *, redraw: bool = False
+) -> int:
+    """Draw fresh values again that are live ones, or that are remembered as leaked.
+
+    After the exchange such a value would be live and leaked at once. With a random UUID there is
+    none, unless a row was written past the triggers. Counts first: hash joins inside the server.
+
+    Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
+
+    Arguments:
+        redraw: whether a row with the same value in both columns is to have another one. After a
+            revert such a row was written while swapped, and its value has not leaked.
+
+    Returns:
+        How many there were.
+    """
+    pair, drawn = inventory.pair, 0
+    with engine_transaction(connection):
+        _hold(connection, pair)
+        pin_search_path(connection, pair.live.type_schema)
+        for name, value in unsettled_texts(inventory.quarantine).items():
+            set_local(connection, name, value)
+        exchanged = has_memory(connection, inventory.quarantine)
+        for rows in _leaked_rows(inventory, exchanged=exchanged, redraw=redraw):
+            count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(rows)
+            if found := int(fetch_value(connection, count)):
+                _draw(connection, pair, rows)
+                drawn += found
+    return drawn
+
+
+def copy_untriggered(connection: BaseDatabaseWrapper, pair: Pair) -> int:
+    """Copy the live value of rows that were inserted past the triggers while swapped.
+
+    They have no retired value, which a revert would make live.
+
+    Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
+
+    Returns:
+        How many there were.
+    """
+    with engine_transaction(connection):
+        _hold(connection, pair)
+        _ignore_declared(connection, pair)
+        return execute(
+            connection,
+            sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
+                pair.identifier,
+                sql.Identifier(pair.replacement.shadow),
+                sql.Identifier(pair.replacement.live),
+                pair.replacement.unfilled,
+            ),
+        )
+
+
+def _leaked_rows(
+    inventory: Inventory, *, exchanged: bool, redraw: bool
+) -> Iterator[sql.Composable]:
+    """The queries for the rows; `exchanged`: whether the columns have been exchanged before."""
+    pair = inventory.pair
+    live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
+    if redraw:
+        yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {} = {}").format(
+            pair.identifier, live, shadow
+        )
+    for key in inventory.unique_keys:
+        yield sql.SQL("""
             SELECT a.tableoid, a.ctid FROM {table} AS a
               JOIN {table} AS b ON b.{live} = a.{shadow}{same}
              WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)
                AND b.{live} IS DISTINCT FROM b.{shadow}""").format(
             table=key.table,
-            live=sql.Identifier(pair.replacement.live),
-            shadow=sql.Identifier(pair.replacement.shadow),
-            same=same,
-        )
-        with engine_transaction(connection):
-            pin_search_path(connection, pair.live.type_schema)
-            count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(query)
-            if fetch_value(connection, count):
-                nulled += _null(connection, pair, query)
-    return nulled
-
-
-def refill(connection: BaseDatabaseWrapper, pair: Pair) -> None:
-    """Fill what was nulled. Where an index is unique already, a draw may clash and is repeated.
-
-    Lock: as `backfill`.
-    """
-    for _ in range(DUPLICATE_ROUNDS):
-        try:
-            for _event in backfill(pair.replacement, using=connection.alias):
-                pass
-        except IntegrityError as error:
-            if not isinstance(error.__cause__, pg_errors.UniqueViolation):
-                raise
-        else:
-            return
-
-
-def _null(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> int:
-    """Null the shadow of rows. `ctid` is unique within one partition: `tableoid` says which."""
-    with engine_transaction(connection):
-        pin_search_path(connection, pair.live.type_schema)
-        # Otherwise the fill trigger would put the value back.
-        names = "{" + ",".join(pair.replacement.trigger_names) + "}"
-        set_local(connection, "pgtrigger.ignore", names)
-        return execute(
-            connection,
-            sql.SQL("UPDATE {table} SET {shadow} = NULL WHERE (tableoid, ctid) IN ({rows})").format(
-                table=pair.identifier, shadow=sql.Identifier(pair.replacement.shadow), rows=rows
+            live=live,
+            shadow=shadow,
+            same=sql.SQL("").join(
+                sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
+                for column in key.columns
             ),
         )
+    if exchanged:
+        yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {}").format(
+            pair.identifier, is_remembered_sql(inventory.quarantine, pair.replacement.shadow)
+        )
+
+
+def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> None:
+    """Draw the shadow of rows. `ctid` is unique within one partition: `tableoid` says which.
+
+    Where an index is unique already, a draw may clash: then all stay as they are for this time.
+    """
+    try:
+        with engine_transaction(connection):
+            _ignore_declared(connection, pair)
+            execute(
+                connection,
+                sql.SQL(
+                    "UPDATE {table} SET {shadow} = {value} WHERE (tableoid, ctid) IN ({rows})"
+                ).format(
+                    table=pair.identifier,
+                    shadow=sql.Identifier(pair.replacement.shadow),
+                    value=pair.replacement.value,
+                    rows=rows,
+                ),
+                [],
+            )
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, pg_errors.UniqueViolation):
+            raise
+
+
+def _hold(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Keep another session's exchange away until the commit: the names would mean other columns.
+
+    Raises:
+        TryAgain: another session has exchanged the columns meanwhile.
+    """
+    execute(connection, sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(pair.identifier))
+    refuse_overtaken(pair, pair.reread(connection))
+
+
+def _ignore_declared(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Keep the declared triggers from putting the old value back, or from drawing one."""
+    names = "{" + ",".join(pair.replacement.trigger_names) + "}"
+    set_local(connection, "pgtrigger.ignore", names)

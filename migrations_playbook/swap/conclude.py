@@ -44,7 +44,6 @@ def conclude(
     policy: LockPolicy,
     *,
     revert: bool,
-    kept: int = 0,
     rights_changed: tuple[str, ...] = (),
 ) -> Iterator[FollowingUp | Verified]:
     """Do what follows a committed exchange, and prove it.
@@ -55,7 +54,7 @@ def conclude(
         pair: the columns, as they stood before or after the exchange.
         after: what follows.
         revert: whether the exchange was one back.
-        kept, rights_changed: see `proof.verify`.
+        rights_changed: see `proof.verify`.
 
     Raises:
         LockNotAvailable: something of `after` could not be done; says which command finishes it.
@@ -68,9 +67,7 @@ def conclude(
             yield FollowingUp(step.what)
             follow(connection, pair, step, policy, revert=revert)
         step = None
-        verified = verify_values(
-            connection, pair.reread(connection), kept=kept, rights_changed=rights_changed
-        )
+        verified = verify_values(connection, pair.reread(connection), rights_changed=rights_changed)
     except DatabaseError as error:
         done = f"The exchange of {pair.replacement.label} was committed, but"
         if step is not None:
@@ -94,20 +91,36 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
     """
     if verified.passed:
         return
-    undo = replacement.command("swap", "--revert")
-    back = "" if revert else f' Run "{undo}" to go back.'
-    bound_to = "".join(f"; still bound to it: {each}" for each in verified.still_bound)
-    rights = "".join(f"; privileges changed: {each}" for each in verified.rights_changed)
     shown = f" ({', '.join(verified.exposing)})" if verified.exposing else ""
-    copies = "".join(f"; not renewed: materialized view {each}" for each in verified.left)
-    if verified.left:
-        back = f' Run "{finishing_command(replacement, revert=revert)}" to finish.'
+    named = [
+        *(f"not renewed: materialized view {each}" for each in verified.left),
+        *(f"still bound to it: {each}" for each in verified.still_bound),
+        *(f"privileges changed: {each}" for each in verified.rights_changed),
+        *verified.problems,
+    ]
     raise VerificationFailed(
         f"{replacement.label} was exchanged, but the numbers are not what they must be: "
-        f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.unchanged} "
-        f"unchanged, {verified.leaked} with another row's retired value, {verified.exposed} "
-        f"shown by views{shown}{copies}{bound_to}{rights}.{back}"
+        f"{verified.nulls} nulls, {verified.duplicates} duplicates, {verified.leaked} with another "
+        f"row's retired value, {verified.returned} with a remembered one, {verified.exposed} shown "
+        f"by views{shown}{''.join(f'; {each}' for each in named)}. "
+        + " ".join(_remedies(replacement, verified, revert=revert))
     )
+
+
+def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> Iterator[str]:
+    """What to do about what is wrong; never a revert, which makes every leaked value live."""
+    if verified.left:
+        yield f'Run "{finishing_command(replacement, revert=revert)}" to finish.'
+    if verified.nulls or verified.duplicates or verified.leaked or verified.returned:
+        yield "Write a new value to each of those rows."
+    if verified.exposed or verified.still_bound:
+        yield "Let what is named read the live column, or drop it."
+    if verified.rights_changed:
+        yield "Grant what was lost, and revoke what was gained."
+    if verified.problems:
+        yield f'Run "{replacement.command("swap", "--mend")}".'
+    if not revert and not verified.left:
+        yield f'Then run "{replacement.command("swap", "--verify")}" again.'
 
 
 def follow(

@@ -87,10 +87,14 @@ class Verified:
 
     Arguments:
         rows: rows in the table.
-        nulls: rows without a live value.
+        values: rows with a live value, which is what could be looked at.
+        nulls: rows without a live value, where each must have one.
         duplicates: live values that more than one row has, where the column is unique.
-        unchanged: rows, not written since the swap, whose live value is their retired one.
         leaked: rows whose live value is another row's retired one.
+        returned: rows whose live value is remembered: it has leaked, and had left its column.
+        same: rows with the same value in both columns, as those have that were written since the
+            swap. No number tells them from a leaked value that was written past the triggers.
+        untriggered: rows without a retired value: they were written past the triggers.
         views: views that were read through.
         exposed: rows of views that show a retired value under another name than the retired
             column's.
@@ -100,13 +104,17 @@ class Verified:
             missing, this role's or the owner's.
         exposing: the views that show retired values.
         left: materialized views that an interrupted exchange has not renewed.
+        problems: what of the quarantine is missing or switched off.
     """
 
     rows: int
+    values: int
     nulls: int
     duplicates: int
-    unchanged: int
     leaked: int
+    returned: int = 0
+    same: int = 0
+    untriggered: int = 0
     views: int = 0
     exposed: int = 0
     still_bound: tuple[str, ...] = ()
@@ -114,6 +122,7 @@ class Verified:
     unread: Mapping[str, str] = field(default_factory=dict)
     exposing: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -121,12 +130,13 @@ class Verified:
             (
                 self.nulls,
                 self.duplicates,
-                self.unchanged,
                 self.leaked,
+                self.returned,
                 self.exposed,
                 self.still_bound,
                 self.rights_changed,
                 self.left,
+                self.problems,
             )
         )
 

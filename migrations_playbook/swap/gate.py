@@ -22,11 +22,12 @@ from migrations_playbook.errors import (
     WrongPhase,
 )
 from migrations_playbook.history import spell_expand
-from migrations_playbook.phase import Phase, State, read_state, was_exchanged_before
+from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
+from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
@@ -46,12 +47,14 @@ class SwapRequest:
         replacement: the replacement whose columns are to be exchanged.
         revert: whether an exchange back is wanted.
         refresh: whether materialized views may be built anew.
+        redraw: whether rows with the same value in both columns may have another one drawn.
     """
 
     connection: BaseDatabaseWrapper
     replacement: Replacement
     revert: bool
     refresh: bool = False
+    redraw: bool = False
 
     @cached_property
     def table(self) -> Table | None:
@@ -94,10 +97,12 @@ def pass_gate(request: SwapRequest) -> Inventory:
             over; names all of it.
         LockNotAvailable: somebody builds an index on the table.
     """
-    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over):
+    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, is_rotated):
         objection = condition(request)
         if objection is not None:
             raise objection
+    # Another session may have exchanged the columns between two of these looks.
+    refuse_overtaken(request.pair, request.inventory.pair)
     return request.inventory
 
 
@@ -176,7 +181,8 @@ def is_not_done_already(request: SwapRequest) -> PlaybookError | None:
 
 def has_working_triggers(request: SwapRequest) -> PlaybookError | None:
     problem = request.state.problem
-    return None if problem is None else WrongPhase(problem)
+    # The way back is open without them.
+    return None if problem is None or request.revert else WrongPhase(problem)
 
 
 def is_filled(request: SwapRequest) -> PlaybookError | None:
@@ -218,6 +224,33 @@ def can_be_carried_over(request: SwapRequest) -> PlaybookError | None:
     return bound_objection(request.pair, request.inventory.refused)
 
 
+def is_rotated(request: SwapRequest) -> PlaybookError | None:
+    """Ask for rows that the swap would not change. The triggers let none come to be.
+
+    Once the columns have been exchanged there may be some, which were written since.
+    """
+    connection, pair = request.connection, request.pair
+    if request.revert or request.redraw or has_memory(connection, request.inventory.quarantine):
+        return None
+    with engine_transaction(connection):
+        pin_search_path(connection, pair.live.type_schema)
+        same = fetch_value(
+            connection,
+            sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                pair.identifier,
+                sql.Identifier(pair.replacement.live),
+                sql.Identifier(pair.replacement.shadow),
+            ),
+        )
+    if not same:
+        return None
+    return Refused(
+        f"{same:,} rows of {pair.replacement.label} have the same value in both columns, so the "
+        "swap would not change them: they were written past the triggers. Run it again with "
+        "--redraw, which draws other values for them."
+    )
+
+
 def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> Inventory:
     """Ask again what may have changed since the gate, with schema changes kept away.
 
@@ -248,38 +281,6 @@ def refuse_overtaken(before: Pair, now: Pair) -> None:
             f"Another session has exchanged the columns of {replacement.label} meanwhile; nothing "
             f'was exchanged here. "{replacement.command("status")}" shows what comes next.'
         )
-
-
-def count_equal(connection: BaseDatabaseWrapper, pair: Pair, *, keep_equal: bool) -> int:
-    """Count the rows that have the same value in both columns, where that is right.
-
-    The fill never makes one. A row written between a swap and its revert is one, and keeps its
-    value, which has never leaked.
-
-    Lock: ACCESS SHARE on the table.
-
-    Raises:
-        Refused: there are such rows, and the columns have never been exchanged.
-    """
-    with engine_transaction(connection):
-        pin_search_path(connection, pair.live.type_schema)
-        equal = int(
-            fetch_value(
-                connection,
-                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
-                    pair.identifier,
-                    sql.Identifier(pair.replacement.live),
-                    sql.Identifier(pair.replacement.shadow),
-                ),
-            )
-        )
-    if equal and not keep_equal and not was_exchanged_before(pair.replacement, pair.table):
-        raise Refused(
-            f"{equal:,} rows of {pair.replacement.label} have the same value in both columns, so "
-            "the swap would not change them. If they were written between a swap and its revert, "
-            "run it again with --keep-equal."
-        )
-    return equal
 
 
 def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:

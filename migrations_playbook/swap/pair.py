@@ -13,7 +13,6 @@ from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap import quarantine
 
 # The two columns of a table and of each of its partitions, to be joined to what is bound to them;
 # its parameters are `Pair.columns`.
@@ -112,11 +111,6 @@ class Pair:
     def not_null_check(self) -> str:
         """The name of the CHECK that proves the shadow not null."""
         return self.replacement.object_name("not_null")
-
-    @property
-    def own(self) -> quarantine.Names:
-        """The names of the quarantine's objects."""
-        return quarantine.Names.of(self.table.name, self.replacement.shadow)
 
     def twin_name(self, name: str) -> str:
         """The name of an object's counterpart on the shadow column."""

@@ -9,7 +9,7 @@ it is told by `dependents`.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
 from migrations_playbook.phase import read_state
@@ -27,7 +27,7 @@ from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.events import Event, Noticed, Resuming
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
-from migrations_playbook.swap.gate import SwapRequest, count_equal, pass_gate
+from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from migrations_playbook.swap.proof import verify_values
@@ -64,8 +64,8 @@ def swap(
     revert: bool = False,
     policy: LockPolicy = locks.DEFAULT_POLICY,
     max_hold_ms: float | None = None,
-    keep_equal: bool = False,
     refresh: bool = False,
+    redraw: bool = False,
 ) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
 
@@ -81,8 +81,8 @@ def swap(
         revert: exchange back.
         policy: how long and how often to ask for the lock.
         max_hold_ms: roll back instead of committing when the lock was held longer, milliseconds.
-        keep_equal: accept rows with the same value in both columns before the swap.
         refresh: build materialized views anew afterwards, rather than refuse because of them.
+        redraw: draw another value for each row that has the same one in both columns.
 
     Raises:
         WrongPhase: not filled yet, or swapped already; with the right next command.
@@ -93,7 +93,7 @@ def swap(
     """
     connection = postgresql(using)
     refuse_read_only(connection)
-    request = SwapRequest(connection, replacement, revert, refresh)
+    request = SwapRequest(connection, replacement, revert, refresh, redraw)
     if refresh and request.left:
         yield Resuming(tuple(each.name for each in request.left))
         rest = tuple(step for each in request.left for step in each.steps)
@@ -105,8 +105,7 @@ def swap(
     if noticed.unreadable or noticed.copies:
         yield noticed
     for _ in range(PREPARE_ROUNDS):
-        yield from prepare(connection, inventory, policy, refresh=refresh)
-        kept = 0 if revert else count_equal(connection, pair, keep_equal=keep_equal)
+        yield from prepare(connection, inventory, policy, refresh=refresh, redraw=redraw)
         try:
             exchanged, after = exchange(
                 connection, pair, policy=policy, max_hold_ms=max_hold_ms, refresh=refresh
@@ -127,7 +126,6 @@ def swap(
         after,
         policy,
         revert=revert,
-        kept=kept,
         rights_changed=exchanged.rights_changed,
     )
 
@@ -149,15 +147,10 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
     return Pair.of(replacement, table).swapped is not revert
 
 
-def verify(
-    replacement: Replacement, *, using: str, keep_equal: bool = False
-) -> Generator[Event, None, None]:
+def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, None]:
     """Prove again, at any time after the swap, that no leaked value is reachable.
 
     Lock: ACCESS SHARE on the table and its views, as any SELECT takes.
-
-    Arguments:
-        keep_equal: accept rows that had the same value in both columns before the swap.
 
     Raises:
         WrongPhase: the columns are not exchanged.
@@ -173,8 +166,6 @@ def verify(
             f'"{replacement.command("status")}" shows what comes next.'
         )
     verified = verify_values(connection, Pair.of(replacement, state.table))
-    if keep_equal:
-        verified = replace(verified, unchanged=0)
     yield verified
     insist(replacement, verified, revert=False)
 

@@ -29,10 +29,10 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.collisions import (
-    DUPLICATE_ROUNDS,
-    null_collisions,
-    null_duplicates,
-    refill,
+    DRAWING_ROUNDS,
+    copy_untriggered,
+    redraw_duplicates,
+    redraw_leaked,
 )
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
@@ -52,6 +52,7 @@ def prepare(
     policy: LockPolicy,
     *,
     refresh: bool = False,
+    redraw: bool = False,
 ) -> Iterator[Preparing]:
     """Build and prove what the exchange needs, while reads and writes go on.
 
@@ -66,7 +67,7 @@ def prepare(
     Arguments:
         inventory: as the gate has just read it.
         policy: how long and how often to ask for the lock.
-        refresh: as the gate was asked.
+        refresh, redraw: as the gate was asked.
 
     Raises:
         LockNotAvailable: see `locks`.
@@ -74,22 +75,23 @@ def prepare(
         PlaybookError: the value expression is too narrow for the table's rows to be unique.
     """
     pair = inventory.pair
-    for _ in range(DUPLICATE_ROUNDS):
-        # Before an index stands in the way of the refill.
-        if not pair.swapped and null_collisions(connection, pair, inventory.unique_keys):
-            yield Preparing("Refill values that another row's live value equals")
-        else:
-            clash = yield from _build(connection, inventory, policy)
-            if clash is None:
-                break
-            yield Preparing("Refill duplicates")
-            assert clash.unique_on is not None, f"{clash} is not unique"
-            null_duplicates(connection, pair, clash.unique_on)
-        refill(connection, pair)
+    if pair.swapped and copy_untriggered(connection, pair):
+        yield Preparing("Copy the values of rows that came past the triggers")
+    for _ in range(DRAWING_ROUNDS):
+        # Before an index stands in the way of a draw.
+        if not pair.swapped and redraw_leaked(connection, inventory, redraw=redraw):
+            yield Preparing("Draw values again that have leaked")
+            continue
+        clash = yield from _build(connection, inventory, policy)
+        if clash is None:
+            break
+        yield Preparing("Draw duplicates again")
+        assert clash.unique_on is not None, f"{clash} is not unique"
+        redraw_duplicates(connection, pair, clash.unique_on)
         inventory = recheck(connection, pair, refresh=refresh)
     else:
         raise PlaybookError(
-            f"After {DUPLICATE_ROUNDS} rounds the values of {pair.replacement.label}."
+            f"After {DRAWING_ROUNDS} rounds the values of {pair.replacement.label}."
             f"{pair.replacement.declaration.shadow} still collide: the value expression has too "
             "little room for the table. Widen it in Meta.triggers, then run "
             '"manage.py makemigrations" and "manage.py migrate".'

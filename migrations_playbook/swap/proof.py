@@ -8,7 +8,7 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
@@ -21,15 +21,18 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
-from migrations_playbook.swap import quarantine
+from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
+from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
 from migrations_playbook.swap.dependents.materialized import read_left
 from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.readers import Seen, read_through
+from migrations_playbook.swap.readers import read_through
+from migrations_playbook.swap.watch import find_problems
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
-SEEN = Seen({}, {})
+# What could not be read is named; this where it is the memory.
+MEMORY = "the memory of leaked values"
 # What each role may do with the live column: role, privilege, and the partition if it is one.
 Rights = frozenset[tuple[str, str, str]]
 
@@ -54,17 +57,12 @@ class Digest:
 
 
 def verify_values(
-    connection: BaseDatabaseWrapper,
-    pair: Pair,
-    *,
-    kept: int = 0,
-    rights_changed: tuple[str, ...] = (),
+    connection: BaseDatabaseWrapper, pair: Pair, *, rights_changed: tuple[str, ...] = ()
 ) -> Verified:
     """Count what must be zero. Sequential scans and hash joins inside the server.
 
     Arguments:
         pair: the columns as they stand after the exchange.
-        kept: rows that had the same value in both columns before the swap, rightly.
         rights_changed: what the exchange has found of that.
     """
     with engine_transaction(connection):
@@ -72,45 +70,51 @@ def verify_values(
         # A few queries over many rows: to compile each takes longer than it saves.
         set_local(connection, "jit", "off")
         found = read_inventory(connection, pair)
-        since = quarantine.swapped_since(connection, pair.table, pair.replacement.shadow)
-        swapped = since is not None
         names: dict[str, sql.Composable] = {
             "table": pair.identifier,
             "live": sql.Identifier(pair.replacement.live),
             "retired": sql.Identifier(pair.replacement.shadow),
-            # age() counts transactions: a row that is older than the swap was not written since.
-            "older": sql.SQL("age(xmin) > age({}::xid)").format(sql.Literal(since))
-            if swapped
-            else sql.SQL("false"),
         }
         row = fetch_row(
             connection,
             sql.SQL("""
-                SELECT count(*), count(*) FILTER (WHERE {live} IS NULL),
-                       count(*) FILTER (WHERE {live} = {retired} AND {older})
+                SELECT count(*), count({live}), count(*) FILTER (WHERE {live} = {retired}),
+                       count(*) FILTER (WHERE {retired} IS NULL AND {live} IS NOT NULL)
                   FROM {table}""").format(**names),
         )
-        rows, nulls, unchanged = row
-        duplicates = leaked = 0
-        for key in found.unique_keys:
-            of_key = {**names, "table": key.table}
-            duplicates += _duplicates(connection, of_key, key.columns)
-            if swapped:
-                leaked += _leaked(connection, of_key, key.columns)
-        seen = read_through(connection, pair, unique=bool(found.unique_keys)) if swapped else SEEN
-        return Verified(
+        rows, values, same, untriggered = row
+        counted = Verified(
             rows=rows,
-            nulls=nulls if pair.live.not_null else 0,
-            duplicates=duplicates,
-            unchanged=max(0, unchanged - kept),
+            values=values,
+            nulls=rows - values if pair.live.not_null else 0,
+            duplicates=sum(
+                _duplicates(connection, {**names, "table": key.table}, key.columns)
+                for key in found.unique_keys
+            ),
+            leaked=0,
+            rights_changed=rights_changed,
+            left=tuple(each.name for each in read_left(connection, pair)),
+        )
+        if not pair.swapped:
+            return counted
+        leaked = sum(
+            _leaked(connection, {**names, "table": key.table}, key.columns)
+            for key in found.unique_keys
+        )
+        remembered = _remembered(connection, found)
+        seen = read_through(connection, pair, unique=bool(found.unique_keys))
+        return replace(
+            counted,
             leaked=leaked,
+            returned=remembered or 0,
+            same=same,
+            untriggered=untriggered,
             views=len(seen.shown),
             exposed=sum(seen.shown.values()),
-            still_bound=tuple(_still_bound(found)) if swapped else (),
-            rights_changed=rights_changed,
-            unread=seen.unread,
+            still_bound=tuple(_still_bound(found)),
+            unread=seen.unread if remembered is not None else {**seen.unread, MEMORY: ""},
             exposing=tuple(name for name, shown in seen.shown.items() if shown),
-            left=tuple(each.name for each in read_left(connection, pair)),
+            problems=find_problems(connection, found),
         )
 
 
@@ -191,6 +195,28 @@ def _leaked(
                     sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
                     for column in others
                 ),
+            ),
+        )
+    )
+
+
+def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | None:
+    """Rows whose live value is remembered as leaked; None where the memory may not be read."""
+    quarantine = inventory.quarantine
+    if not has_memory(connection, quarantine):
+        return 0
+    memory = quarantine.object("leaked").as_string(None)
+    if not fetch_value(
+        connection, sql.SQL("SELECT pg_catalog.has_table_privilege(%s, 'SELECT')"), [memory]
+    ):
+        return None
+    for name, value in unsettled_texts(quarantine).items():
+        set_local(connection, name, value)
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+                inventory.pair.identifier, is_remembered_sql(quarantine, quarantine.live)
             ),
         )
     )

@@ -73,7 +73,7 @@ def test_its_reverse_adds_an_empty_column_and_the_triggers(database: Database) -
     bring_to("swapped")
     connection.close()
     migrate(database, "n3")
-    migrate(database, "n3", "tickets", "0003")
+    migrate(database, "n3", "tickets", "0004")
     assert with_columns_sorted(database.dump()) == with_columns_sorted(expanded)
     assert nulls(database) == 3
 
@@ -126,7 +126,7 @@ def test_what_else_is_bound_to_the_leaked_values_stops_it(database: Database) ->
 
 
 def test_sqlmigrate_shows_the_lock_and_the_drop(database: Database) -> None:
-    done = manage(database, "n3", "sqlmigrate", "tickets", "0004")
+    done = manage(database, "n3", "sqlmigrate", "tickets", "0005")
     assert done.returncode == 0, done.stderr
     assert 'LOCK TABLE "tickets_ticket" IN ACCESS EXCLUSIVE MODE' in done.stdout
     assert 'ALTER TABLE "tickets_ticket" DROP COLUMN "new_token"' in done.stdout

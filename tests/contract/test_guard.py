@@ -35,8 +35,8 @@ def migrate_with(monkeypatch: pytest.MonkeyPatch, operations: Sequence[Operation
     further = type(
         "Migration",
         (migrations.Migration,),
-        {"dependencies": [("tickets", "0002_expand_new_token")], "operations": operations},
-    )("0003_remove", "tickets")
+        {"dependencies": [("tickets", "0003_renew_triggers")], "operations": operations},
+    )("0004_remove", "tickets")
     original = MigrationExecutor.__init__
 
     def with_further(self: MigrationExecutor, *arguments: Any, **options: Any) -> None:
@@ -44,9 +44,7 @@ def migrate_with(monkeypatch: pytest.MonkeyPatch, operations: Sequence[Operation
         self.loader.disk_migrations["tickets", further.name] = further
         graph = self.loader.graph
         graph.add_node(("tickets", further.name), further)
-        graph.add_dependency(
-            further, ("tickets", further.name), ("tickets", "0002_expand_new_token")
-        )
+        graph.add_dependency(further, ("tickets", further.name), ("tickets", "0003_renew_triggers"))
 
     with monkeypatch.context() as patch:
         patch.setattr(MigrationExecutor, "__init__", with_further)
@@ -85,7 +83,7 @@ def test_the_habit_is_stopped_before_the_swap(
     with pytest.raises(CommandError) as caught:
         migrate_with(monkeypatch, operations)
     assert str(caught.value) == (
-        'Migration tickets.0003_remove drops "public.tickets_ticket.new_token", which holds the '
+        'Migration tickets.0004_remove drops "public.tickets_ticket.new_token", which holds the '
         "fresh values: the columns are not swapped, so the leaked ones would stay. Delete "
         'that migration and run "manage.py playbook forget tickets.Ticket.new_token" instead, '
         "after the swap; nothing was changed."
@@ -114,7 +112,7 @@ def test_after_the_swap_it_is_stopped_where_django_does_not(
     with pytest.raises(CommandError) as caught:
         migrate_with(monkeypatch, HABIT)
     assert str(caught.value) == (
-        'Migration tickets.0003_remove drops "public.tickets_ticket.new_token", to which the '
+        'Migration tickets.0004_remove drops "public.tickets_ticket.new_token", to which the '
         "quarantine is bound, and this Django drops no column with what is bound to it. Delete "
         'that migration and run "manage.py playbook forget tickets.Ticket.new_token" instead; '
         "nothing was changed."

@@ -49,8 +49,8 @@ def test_it_fills_swaps_verifies_and_goes_back(
     for arguments, part in (
         ("backfill --no-progress", "Filled 3 rows"),
         ("swap --dry-run", "RENAME"),
-        ("swap", "Verified 3 rows"),
-        ("swap --verify", "Verified 3 rows"),
+        ("swap", "Verified 3 of 3 rows"),
+        ("swap --verify", "Verified 3 of 3 rows"),
         ("swap --revert", "Exchanged back"),
     ):
         play, *options = arguments.split()

@@ -17,7 +17,7 @@ from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.locks import DEFAULT_POLICY
 from migrations_playbook.postgres.roles import refuse_without_fill_rights
 from migrations_playbook.postgres.tables import read_table
-from migrations_playbook.swap import quarantine
+from migrations_playbook.quarantine.watch import read_stale_writes
 from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.play import swap
@@ -124,7 +124,7 @@ def test_both_releases_write_through_the_table_and_into_a_partition(
         )  # fmt: skip
     found = read_table(connection, replacement.identifier)
     assert found is not None
-    stale = quarantine.stale_writes(connection, found, replacement.shadow)
+    stale = read_stale_writes(connection, found, replacement.live, replacement.shadow)
     assert stale is not None
     assert stale.hits == 2
     assert database.value(f"SELECT count(*) FROM {table} WHERE token = new_token") == 2

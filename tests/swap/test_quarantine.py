@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from migrations_playbook import status
 from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.replacement import find_replacement
-from migrations_playbook.swap import quarantine
-from migrations_playbook.swap.quarantine import StaleWrites
 from tests.fixtures.database import Database
+from tests.fixtures.releases import migrate
 from tickets.models import Ticket
 
 
@@ -37,7 +37,7 @@ def stale_writes() -> StaleWrites | None:
     replacement = find_replacement("tickets.Ticket", "new_token")
     table = read_table(connection, replacement.identifier)
     assert table is not None
-    return quarantine.stale_writes(connection, table, replacement.shadow)
+    return read_stale_writes(connection, table, replacement.live, replacement.shadow)
 
 
 def loaded_before_the_backfill() -> Ticket:
@@ -160,9 +160,26 @@ def test_an_object_loaded_while_swapped_and_saved_after_the_revert_mixes_nothing
 def test_the_revert_takes_the_quarantine_away(database: Database) -> None:
     before = database.dump()
     swap()
-    assert "migrations_playbook_update" in database.dump()
+    assert "migrations_playbook_ward" in database.dump()
     revert()
     assert database.dump() == before
+
+
+def test_what_has_leaked_is_remembered_until_the_contract(database: Database) -> None:
+    swap()
+    revert()
+    connection.close()
+    table, function = "migrations_playbook_leaked_tickets_ticket_new_token", "remember"
+    assert len(database.memory()) == 4
+    assert {table} < set(database.memory())
+    assert database.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", table
+    ) == [("digest",)]
+    swap()
+    connection.close()
+    assert len(database.memory()) == 4, function
+    migrate(database, "n3")
+    assert database.memory() == []
 
 
 def test_stale_writes_are_counted_even_when_they_are_rolled_back(database: Database) -> None:

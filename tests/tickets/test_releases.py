@@ -53,7 +53,7 @@ def test_a_second_rotation_follows_the_first(database: Database) -> None:
     rotate(database)
     remember(database, "token")
     # The contract's reverse is an expand: an empty column and the triggers.
-    migrate(database, "n3", "tickets", "0003")
+    migrate(database, "n3", "tickets", "0004")
     assert nulls(database) == 10
     bring_to("swapped")
     assert changed(database, "token") == 10

@@ -47,7 +47,7 @@ def test_from_the_declaration_to_the_contract(tmp_path: Path, old: Database) -> 
     (known,) = json.loads(project.manage(old, "playbook", "status", "--json"))
     assert (known["phase"], known["shadow"]) == ("swapped", "new_code")
     assert f"manage.py playbook contract {VOUCHERS}" in known["next"]
-    assert "Verified 3 rows" in project.manage(old, "playbook", "swap", VOUCHERS, "--verify")
+    assert "Verified 3 of 3 rows" in project.manage(old, "playbook", "swap", VOUCHERS, "--verify")
 
     assert "0004_contract_voucher_new_code.py" in project.manage(old, "playbook", "contract")
     project.manage(old, *CLEAN)

@@ -42,7 +42,7 @@ def _of_relation(reading: Reading, pair: Pair) -> Iterator[Dependent]:
     own = own_checks(pair, found)
     by_name = {each.name: each for each in own}
     done = {pair.not_null_check}
-    for check in restatable_checks(pair, own):
+    for check in restatable_checks(pair, own, reading.staying):
         twin = by_name.get(pair.twin_name(check.name))
         done |= {check.name, pair.twin_name(check.name)}
         copies = _copies(check, found)

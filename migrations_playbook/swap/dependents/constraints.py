@@ -27,7 +27,6 @@ class Constraint:
         inherited: whether it is a partition's copy of a CHECK or NOT NULL.
         local: whether it was declared where it is.
         incoming: whether it is a foreign key that refers to one of the columns.
-        older: whether it is older than the swap that is to be reverted.
     """
 
     oid: int
@@ -43,21 +42,14 @@ class Constraint:
     inherited: bool
     local: bool
     incoming: bool
-    older: bool
 
     @property
     def covers(self) -> frozenset[Object]:
         return frozenset({("pg_constraint", self.oid)})
 
 
-def read_constraints(
-    connection: BaseDatabaseWrapper, pair: Pair, since: str | None
-) -> list[Constraint]:
-    """Read the constraints that are bound to either column; by name.
-
-    Arguments:
-        since: the transaction of the swap, if the columns are exchanged.
-    """
+def read_constraints(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constraint]:
+    """Read the constraints that are bound to either column; by name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -74,22 +66,27 @@ def read_constraints(
                    pg_catalog.pg_get_constraintdef(k.oid), k.convalidated,
                    pg_catalog.obj_description(k.oid, 'pg_constraint'), k.conrelid,
                    k.conrelid::regclass::text, k.conparentid, k.coninhcount > 0, k.conislocal,
-                   bound.incoming,
-                   coalesce(age(k.xmin) > age(%s::xid), false)
+                   bound.incoming
               FROM pg_catalog.pg_constraint k JOIN bound ON bound.oid = k.oid
              ORDER BY k.conname, k.conrelid""").format(columns=COLUMNS),
-        [*pair.columns, since],
+        pair.columns,
     )
     # One without a definition was dropped by another process while the query ran.
     return [Constraint(*row) for row in rows if row[4] is not None]
 
 
-def checks_to_restate(pair: Pair, found: list[Constraint]) -> list[Constraint]:
-    """Choose the CHECKs on the live column that get a twin: none that is one, none of ours."""
+def checks_to_restate(
+    pair: Pair, found: list[Constraint], staying: frozenset[str]
+) -> list[Constraint]:
+    """Choose the CHECKs on the live column that get a twin: none that is one, none of ours.
+
+    Arguments:
+        staying: those that the swap has left where they were, and a revert does too.
+    """
     return [
         check
         for each in pair.relations
-        for check in restatable_checks(each, own_checks(each, found))
+        for check in restatable_checks(each, own_checks(each, found), staying)
     ]
 
 
@@ -102,15 +99,17 @@ def own_checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:
     ]
 
 
-def restatable_checks(pair: Pair, own: list[Constraint]) -> list[Constraint]:
+def restatable_checks(
+    pair: Pair, own: list[Constraint], staying: frozenset[str]
+) -> list[Constraint]:
     """Choose the CHECKs of one relation that get a twin there."""
     on_live = [each for each in own if pair.replacement.live in each.on]
     on_live = [each for each in on_live if each.name != pair.not_null_check]
     twins = {pair.twin_name(each.name) for each in on_live}
     names = {each.name for each in own}
-    # As with indexes: what is older than the swap and has no twin was the shadow column's.
     return [
         each
         for each in on_live
-        if each.name not in twins and (pair.twin_name(each.name) in names or not each.older)
+        if each.name not in twins
+        and (pair.twin_name(each.name) in names or pair.labelled(each.name) not in staying)
     ]

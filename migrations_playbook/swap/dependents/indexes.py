@@ -38,7 +38,6 @@ class Index:
         constraint_definition: as pg_get_constraintdef writes it.
         valid: False for what a failed concurrent build leaves behind, and for a partitioned one
             that has no part on some partition yet.
-        older: whether it is older than the swap that is to be reverted.
     """
 
     oid: int
@@ -65,7 +64,6 @@ class Index:
     valid: bool
     comment: str | None
     constraint_comment: str | None
-    older: bool
 
     @property
     def kind(self) -> str:
@@ -81,12 +79,8 @@ class Index:
         return frozenset(objects)
 
 
-def read_indexes(connection: BaseDatabaseWrapper, pair: Pair, since: str | None) -> list[Index]:
-    """Read the indexes that are bound to either column, of the table and its partitions; by name.
-
-    Arguments:
-        since: the transaction of the swap, if the columns are exchanged.
-    """
+def read_indexes(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
+    """Read the indexes that are bound to either column, of the table and its partitions."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -123,7 +117,6 @@ def read_indexes(connection: BaseDatabaseWrapper, pair: Pair, since: str | None)
                    i.indisvalid AND i.indisready,
                    pg_catalog.obj_description(i.indexrelid, 'pg_class'),
                    pg_catalog.obj_description(k.oid, 'pg_constraint'),
-                   coalesce(age(i.xmin) > age(%s::xid), false),
                    -- What pg_get_indexdef begins with.
                    format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
                           CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname,
@@ -138,7 +131,7 @@ def read_indexes(connection: BaseDatabaseWrapper, pair: Pair, since: str | None)
                     AND k.contype IN ('p', 'u', 'x')
              WHERE i.indexrelid IN (SELECT indexrelid FROM bound)
              ORDER BY c.relname, c.oid""").format(columns=COLUMNS),
-        [*pair.columns, since],
+        pair.columns,
     )
     # One without a definition was dropped by another process while the query ran.
     return [
@@ -206,11 +199,11 @@ def read_taken_names(
     return {(schema, name): shown for schema, name, shown in rows}
 
 
-def build_families(pair: Pair, found: list[Index]) -> list[Family]:
+def build_families(pair: Pair, found: list[Index], staying: frozenset[str]) -> list[Family]:
     """Pair the live column's indexes with their twins, where they have one; by name.
 
-    One that is older than the swap and has no twin was on the shadow column alone before it, and
-    goes back there by itself.
+    Arguments:
+        staying: those that the swap has left where they were, and a revert does too.
     """
     result: list[Family] = []
     here = _grouped(found, lambda index: index.relation)
@@ -244,7 +237,7 @@ def build_families(pair: Pair, found: list[Index]) -> list[Family]:
             twin = by_name.get(pair.twin_name(index.name))
             if index.parent is not None or index.name in twins:
                 continue
-            if twin is not None or not index.older:
+            if twin is not None or each.labelled(index.name) not in staying:
                 result.append(tuple(parts(Part(each, index, twin))))
     return result
 

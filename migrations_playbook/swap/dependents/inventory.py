@@ -23,12 +23,20 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.postgres.tables import FOREIGN
+from migrations_playbook.quarantine.base import (
+    Objects,
+    Quarantine,
+    name_quarantine,
+    read_objects,
+)
 from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Object, Steps
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.table import read_lacking_rights
 from migrations_playbook.swap.dependents.unknown import read_unknown
 from migrations_playbook.swap.pair import Pair
+
+STAYING_KINDS = {"index", "unique index", "check"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,13 @@ class Inventory:
         pair: the two columns, as they stood when it was read.
         dependents: each with what the swap does about it.
         schemas: where the operators are that the definitions were written with.
+        bound: the quarantine's objects; after a revert, those that remember.
     """
 
     pair: Pair
     dependents: tuple[Dependent, ...]
     schemas: tuple[str, ...]
+    bound: Objects
 
     @property
     def refused(self) -> list[Dependent]:
@@ -64,6 +74,28 @@ class Inventory:
         """For each whole unique index on the live column, the other columns of its key."""
         keys = (each.unique_beside for each in self.dependents)
         return tuple(key for key in keys if key is not None)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """The quarantine that is there, or the one that a swap would make.
+
+        Of several unique keys the widest one counts, with the fewest other columns.
+        """
+        keys = sorted((key.columns for key in self.unique_keys), key=len)
+        live, shadow = self.pair.replacement.live, self.pair.replacement.shadow
+        return name_quarantine(self.pair.table, live, shadow, keys[0] if keys else None, self.bound)
+
+    @property
+    def staying(self) -> list[str]:
+        """The indexes and CHECKs on the shadow column alone, which a swap leaves where they are."""
+        return [
+            each.name
+            for each in self.dependents
+            if each.steps is None
+            and each.refused is None
+            and each.columns == {self.pair.replacement.shadow}
+            and each.kind in STAYING_KINDS
+        ]
 
     def renewed(self) -> Inventory:
         """The same where copies may be built anew."""
@@ -93,16 +125,18 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         # No partition can come between either: what was read before the lock may be out of date.
         pair = pair.reread(connection)
         schemas = read_operator_schemas(connection, pair)
+        bound = read_objects(connection, pair.table, pair.replacement.shadow)
         pin_search_path(connection, *schemas)
-        found = Inventory(pair, tuple(_read_kinds(connection, pair)), schemas)
+        found = Inventory(pair, tuple(_read_kinds(connection, pair, bound)), schemas, bound)
         transaction.set_rollback(True, using=connection.alias)
     return found
 
 
-def _read_kinds(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
+def _read_kinds(connection: BaseDatabaseWrapper, pair: Pair, bound: Objects) -> Iterator[Dependent]:
     # Without such a right, or on a standby, there will be no exchange, and no scratch table.
     lacking = any(read_lacking_rights(connection, pair))
-    reading = Reading(connection, pair, may_restate=not lacking and not is_read_only(connection))
+    may_restate = not lacking and not is_read_only(connection)
+    reading = Reading(connection, pair, may_restate, bound.staying)
     claimed: set[Object] = set()
     for kind in kinds.KINDS:
         for each in kind.read(reading):

@@ -9,7 +9,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import Row, fetch_all
-from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents import restate
 from migrations_playbook.swap.dependents.constraints import (
     Constraint,
@@ -30,32 +29,29 @@ class Reading:
         pair: the two columns.
         may_restate: whether the role and the server allow a scratch table. Without one the
             definitions are left as they are, which is good enough for a status.
+        staying: the indexes and CHECKs that the swap has left where they were, by name. They were
+            on the shadow column alone, and go back there by themselves.
     """
 
     connection: BaseDatabaseWrapper
     pair: Pair
     may_restate: bool
-
-    @cached_property
-    def since(self) -> str | None:
-        """The transaction of the swap, if the columns are exchanged."""
-        table, shadow = self.pair.table, self.pair.replacement.shadow
-        return quarantine.swapped_since(self.connection, table, shadow)
+    staying: frozenset[str]
 
     @cached_property
     def indexes(self) -> list[Index]:
         """The indexes that are bound to either column."""
-        return read_indexes(self.connection, self.pair, self.since)
+        return read_indexes(self.connection, self.pair)
 
     @cached_property
     def families(self) -> list[Family]:
         """The live column's indexes, with their twins."""
-        return build_families(self.pair, self.indexes)
+        return build_families(self.pair, self.indexes, self.staying)
 
     @cached_property
     def constraints(self) -> list[Constraint]:
         """The constraints that are bound to either column, and stand on no index."""
-        return read_constraints(self.connection, self.pair, self.since)
+        return read_constraints(self.connection, self.pair)
 
     @cached_property
     def definitions(self) -> Definitions:
@@ -67,7 +63,8 @@ class Reading:
             if not (part.index.primary or part.index.exclusion)
         }
         demands = {
-            each.oid: each.definition for each in checks_to_restate(self.pair, self.constraints)
+            each.oid: each.definition
+            for each in checks_to_restate(self.pair, self.constraints, self.staying)
         }
         for part in parts:
             if part.pair.partitioned and part.index.constraint and part.index.oid in wanted:

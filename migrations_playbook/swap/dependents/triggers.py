@@ -12,6 +12,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.quarantine.base import FIRST
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
@@ -62,8 +63,8 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
             continue
         on, label = relations[relation], relations[relation].labelled(name)
         covers = frozenset(("pg_trigger", clone) for clone, *_ in clones[oid])
-        if name in (pair.own.on_insert, pair.own.on_update):
-            # Made in the swap for the names after it, and dropped in the revert.
+        if name.lstrip("~").startswith(FIRST):
+            # Each exchange drops it, and makes those that the names after it want.
             yield Dependent("trigger", label, "quarantine", frozenset(names), covers)
             continue
         identifier = sql.Identifier(name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap import quarantine
+from migrations_playbook.quarantine.base import read_owned_sequences
 from migrations_playbook.swap.dependents.base import Dependent, Object
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS
@@ -25,7 +25,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
     pair = reading.pair
     seen = {
         *claimed,
-        *quarantine.read_sequences(reading.connection, pair.table, pair.replacement.shadow),
+        *read_owned_sequences(reading.connection, pair.table, pair.replacement.shadow),
     }
     # pg_identify_object speaks one language; pg_describe_object is translated.
     rows = fetch_all(

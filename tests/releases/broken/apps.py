@@ -18,9 +18,9 @@ from psycopg import sql
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.query import execute
+from migrations_playbook.quarantine import setup
 from migrations_playbook.rehearsal.scratch import compose_conninfo
 from migrations_playbook.rehearsal.traffic.client import Client
-from migrations_playbook.swap import quarantine
 from migrations_playbook.swap.dependents import kinds, triggers
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.reading import Reading
@@ -46,7 +46,7 @@ class NoQuarantine(Broken):
     """The swap exchanges the columns and leaves it at that."""
 
     def ready(self) -> None:
-        quarantine.create = lambda *_: []
+        setup.create_steps = lambda *_: []
 
 
 class PlainLock(Broken):

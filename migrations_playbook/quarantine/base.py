@@ -1,0 +1,211 @@
+"""The quarantine's triggers, the names of its objects, and what of it the catalogs have."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.names import MAX_NAME_BYTES, compose_name
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.tables import Table
+
+# PostgreSQL fires the triggers of a row in the order of their names, byte by byte. Those of
+# django-pgtrigger are between these two, and so are the site's own, unless their names begin
+# beyond ASCII. (No name may begin with "pgtrigger_": it prunes what it does not know there.)
+FIRST = "migrations_playbook_"
+LAST = "~" + FIRST
+# What the names of one quarantine have in common leaves room for the longest beginning.
+MAX_STEM = MAX_NAME_BYTES - len(LAST + "remember_delete_")
+# How the names of an earlier version's sequences end, which the retired column owns.
+OWNED = ("stale_writes", "last_stale_write")
+# What the comment of *ward* begins with; the names follow, as JSON.
+STAYING = "left where they were: "
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """One of the quarantine's triggers.
+
+    Arguments:
+        prefix: what its name begins with.
+        event: what it fires on.
+        function: the function that it calls.
+        condition: its WHEN. It binds the trigger to the columns, so that a retired column that is
+            dropped takes its triggers along.
+    """
+
+    prefix: str
+    event: str
+    function: str
+    condition: str
+
+
+WARD = Trigger(
+    FIRST + "ward_",
+    "UPDATE",
+    "ward",
+    "NEW.{live} IS DISTINCT FROM OLD.{live} OR NEW.{retired} IS DISTINCT FROM OLD.{retired}",
+)
+COPY_INSERTED = Trigger(
+    LAST + "copy_insert_", "INSERT", "copy", "NEW.{live} IS NOT NULL OR NEW.{retired} IS NOT NULL"
+)
+COPY_UPDATED = Trigger(
+    LAST + "copy_update_",
+    "UPDATE",
+    "copy",
+    # A row that was inserted past the triggers has no retired value: its next write mends it.
+    "NEW.{live} IS DISTINCT FROM OLD.{live} OR OLD.{retired} IS NULL AND NEW.{live} IS NOT NULL",
+)
+REMEMBER_DELETED = Trigger(
+    LAST + "remember_delete_",
+    "DELETE",
+    "remember",
+    "OLD.{live} IS NOT NULL OR OLD.{retired} IS NOT NULL",
+)
+REMEMBER_UPDATED = Trigger(
+    LAST + "remember_update_",
+    "UPDATE",
+    "remember",
+    "NEW.{leaked} IS DISTINCT FROM OLD.{leaked} AND OLD.{live} IS DISTINCT FROM OLD.{retired}",
+)
+WHILE_SWAPPED = (WARD, COPY_INSERTED, COPY_UPDATED, REMEMBER_DELETED, REMEMBER_UPDATED)
+WHILE_REVERTED = (REMEMBER_DELETED, REMEMBER_UPDATED)
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A quarantine of a table's two columns: the names of its objects, and the SQL of them.
+
+    Arguments:
+        table: the table.
+        live: the live column, by the name that it has while the quarantine is at work.
+        retired: the retired column, likewise.
+        key: what must be unique together with the live column; None where nothing is unique, and a
+            value is no secret by itself: then nothing is remembered.
+        schema: the schema of the functions, the sequences and the memory.
+        stem: what all names have in common.
+    """
+
+    table: Table
+    live: str
+    retired: str
+    key: tuple[str, ...] | None
+    schema: str
+    stem: str
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The columns whose values are compared."""
+        return (self.live, *(self.key or ()))
+
+    def name(self, kind: str) -> str:
+        """The name of a function (`ward`, `copy`, `remember`), sequence (`hits`, `last`), or the
+        table (`leaked`)."""
+        return f"{FIRST}{kind}_{self.stem}"
+
+    def object(self, kind: str) -> sql.Identifier:
+        """The same with its schema, to be composed into SQL."""
+        return sql.Identifier(self.schema, self.name(kind))
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a quarantine that are bound to a column, as the catalogs have them.
+
+    Arguments:
+        triggers: the triggers' names, with `tgenabled`.
+        functions: the functions that they call: schema and name.
+        sequences: the sequences that the column owns, as those of an earlier version were.
+        staying: the indexes and CHECKs that the swap has left where they were, by name.
+    """
+
+    triggers: dict[str, str]
+    functions: tuple[tuple[str, str], ...]
+    sequences: tuple[tuple[str, str], ...]
+    staying: frozenset[str]
+
+    @property
+    def names(self) -> tuple[str, str] | None:
+        """The schema and the stem of a quarantine of this version."""
+        for schema, name in self.functions:
+            for kind in ("remember", "ward", "copy"):
+                if name.startswith(f"{FIRST}{kind}_"):
+                    return schema, name.removeprefix(f"{FIRST}{kind}_")
+        return None
+
+
+def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> Objects:
+    """Read the objects of a quarantine that are bound to the shadow column.
+
+    Lock: none that conflicts with anything.
+    """
+    number = table.columns[shadow].number
+    triggers = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT t.tgname, t.tgenabled::text, n.nspname, p.proname,
+                   pg_catalog.obj_description(p.oid, 'pg_proc')
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_depend d
+                ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND d.refobjid = t.tgrelid AND d.refobjsubid = %s
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+             WHERE t.tgrelid = %s AND starts_with(ltrim(t.tgname, '~'), %s)
+             ORDER BY t.tgname"""),
+        [number, table.oid, FIRST],
+    )
+    owned = read_owned_sequences(connection, table, shadow)
+    return Objects(
+        {name: enabled for name, enabled, *_ in triggers},
+        tuple(dict.fromkeys((schema, function) for _, _, schema, function, _ in triggers)),
+        tuple(owned.values()),
+        frozenset(
+            name
+            for *_, note in triggers
+            if note is not None and note.startswith(STAYING)
+            for name in json.loads(note.removeprefix(STAYING))
+        ),
+    )
+
+
+def read_owned_sequences(
+    connection: BaseDatabaseWrapper, table: Table, shadow: str
+) -> dict[tuple[str, int], tuple[str, str]]:
+    """Read the sequences of an earlier version, which the shadow column owns.
+
+    Lock: none that conflicts with anything.
+
+    Returns:
+        Their schemas and names, by the objects of the catalog that they are.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT c.oid, n.nspname, c.relname
+              FROM pg_catalog.pg_depend d
+              JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = d.classid
+               AND d.refobjid = %s AND d.refobjsubid = %s AND d.deptype = 'a'
+               AND c.relname = ANY (%s)
+             ORDER BY 1, 2"""),
+        [
+            table.oid,
+            table.columns[shadow].number,
+            [compose_name(table.name, shadow, each) for each in OWNED],
+        ],
+    )
+    return {("pg_class", oid): (schema, name) for oid, schema, name in rows}
+
+
+def name_quarantine(
+    table: Table, live: str, shadow: str, key: tuple[str, ...] | None, bound: Objects
+) -> Quarantine:
+    """Name the quarantine that is there, or the one that is to be made."""
+    fresh = table.schema, compose_name(table.name, shadow, limit=MAX_STEM)
+    return Quarantine(table, live, shadow, key, *(bound.names or fresh))

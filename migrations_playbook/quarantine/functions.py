@@ -1,0 +1,133 @@
+"""The three functions of the quarantine: what they do to a row, and the steps that create them."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.quarantine.base import Quarantine
+from migrations_playbook.quarantine.digests import (
+    digest_sql,
+    is_remembered_sql,
+    text_settings,
+)
+from migrations_playbook.shadow import MOVED, mark_row
+
+# `relkind` of a partitioned table.
+PARTITIONED = "p"
+
+WARD = """
+BEGIN
+    NEW.{retired} := OLD.{retired};
+    IF NEW.{live} IS DISTINCT FROM OLD.{live} AND (NEW.{live} = OLD.{retired} OR {is_remembered})
+    THEN
+        NEW.{live} := OLD.{live};
+        PERFORM nextval({hits}), setval({last}, extract(epoch FROM clock_timestamp())::bigint);
+    END IF;
+    RETURN NEW;
+END"""
+
+COPY = """
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF {partitioned} AND current_setting({moved}, true) = {mark_of_new} THEN
+            RETURN NEW;
+        ELSIF {is_remembered} THEN
+            RAISE unique_violation USING MESSAGE = {has_leaked};
+        END IF;
+    END IF;
+    NEW.{retired} := NEW.{live};
+    RETURN NEW;
+END"""
+
+REMEMBER = """
+BEGIN
+    IF {unique} AND OLD.{leaked} IS DISTINCT FROM OLD.{fresh} AND OLD.{leaked} IS NOT NULL THEN
+        INSERT INTO {memory} VALUES ({digest_of_old}) ON CONFLICT DO NOTHING;
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        RETURN NEW;
+    ELSIF {partitioned} THEN
+        PERFORM set_config({moved}, {mark_of_old}, true);
+    END IF;
+    RETURN OLD;
+END"""
+
+
+def ward_steps(quarantine: Quarantine) -> list[Step]:
+    """Build the steps that create *ward*. Lock: none."""
+    return _create(quarantine, "ward", "Ward off stale writes", WARD)
+
+
+def copy_steps(quarantine: Quarantine) -> list[Step]:
+    """Build the steps that create *copy*. Lock: none."""
+    return _create(quarantine, "copy", "Copy new values to the retired column", COPY)
+
+
+def remember_steps(quarantine: Quarantine, *, leaked: str, fresh: str) -> list[Step]:
+    """Build the steps that create *remember*. Lock: none.
+
+    Arguments:
+        leaked: the column that holds the leaked values.
+        fresh: the other one.
+    """
+    return _create(
+        quarantine,
+        "remember",
+        "Remember leaked values that leave their column",
+        REMEMBER,
+        leaked=sql.Identifier(leaked),
+        fresh=sql.Identifier(fresh),
+        digest_of_old=digest_sql(quarantine, leaked, "OLD."),
+    )
+
+
+def _create(
+    quarantine: Quarantine, kind: str, what: str, body: str, **parts: sql.Composable
+) -> list[Step]:
+    """Build the steps that create a function with the rights of the table's owner.
+
+    So the application needs none on the memory and the sequences. The schemas of the types are in
+    the function's path, for their operators.
+    """
+    columns = quarantine.table.columns
+    schemas = [columns[each].type_schema for each in quarantine.compared]
+    retired = sql.Identifier(quarantine.retired)
+    parts |= {
+        "live": sql.Identifier(quarantine.live),
+        "retired": retired,
+        "memory": quarantine.object("leaked"),
+        "hits": sql.Literal(quarantine.object("hits").as_string(None)),
+        "last": sql.Literal(quarantine.object("last").as_string(None)),
+        "unique": sql.Literal(quarantine.key is not None),
+        "partitioned": sql.Literal(quarantine.table.kind == PARTITIONED),
+        "is_remembered": is_remembered_sql(quarantine, quarantine.live, "NEW."),
+        "has_leaked": sql.Literal(f'a leaked value of "{quarantine.live}" is written again'),
+        "moved": sql.Literal(MOVED),
+        "mark_of_new": sql.SQL(mark_row("NEW.{}")).format(retired),
+        "mark_of_old": sql.SQL(mark_row("OLD.{}")).format(retired),
+    }
+    function = quarantine.object(kind)
+    statements = {
+        what: sql.SQL(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql\n"
+            "    SECURITY DEFINER SET search_path = {path}{settings} AS $function$"
+            "{body}\n$function$"
+        ).format(
+            function=function,
+            path=sql.SQL(", ").join(
+                map(sql.Identifier, dict.fromkeys(["pg_catalog", *schemas, "pg_temp"]))
+            ),
+            settings=text_settings(quarantine),
+            body=sql.SQL(body).format(**parts),
+        ),
+        # SECURITY DEFINER must not lend out the rights of whoever runs the swap.
+        "Give the function to the table's owner": sql.SQL("ALTER FUNCTION {}() OWNER TO {}").format(
+            function, sql.Identifier(quarantine.table.owner)
+        ),
+        # To fire a trigger takes no right to execute its function.
+        "Let nobody call the function": sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(
+            function
+        ),
+    }
+    return [Step(what, statement, Lock.NONE) for what, statement in statements.items()]

@@ -1,0 +1,190 @@
+"""The steps that set the quarantine up, end it in a revert, and drop it in the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from psycopg import sql
+
+from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.quarantine.base import (
+    STAYING,
+    WHILE_REVERTED,
+    WHILE_SWAPPED,
+    Objects,
+    Quarantine,
+    Trigger,
+    name_quarantine,
+)
+from migrations_playbook.quarantine.functions import (
+    copy_steps,
+    remember_steps,
+    ward_steps,
+)
+
+
+def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:
+    """Build the steps that set the quarantine up, for a table whose columns are exchanged.
+
+    What an earlier one has left behind is taken over: a migration backwards drops the column with
+    its triggers, and neither functions nor sequences nor the memory.
+
+    Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
+
+    Arguments:
+        bound: what is bound to the shadow column before; after a revert, what remembers.
+        staying: the indexes and CHECKs that the swap leaves where they are. A revert leaves them
+            there too; one that came since is carried over.
+    """
+    live, retired = quarantine.live, quarantine.retired
+    return [
+        *_drop_triggers(quarantine.table, bound),
+        *_create_memory(quarantine),
+        *ward_steps(quarantine),
+        *copy_steps(quarantine),
+        *remember_steps(quarantine, leaked=retired, fresh=live),
+        *_note_staying(quarantine, sorted(staying)),
+        *(_create_trigger(quarantine, each, leaked=retired) for each in WHILE_SWAPPED),
+    ]
+
+
+def revert_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+    """Build the steps that end the quarantine of a table whose columns are exchanged back.
+
+    What has leaked goes on to be remembered.
+
+    Lock: ACCESS EXCLUSIVE is held already.
+    """
+    live, shadow = quarantine.live, quarantine.retired
+    kept = quarantine.name("remember")
+    ended = [each for each in bound.functions if each[1] != kept]
+    return [
+        *_drop_triggers(quarantine.table, bound),
+        *_drop_functions(ended),
+        *_drop_sequences(quarantine, bound),
+        *remember_steps(quarantine, leaked=live, fresh=shadow),
+        *(_create_trigger(quarantine, each, leaked=live) for each in WHILE_REVERTED),
+    ]
+
+
+def drop_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+    """Build the steps that take all of it away, the memory too: the contract's.
+
+    Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
+    """
+    return [
+        *_drop_triggers(quarantine.table, bound),
+        *_drop_functions(bound.functions),
+        *_drop_sequences(quarantine, bound),
+        Step(
+            "Forget what has leaked",
+            sql.SQL("DROP TABLE IF EXISTS {}").format(quarantine.object("leaked")),
+            Lock.NONE,
+        ),
+    ]
+
+
+def forget_steps(table: Table, column: str, bound: Objects) -> list[Step]:
+    """Build the steps that forget what has leaked, before a column is dropped by its expand's undo.
+
+    While the columns are exchanged there are none: the revert comes first.
+
+    Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
+
+    Arguments:
+        column: the shadow column, to which `bound` is bound.
+    """
+    if bound.names is None or len(bound.triggers) != len(WHILE_REVERTED):
+        return []
+    return drop_steps(name_quarantine(table, "", column, None, bound), bound)
+
+
+def _create_memory(quarantine: Quarantine) -> Iterator[Step]:
+    """The memory and the sequences; whoever runs the swap, they belong to the table's owner."""
+    owner = sql.Identifier(quarantine.table.owner)
+    memory = quarantine.object("leaked")
+    yield Step(
+        "Remember leaked values, as digests",
+        sql.SQL("CREATE TABLE IF NOT EXISTS {} (digest bytea PRIMARY KEY)").format(memory),
+        Lock.NONE,
+    )
+    yield Step(
+        "Give the memory to the table's owner",
+        sql.SQL("ALTER TABLE {} OWNER TO {}").format(memory, owner),
+        Lock.NONE,
+    )
+    for kind in ("hits", "last"):
+        sequence = quarantine.object(kind)
+        yield Step(
+            {"hits": "Count stale writes", "last": "Note when the last stale write was"}[kind],
+            sql.SQL("CREATE SEQUENCE IF NOT EXISTS {}").format(sequence),
+            Lock.NONE,
+        )
+        yield Step(
+            "Give the sequence to the table's owner",
+            sql.SQL("ALTER SEQUENCE {} OWNER TO {}").format(sequence, owner),
+            Lock.NONE,
+        )
+
+
+def _note_staying(quarantine: Quarantine, names: list[str]) -> Iterator[Step]:
+    if names:
+        yield Step(
+            "Note what is left where it is",
+            sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(
+                quarantine.object("ward"), sql.Literal(STAYING + json.dumps(names))
+            ),
+            Lock.NONE,
+        )
+
+
+def _create_trigger(quarantine: Quarantine, trigger: Trigger, *, leaked: str) -> Step:
+    names = {
+        "live": sql.Identifier(quarantine.live),
+        "retired": sql.Identifier(quarantine.retired),
+        "leaked": sql.Identifier(leaked),
+    }
+    return Step(
+        f"Fire {trigger.function} for each {trigger.event}",
+        sql.SQL(
+            "CREATE TRIGGER {name} BEFORE {event} ON {table} FOR EACH ROW\n"
+            "    WHEN ({condition})\n    EXECUTE FUNCTION {function}()"
+        ).format(
+            name=sql.Identifier(trigger.prefix + quarantine.stem),
+            event=sql.SQL(trigger.event),
+            table=quarantine.table.identifier,
+            condition=sql.SQL(trigger.condition).format(**names),
+            function=quarantine.object(trigger.function),
+        ),
+        Lock.ACCESS_EXCLUSIVE,
+    )
+
+
+def _drop_triggers(table: Table, bound: Objects) -> Iterator[Step]:
+    for name in bound.triggers:
+        yield Step(
+            "Drop a quarantine trigger",
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), table.identifier),
+            Lock.ACCESS_EXCLUSIVE,
+        )
+
+
+def _drop_functions(functions: Iterable[tuple[str, str]]) -> Iterator[Step]:
+    for schema, name in functions:
+        yield Step(
+            "Drop a quarantine function",
+            sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(schema, name)),
+            Lock.NONE,
+        )
+
+
+def _drop_sequences(quarantine: Quarantine, bound: Objects) -> Iterator[Step]:
+    own = (quarantine.object("hits"), quarantine.object("last"))
+    for sequence in (*own, *(sql.Identifier(*each) for each in bound.sequences)):
+        yield Step(
+            "Drop a count of stale writes",
+            sql.SQL("DROP SEQUENCE IF EXISTS {}").format(sequence),
+            Lock.NONE,
+        )

@@ -1,0 +1,48 @@
+"""Between the plays: what others have done to what keeps the leaked values out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.quarantine.base import WHILE_SWAPPED
+from migrations_playbook.swap.dependents.inventory import Inventory
+
+# `tgenabled` of a trigger that does not fire for an ordinary session.
+OFF = {"D", "R"}
+
+
+def find_problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> tuple[str, ...]:
+    """Say what of the quarantine is missing or switched off; nothing unless swapped.
+
+    Lock: none that conflicts with anything.
+
+    Arguments:
+        inventory: what is bound to the two columns.
+    """
+    return tuple(_problems(connection, inventory)) if inventory.pair.swapped else ()
+
+
+def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator[str]:
+    there, stem = inventory.bound.triggers, inventory.quarantine.stem
+    for trigger in WHILE_SWAPPED:
+        name = trigger.prefix + stem
+        if name not in there:
+            yield f'the quarantine trigger "{name}" is missing'
+        elif there[name] in OFF:
+            yield f'the quarantine trigger "{name}" is disabled'
+    pair = inventory.pair
+    if inventory.unique_keys and not fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT count(*) FROM pg_catalog.pg_index
+             WHERE indrelid = ANY (%s) AND %s = ANY (indkey) AND indisunique AND indisvalid"""),
+        [pair.oids, pair.shadow.number],
+    ):
+        yield (
+            f'the retired column "{pair.replacement.shadow}" has no unique index any more, so '
+            "leaked values can be inserted again"
+        )
