@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.quarantine.base import FIRST
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
 
@@ -25,7 +26,6 @@ def read_positions(reading: Reading) -> Iterator[Dependent]:
     Functions whose body is parsed are bound by number, and a kind of their own.
     """
     pair = reading.pair
-    own = [*pair.replacement.trigger_names, pair.own.on_insert, pair.own.on_update]
     rows = fetch_all(
         reading.connection,
         sql.SQL("""
@@ -42,9 +42,10 @@ def read_positions(reading: Reading) -> Iterator[Dependent]:
                     UNION
                     SELECT t.tgfoid FROM pg_catalog.pg_trigger t
                       JOIN relation ON t.tgrelid = relation.oid
-                     WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s))
+                     WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s)
+                       AND NOT starts_with(ltrim(t.tgname, '~'), %s))
              ORDER BY 1"""),
-        [pair.oids, own],
+        [pair.oids, list(pair.replacement.trigger_names), FIRST],
     )
     for (name,) in rows:
         yield Dependent("function", name, HOW)
