@@ -22,6 +22,7 @@ from tests.fixtures.models_zoo import (
     UUIDS,
     Characters,
     MixedCase,
+    Optional,
     Percent,
     Together,
     Twice,
@@ -92,6 +93,25 @@ def test_what_comes_to_a_retired_column_of_any_name_fails_the_proof(database: Da
     )
     with pytest.raises(VerificationFailed, match=r"still bound to it: .* public\.copies"):
         list(verify(replacement, using="default"))
+
+
+def test_a_row_without_a_token_has_none_before_the_swap_after_it_and_after_the_revert(
+    database: Database,
+) -> None:
+    """Null means none, or revoked: a token that is revoked while swapped stays so."""
+    replacement = expand(Optional, UUIDS)
+    database.run("UPDATE zoo_optional SET token = NULL WHERE id = 1")
+    fill(replacement)
+    rows = Optional._default_manager
+    assert list(rows.filter(new_token=None).values_list("pk", flat=True)) == [1]
+    before = database.dump()
+    assert play(replacement).passed
+    assert rows.get(pk=1).token is None
+    rows.filter(pk=2).update(token=None)
+    rows.create(token=None)
+    assert play(replacement, revert=True).passed
+    assert set(rows.filter(token=None).values_list("pk", flat=True)) == {1, 2, 4}
+    assert database.dump() == before
 
 
 def test_two_shadows_of_one_table_are_swapped_one_without_the_other(database: Database) -> None:

@@ -180,15 +180,6 @@ def _check_live(model: Model, live: Field) -> Iterator[CheckMessage]:
             id="playbook.E008",
         )
         return
-    if live.null:
-        yield Error(
-            f"Shadow: {live.name} may be null, and the swap would give a value to rows that have "
-            "none.",
-            hint=f"Take null=True from {live.name}, or move rows without one to a table of their "
-            "own.",
-            obj=model,
-            id="playbook.E017",
-        )
     for relation in model._meta.related_objects:
         field: Any = relation.field
         if live in getattr(field, "foreign_related_fields", ()):
