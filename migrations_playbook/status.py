@@ -36,6 +36,7 @@ from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.watch import find_problems
 
 # After a day without one, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
@@ -58,6 +59,7 @@ class ShadowStatus:
         next: the next command, or what to do.
         dependents: what is bound to the columns, and what the swap (or its revert) does about it.
         left: materialized views that an interrupted exchange has not renewed.
+        problems: what of the quarantine is missing or switched off.
         at_work: what each backfill does now, on any host.
     """
 
@@ -73,6 +75,7 @@ class ShadowStatus:
     next: str
     dependents: tuple[Dependent, ...] = ()
     left: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     at_work: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ class ShadowStatus:
             "next": self.next,
             "dependents": [each.as_json() for each in self.dependents],
             "left": list(self.left),
+            "problems": list(self.problems),
             "at_work": list(self.at_work),
         }
 
@@ -113,6 +117,8 @@ class ShadowStatus:
         for each in self.dependents:
             if each.refused is not None:
                 yield each.action, f"{each}, {each.how}: {each.refused}"
+        for problem in self.problems:
+            yield "quarantine", problem
         for name in self.left:
             yield "not renewed", f"materialized view {name}: it holds values of before"
         if self.control != Control():
@@ -155,6 +161,7 @@ def _read_one(
     heap, index = 0, 0
     stale = hidden = None
     bound_to: tuple[Dependent, ...] = ()
+    problems: tuple[str, ...] = ()
     unfinished: list[Left] = []
     settings = Control()
     if table is not None:
@@ -170,7 +177,8 @@ def _read_one(
         stale = read_stale_writes(connection, table, replacement.live, replacement.shadow)
     if table is not None and state.phase is not Phase.NONE:
         pair = Pair.of(replacement, table)
-        bound_to = read_inventory(connection, pair).dependents
+        inventory = read_inventory(connection, pair)
+        bound_to, problems = inventory.dependents, find_problems(connection, inventory)
         unfinished = read_left(connection, pair)
     return ShadowStatus(
         model=replacement.label,
@@ -184,12 +192,14 @@ def _read_one(
         control=settings,
         next=hidden
         or state.problem
+        or (replacement.command("swap", "--mend") if problems else None)
         or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
         or _outdated_value(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)
         or next_command(state.phase, replacement, remembered),
         dependents=bound_to,
         left=tuple(each.name for each in unfinished),
+        problems=problems,
         at_work=tuple(read_doings(connection, application_name(replacement))),
     )
 

@@ -48,6 +48,11 @@ class SwapCommand(ShadowCommand):
             action="store_true",
             help="After a swap: prove again that no leaked value is reachable; change nothing.",
         )
+        which.add_argument(
+            "--mend",
+            action="store_true",
+            help="After a swap: put back what is missing of the quarantine, and verify.",
+        )
         parser.add_argument(
             "--dry-run",
             action="store_true",
@@ -96,6 +101,7 @@ class SwapCommand(ShadowCommand):
         lock_timeout: int,
         attempts: int,
         max_hold_ms: int | None,
+        mend: bool,
         redraw: bool,
         refresh_materialized_views: bool,
         evidence: Path | None,
@@ -113,6 +119,9 @@ class SwapCommand(ShadowCommand):
             return
         if verify:
             events = play.verify(replacement, using=database)
+        elif mend:
+            policy = LockPolicy(timeout_ms=lock_timeout, attempts=attempts)
+            events = play.mend(replacement, using=database, policy=policy)
         else:
             events = play.swap(
                 replacement,
@@ -124,7 +133,7 @@ class SwapCommand(ShadowCommand):
                 redraw=redraw,
             )
         if evidence is not None:
-            what = "revert" if revert else "verify" if verify else "swap"
+            what = "revert" if revert else "verify" if verify else "mend" if mend else "swap"
             events = testified(events, Evidence(evidence, what), database, replacement)
         with GracefulStop(patient=False) as stop:
             try:
@@ -134,7 +143,9 @@ class SwapCommand(ShadowCommand):
                         self.stdout.write(swap_line(event, revert=revert))
             except KeyboardInterrupt:
                 events.close()
-                if not verify and play.is_exchanged(replacement, using=database, revert=revert):
+                if not (verify or mend) and play.is_exchanged(
+                    replacement, using=database, revert=revert
+                ):
                     raise TryAgain(describe_unproven(replacement, revert=revert)) from None
                 raise Stopped(
                     "Stopped before the end; nothing was exchanged. "

@@ -9,27 +9,29 @@ it is told by `dependents`.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
 from migrations_playbook.phase import read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.query import engine_transaction, pin_search_path
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.steps import Step
+from migrations_playbook.postgres.steps import Step, run_steps
 from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.quarantine.setup import create_steps
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.events import Event, Noticed, Resuming
+from migrations_playbook.swap.events import Event, Noticed, Preparing, Resuming
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
-from migrations_playbook.swap.gate import SwapRequest, pass_gate
+from migrations_playbook.swap.gate import SwapRequest, pass_gate, recheck
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.prepare import prepare
+from migrations_playbook.swap.prepare import build_twins, prepare
 from migrations_playbook.swap.proof import verify_values
 from migrations_playbook.swap.readers import find_unreadable
 
@@ -145,6 +147,35 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
     if table is None or not names <= table.columns.keys():
         return False
     return Pair.of(replacement, table).swapped is not revert
+
+
+def mend(
+    replacement: Replacement, *, using: str, policy: LockPolicy = locks.DEFAULT_POLICY
+) -> Generator[Event, None, None]:
+    """Put back what others have dropped or switched off of the quarantine, and prove the swap.
+
+    Lock: SHARE UPDATE EXCLUSIVE on the table while a unique index is built; then ACCESS EXCLUSIVE,
+    asked for as in a swap, for catalog changes only.
+
+    Raises:
+        WrongPhase: the columns are not exchanged.
+        LockNotAvailable: the lock was not to be had; nothing was changed.
+        VerificationFailed: the numbers are not what they must be.
+    """
+    connection = postgresql(using)
+    refuse_read_only(connection)
+    inventory = pass_gate(SwapRequest(connection, replacement, revert=True))
+    unique = tuple(each for each in inventory.dependents if each.unique_beside is not None)
+    yield from build_twins(connection, replace(inventory, dependents=unique), policy)
+    yield Preparing("Set the quarantine up again")
+    with engine_transaction(connection):
+        locks.reserve(connection, inventory.pair.identifier, policy)
+        inventory = recheck(connection, inventory.pair, refresh=False)
+        locks.seize(connection, inventory.pair.identifier, policy)
+        pin_search_path(connection)
+        bound = inventory.bound
+        run_steps(connection, create_steps(inventory.quarantine, bound, bound.staying))
+    yield from verify(replacement, using=using)
 
 
 def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, None]:

@@ -82,7 +82,7 @@ def prepare(
         if not pair.swapped and redraw_leaked(connection, inventory, redraw=redraw):
             yield Preparing("Draw values again that have leaked")
             continue
-        clash = yield from _build(connection, inventory, policy)
+        clash = yield from build_twins(connection, inventory, policy)
         if clash is None:
             break
         yield Preparing("Draw duplicates again")
@@ -106,7 +106,7 @@ def prepare(
         yield from _prove(connection, inventory, each, policy)
 
 
-def _build(
+def build_twins(
     connection: BaseDatabaseWrapper, inventory: Inventory, policy: LockPolicy
 ) -> Generator[Preparing, None, Dependent | None]:
     """Build what is missing; return the unique index that two rows' fresh values keep from it."""
