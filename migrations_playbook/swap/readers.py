@@ -230,6 +230,36 @@ def _shown_query(
     )
 
 
+READERS = sql.SQL("""
+    WITH RECURSIVE reader (oid, depth) AS (
+        SELECT unnest(%s::oid[]), 0
+        UNION
+        SELECT r.ev_class, reader.depth + 1
+          FROM reader
+          JOIN pg_catalog.pg_depend d
+            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
+           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+         WHERE r.ev_class <> reader.oid AND reader.depth < 64)
+    SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid),
+           ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.atttypid = live.atttypid ORDER BY a.attnum),
+           ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
+                   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.atttypid <> live.atttypid AND t.typcategory = 'S'
+                  ORDER BY a.attnum)
+      FROM (SELECT oid, max(depth) AS depth FROM reader GROUP BY oid) AS found
+      JOIN pg_catalog.pg_class c ON c.oid = found.oid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_attribute live ON live.attrelid = %s AND live.attnum = %s
+     WHERE found.depth > 0
+       AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
+       AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
+     ORDER BY found.depth, c.oid""")
+
+
 def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
     """Read the views on the table or its partitions and the views on those, as deep as they go.
 
@@ -240,34 +270,7 @@ def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
     """
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            WITH RECURSIVE reader (oid, depth) AS (
-                SELECT unnest(%s::oid[]), 0
-                UNION
-                SELECT r.ev_class, reader.depth + 1
-                  FROM reader
-                  JOIN pg_catalog.pg_depend d
-                    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-                   AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-                  JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
-                 WHERE r.ev_class <> reader.oid AND reader.depth < 64)
-            SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid),
-                   ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                            AND a.atttypid = live.atttypid ORDER BY a.attnum),
-                   ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
-                           JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                            AND a.atttypid <> live.atttypid AND t.typcategory = 'S'
-                          ORDER BY a.attnum)
-              FROM (SELECT oid, max(depth) AS depth FROM reader GROUP BY oid) AS found
-              JOIN pg_catalog.pg_class c ON c.oid = found.oid
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_catalog.pg_attribute live ON live.attrelid = %s AND live.attnum = %s
-             WHERE found.depth > 0
-               AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
-               AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-             ORDER BY found.depth, c.oid"""),
+        READERS,
         [pair.oids, pair.table.oid, pair.live.number],
     )
     # Where the retired values and the key are known to be, by relation and attribute number.

@@ -17,9 +17,8 @@ from psycopg import sql
 
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap.dependents.base import Object
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 # A column, as a relation's oid and an attribute number, or another object with 0.
 Reference = tuple[str, int, int]
@@ -45,6 +44,57 @@ class Meaning:
 Meanings = dict[str, Meaning]
 
 
+MEANINGS = sql.SQL("""
+    WITH object AS (
+        SELECT DISTINCT d.classid, d.objid
+          FROM pg_catalog.pg_depend d
+          JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+         WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+           -- A part belongs to its whole, and is as the whole is.
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend whole
+                            WHERE whole.classid = d.classid AND whole.objid = d.objid
+                              AND whole.deptype IN ('P', 'S'))
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                             JOIN pg_catalog.pg_inherits h ON h.inhrelid = k.conindid
+                            WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
+                              AND k.oid = d.objid)
+        UNION
+        SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid
+          FROM pg_catalog.pg_index i
+          JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
+                            WHERE h.inhrelid = i.indexrelid)
+        UNION
+        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])),
+    reference AS (
+        SELECT object.classid, object.objid, d.refclassid, d.refobjid, d.refobjsubid
+          FROM object
+          JOIN pg_catalog.pg_depend d
+            ON d.classid = object.classid AND d.objid = object.objid
+         WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
+           -- Its own view, constraint, or whole: another oid where it is made anew.
+           AND d.deptype NOT IN ('i', 'P', 'S')
+        UNION
+        SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
+               key.number
+          FROM object
+          JOIN pg_catalog.pg_index i ON i.indexrelid = object.objid
+           AND object.classid = 'pg_catalog.pg_class'::regclass
+         CROSS JOIN LATERAL unnest(i.indkey) AS key (number)
+         WHERE key.number <> 0)
+    SELECT c.relname, object.objid,
+           replace(address.type || ' ' || address.identity, '"', ''),
+           ARRAY(SELECT ROW(r.refclassid::regclass::text, r.refobjid, r.refobjsubid)::text
+                   FROM reference r
+                  WHERE r.classid = object.classid AND r.objid = object.objid),
+           CASE WHEN c.relname = 'pg_proc'
+                THEN md5(pg_catalog.pg_get_functiondef(object.objid)) ELSE '' END
+      FROM object
+      JOIN pg_catalog.pg_class c ON c.oid = object.classid
+     CROSS JOIN LATERAL pg_catalog.pg_identify_object(object.classid, object.objid, 0)
+                AS address""")
+
+
 def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[int]) -> Meanings:
     """Read what is bound to either column, and what each of these objects depends on.
 
@@ -58,55 +108,7 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
     """
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            WITH object AS (
-                SELECT DISTINCT d.classid, d.objid
-                  FROM pg_catalog.pg_depend d
-                  JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-                 WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
-                   -- A part belongs to its whole, and is as the whole is.
-                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend whole
-                                    WHERE whole.classid = d.classid AND whole.objid = d.objid
-                                      AND whole.deptype IN ('P', 'S'))
-                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
-                                     JOIN pg_catalog.pg_inherits h ON h.inhrelid = k.conindid
-                                    WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
-                                      AND k.oid = d.objid)
-                UNION
-                SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid
-                  FROM pg_catalog.pg_index i
-                  JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
-                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
-                                    WHERE h.inhrelid = i.indexrelid)
-                UNION
-                SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])),
-            reference AS (
-                SELECT object.classid, object.objid, d.refclassid, d.refobjid, d.refobjsubid
-                  FROM object
-                  JOIN pg_catalog.pg_depend d
-                    ON d.classid = object.classid AND d.objid = object.objid
-                 WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
-                   -- Its own view, constraint, or whole: another oid where it is made anew.
-                   AND d.deptype NOT IN ('i', 'P', 'S')
-                UNION
-                SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
-                       key.number
-                  FROM object
-                  JOIN pg_catalog.pg_index i ON i.indexrelid = object.objid
-                   AND object.classid = 'pg_catalog.pg_class'::regclass
-                 CROSS JOIN LATERAL unnest(i.indkey) AS key (number)
-                 WHERE key.number <> 0)
-            SELECT c.relname, object.objid,
-                   replace(address.type || ' ' || address.identity, '"', ''),
-                   ARRAY(SELECT ROW(r.refclassid::regclass::text, r.refobjid, r.refobjsubid)::text
-                           FROM reference r
-                          WHERE r.classid = object.classid AND r.objid = object.objid),
-                   CASE WHEN c.relname = 'pg_proc'
-                        THEN md5(pg_catalog.pg_get_functiondef(object.objid)) ELSE '' END
-              FROM object
-              JOIN pg_catalog.pg_class c ON c.oid = object.classid
-             CROSS JOIN LATERAL pg_catalog.pg_identify_object(object.classid, object.objid, 0)
-                        AS address""").format(columns=COLUMNS),
+        MEANINGS.format(columns=COLUMNS),
         [*pair.columns, *pair.columns, list(others)],
     )
     return {

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Object, Pair
 
 if TYPE_CHECKING:
     from migrations_playbook.swap.dependents.reading import Reading
-
-# A catalog and an oid in it: how pg_depend names an object.
-Object = tuple[str, int]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
-    Object,
     Steps,
     comment_steps,
     describe_columns,
@@ -28,7 +27,7 @@ from migrations_playbook.swap.dependents.constraints import (
     restatable_checks,
 )
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Object, Pair
 
 
 def read_checks(reading: Reading) -> Iterator[Dependent]:

@@ -15,9 +15,9 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column
-from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Object, Steps
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 STORAGES = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}
 COMPRESSIONS = {"p": "pglz", "l": "lz4", "": "default"}

@@ -8,8 +8,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap.dependents.base import Object
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 
 @dataclass(frozen=True)

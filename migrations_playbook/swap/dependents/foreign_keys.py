@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrations_playbook.swap.dependents.base import (
-    Dependent,
-    DependentKind,
-    Object,
-    describe_columns,
-)
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, describe_columns
 from migrations_playbook.swap.dependents.constraints import Constraint
 from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import Object
 
 
 def read_foreign_keys(reading: Reading) -> Iterator[Dependent]:

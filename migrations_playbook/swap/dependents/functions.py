@@ -20,6 +20,25 @@ from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS
 
+FUNCTIONS = sql.SQL("""
+    SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
+           pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
+           pg_catalog.pg_get_functiondef(o.oid), bound.names,
+           o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+')
+      FROM (SELECT d.objid,
+                   coalesce(array_agg(DISTINCT col.name)
+                                FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names
+              FROM pg_catalog.pg_depend d
+              LEFT JOIN {columns}
+                     ON col.relation = d.refobjid AND col.number = d.refobjsubid
+             WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND d.refobjid = ANY (%s)
+             GROUP BY d.objid) AS bound
+      JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
+     WHERE bound.names <> '{{}}' OR position(%s IN o.prosqlbody::text) > 0
+     ORDER BY 2""")
+
 
 def read_functions(reading: Reading) -> Iterator[Dependent]:
     """Yield the functions whose body is parsed (BEGIN ATOMIC); by name.
@@ -31,24 +50,7 @@ def read_functions(reading: Reading) -> Iterator[Dependent]:
     """
     rows = fetch_all(
         reading.connection,
-        sql.SQL("""
-            SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
-                   pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
-                   pg_catalog.pg_get_functiondef(o.oid), bound.names,
-                   o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+')
-              FROM (SELECT d.objid,
-                           coalesce(array_agg(DISTINCT col.name)
-                                        FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names
-                      FROM pg_catalog.pg_depend d
-                      LEFT JOIN {columns}
-                             ON col.relation = d.refobjid AND col.number = d.refobjsubid
-                     WHERE d.classid = 'pg_catalog.pg_proc'::regclass
-                       AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                       AND d.refobjid = ANY (%s)
-                     GROUP BY d.objid) AS bound
-              JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
-             WHERE bound.names <> '{{}}' OR position(%s IN o.prosqlbody::text) > 0
-             ORDER BY 2""").format(columns=COLUMNS),
+        FUNCTIONS.format(columns=COLUMNS),
         [ALIAS_LIST, *reading.pair.columns, reading.pair.oids, MERGE_ACTION],
     )
     for oid, label, owner, may_create, definition, names, alias in rows:

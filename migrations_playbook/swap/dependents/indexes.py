@@ -15,8 +15,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap.dependents.base import Object
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 
 @dataclass(frozen=True)
@@ -79,58 +78,61 @@ class Index:
         return frozenset(objects)
 
 
+INDEXES = sql.SQL("""
+    WITH bound AS (
+        SELECT i.indexrelid, col.name
+          FROM pg_catalog.pg_index i
+          JOIN {columns} ON col.relation = i.indrelid
+         WHERE col.number = ANY (i.indkey)
+            OR EXISTS (SELECT FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                              AND d.objid = i.indexrelid
+                              AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                              AND d.refobjid = i.indrelid
+                              AND d.refobjsubid = col.number))
+    SELECT i.indexrelid, i.indrelid,
+           (SELECT h.inhparent FROM pg_catalog.pg_inherits h
+             WHERE h.inhrelid = i.indexrelid),
+           c.relname,
+           ARRAY(SELECT b.name FROM bound b WHERE b.indexrelid = i.indexrelid),
+           ARRAY(SELECT t.attname
+                   FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, nth)
+                   LEFT JOIN pg_catalog.pg_attribute t
+                          ON t.attrelid = i.indrelid AND t.attnum = nullif(k.attnum, 0)
+                  WHERE k.nth <= i.indnkeyatts ORDER BY k.nth),
+           pg_catalog.pg_get_indexdef(i.indexrelid),
+           pg_catalog.pg_get_expr(i.indpred, i.indrelid), s.spcname,
+           ARRAY(SELECT ARRAY[attnum, attstattarget] FROM pg_catalog.pg_attribute t
+                  WHERE t.attrelid = i.indexrelid AND t.attstattarget >= 0),
+           coalesce(c.reloptions, '{{}}'),
+           k.oid, k.contype::text, pg_catalog.pg_get_constraintdef(k.oid),
+           coalesce(k.condeferrable, false),
+           coalesce(k.condeferred, false), i.indisunique, i.indisprimary,
+           i.indisexclusion, i.indisreplident, i.indisclustered,
+           i.indisvalid AND i.indisready,
+           pg_catalog.obj_description(i.indexrelid, 'pg_class'),
+           pg_catalog.obj_description(k.oid, 'pg_constraint'),
+           -- What pg_get_indexdef begins with.
+           format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
+                  CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname,
+                  CASE WHEN r.relkind = 'p' THEN 'ONLY ' END, n.nspname, r.relname)
+      FROM pg_catalog.pg_index i
+      JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+      JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+      LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+      LEFT JOIN pg_catalog.pg_constraint k
+             ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
+            AND k.contype IN ('p', 'u', 'x')
+     WHERE i.indexrelid IN (SELECT indexrelid FROM bound)
+     ORDER BY c.relname, c.oid""")
+
+
 def read_indexes(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
     """Read the indexes that are bound to either column, of the table and its partitions."""
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            WITH bound AS (
-                SELECT i.indexrelid, col.name
-                  FROM pg_catalog.pg_index i
-                  JOIN {columns} ON col.relation = i.indrelid
-                 WHERE col.number = ANY (i.indkey)
-                    OR EXISTS (SELECT FROM pg_catalog.pg_depend d
-                                    WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                                      AND d.objid = i.indexrelid
-                                      AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                                      AND d.refobjid = i.indrelid
-                                      AND d.refobjsubid = col.number))
-            SELECT i.indexrelid, i.indrelid,
-                   (SELECT h.inhparent FROM pg_catalog.pg_inherits h
-                     WHERE h.inhrelid = i.indexrelid),
-                   c.relname,
-                   ARRAY(SELECT b.name FROM bound b WHERE b.indexrelid = i.indexrelid),
-                   ARRAY(SELECT t.attname
-                           FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, nth)
-                           LEFT JOIN pg_catalog.pg_attribute t
-                                  ON t.attrelid = i.indrelid AND t.attnum = nullif(k.attnum, 0)
-                          WHERE k.nth <= i.indnkeyatts ORDER BY k.nth),
-                   pg_catalog.pg_get_indexdef(i.indexrelid),
-                   pg_catalog.pg_get_expr(i.indpred, i.indrelid), s.spcname,
-                   ARRAY(SELECT ARRAY[attnum, attstattarget] FROM pg_catalog.pg_attribute t
-                          WHERE t.attrelid = i.indexrelid AND t.attstattarget >= 0),
-                   coalesce(c.reloptions, '{{}}'),
-                   k.oid, k.contype::text, pg_catalog.pg_get_constraintdef(k.oid),
-                   coalesce(k.condeferrable, false),
-                   coalesce(k.condeferred, false), i.indisunique, i.indisprimary,
-                   i.indisexclusion, i.indisreplident, i.indisclustered,
-                   i.indisvalid AND i.indisready,
-                   pg_catalog.obj_description(i.indexrelid, 'pg_class'),
-                   pg_catalog.obj_description(k.oid, 'pg_constraint'),
-                   -- What pg_get_indexdef begins with.
-                   format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
-                          CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname,
-                          CASE WHEN r.relkind = 'p' THEN 'ONLY ' END, n.nspname, r.relname)
-              FROM pg_catalog.pg_index i
-              JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-              JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
-              JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-              LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
-              LEFT JOIN pg_catalog.pg_constraint k
-                     ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
-                    AND k.contype IN ('p', 'u', 'x')
-             WHERE i.indexrelid IN (SELECT indexrelid FROM bound)
-             ORDER BY c.relname, c.oid""").format(columns=COLUMNS),
+        INDEXES.format(columns=COLUMNS),
         pair.columns,
     )
     # One without a definition was dropped by another process while the query ran.

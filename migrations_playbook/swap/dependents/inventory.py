@@ -30,11 +30,11 @@ from migrations_playbook.quarantine.base import (
     read_objects,
 )
 from migrations_playbook.swap.dependents import kinds
-from migrations_playbook.swap.dependents.base import Dependent, Key, Object, Steps
+from migrations_playbook.swap.dependents.base import Dependent, Key, Steps
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.table import read_lacking_rights
 from migrations_playbook.swap.dependents.unknown import read_unknown
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Object, Pair
 
 STAYING_KINDS = {"index", "unique index", "check"}
 

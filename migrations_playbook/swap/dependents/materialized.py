@@ -139,75 +139,78 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
     return None
 
 
+COPIES_OF = sql.SQL("""
+    WITH RECURSIVE reader (oid, rule, direct) AS (
+        (SELECT r.ev_class, r.oid, col.name IS NOT NULL
+           FROM pg_catalog.pg_depend d
+           JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+           JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+           LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+          WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+            AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
+            -- A whole row, as in to_json(t), is in the query's tree but not in pg_depend.
+            AND (col.name IS NOT NULL
+                 OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
+        UNION
+        SELECT r.ev_class, r.oid, false
+          FROM reader
+          JOIN pg_catalog.pg_depend d
+            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
+           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+         WHERE r.ev_class <> reader.oid)
+    SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
+           r.direct,
+           ARRAY(SELECT DISTINCT col.name FROM pg_catalog.pg_depend d
+                   JOIN {columns} ON col.relation = d.refobjid
+                                 AND col.number = d.refobjsubid
+                  WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                    AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                    AND d.objid = r.rule),
+           (SELECT string_agg(DISTINCT coalesce(
+                       x.ev_class::regclass::text,
+                       (SELECT i.type || ' ' || i.identity
+                          FROM pg_catalog.pg_identify_object(
+                           d.classid, d.objid, d.objsubid) AS i)), ', ')
+              FROM pg_catalog.pg_depend d
+              LEFT JOIN pg_catalog.pg_rewrite x
+                     ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND x.oid = d.objid
+             WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND d.refobjid = c.oid AND d.deptype = 'n'
+               AND x.ev_class IS DISTINCT FROM c.oid),
+           EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0
+                      AND (a.attacl IS NOT NULL
+                           -- Some servers keep an option of their own on every column.
+                           OR EXISTS (SELECT FROM unnest(a.attoptions) o
+                                       WHERE NOT pg_catalog.starts_with(o, 'pg_'))
+                           OR a.attstattarget >= 0
+                           OR pg_catalog.col_description(c.oid, a.attnum) IS NOT NULL))
+               OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext s
+                           WHERE s.stxrelid = c.oid),
+           EXISTS (SELECT FROM pg_catalog.pg_index i
+                    WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                      AND i.indpred IS NULL AND i.indexprs IS NULL)
+               AND c.relispopulated,
+           c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
+           coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class'),
+           EXISTS (SELECT FROM pg_catalog.pg_rewrite w
+                     JOIN unnest(%s::oid[]) AS relation (oid)
+                       ON w.ev_action::text ~ replace(%s, '%%s', relation.oid::text)
+                    WHERE w.oid = r.rule)
+      FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
+             GROUP BY oid, rule) AS r
+      JOIN pg_catalog.pg_class c ON c.oid = r.oid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
+      LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+     WHERE c.relkind = 'm' ORDER BY c.oid""")
+
+
 def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            WITH RECURSIVE reader (oid, rule, direct) AS (
-                (SELECT r.ev_class, r.oid, col.name IS NOT NULL
-                   FROM pg_catalog.pg_depend d
-                   JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
-                   JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
-                   LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-                  WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
-                    -- A whole row, as in to_json(t), is in the query's tree but not in pg_depend.
-                    AND (col.name IS NOT NULL
-                         OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
-                UNION
-                SELECT r.ev_class, r.oid, false
-                  FROM reader
-                  JOIN pg_catalog.pg_depend d
-                    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-                   AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-                  JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
-                 WHERE r.ev_class <> reader.oid)
-            SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
-                   r.direct,
-                   ARRAY(SELECT DISTINCT col.name FROM pg_catalog.pg_depend d
-                           JOIN {columns} ON col.relation = d.refobjid
-                                         AND col.number = d.refobjsubid
-                          WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                            AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                            AND d.objid = r.rule),
-                   (SELECT string_agg(DISTINCT coalesce(
-                               x.ev_class::regclass::text,
-                               (SELECT i.type || ' ' || i.identity
-                                  FROM pg_catalog.pg_identify_object(
-                                   d.classid, d.objid, d.objsubid) AS i)), ', ')
-                      FROM pg_catalog.pg_depend d
-                      LEFT JOIN pg_catalog.pg_rewrite x
-                             ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND x.oid = d.objid
-                     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
-                       AND d.refobjid = c.oid AND d.deptype = 'n'
-                       AND x.ev_class IS DISTINCT FROM c.oid),
-                   EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                            WHERE a.attrelid = c.oid AND a.attnum > 0
-                              AND (a.attacl IS NOT NULL
-                                   -- Some servers keep an option of their own on every column.
-                                   OR EXISTS (SELECT FROM unnest(a.attoptions) o
-                                               WHERE NOT pg_catalog.starts_with(o, 'pg_'))
-                                   OR a.attstattarget >= 0
-                                   OR pg_catalog.col_description(c.oid, a.attnum) IS NOT NULL))
-                       OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext s
-                                   WHERE s.stxrelid = c.oid),
-                   EXISTS (SELECT FROM pg_catalog.pg_index i
-                            WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
-                              AND i.indpred IS NULL AND i.indexprs IS NULL)
-                       AND c.relispopulated,
-                   c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
-                   coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class'),
-                   EXISTS (SELECT FROM pg_catalog.pg_rewrite w
-                             JOIN unnest(%s::oid[]) AS relation (oid)
-                               ON w.ev_action::text ~ replace(%s, '%%s', relation.oid::text)
-                            WHERE w.oid = r.rule)
-              FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
-                     GROUP BY oid, rule) AS r
-              JOIN pg_catalog.pg_class c ON c.oid = r.oid
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
-              LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
-             WHERE c.relkind = 'm' ORDER BY c.oid""").format(columns=COLUMNS),
+        COPIES_OF.format(columns=COLUMNS),
         [*pair.columns, pair.oids, *pair.columns, pair.oids, ALIAS_LIST],
     )
     # One without a text was dropped by another process while the query ran.

@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import (
-    Dependent,
-    DependentKind,
-    Object,
-    Steps,
-    comment_steps,
-)
+from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps, comment_steps
 from migrations_playbook.swap.dependents.constraints import Constraint
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Object, Pair
 
 
 def read_not_null(reading: Reading) -> Iterator[Dependent]:

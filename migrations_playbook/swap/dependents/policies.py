@@ -17,6 +17,16 @@ from migrations_playbook.swap.dependents.base import (
 from migrations_playbook.swap.dependents.reading import Reading, read_bound
 from migrations_playbook.swap.dependents.views import lock_step
 
+POLICIES = """
+    SELECT o.oid, o.polname, c.oid, n.nspname, c.relname,
+           pg_catalog.pg_get_userbyid(c.relowner),
+           pg_catalog.pg_get_expr(o.polqual, o.polrelid),
+           pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid), bound.names
+      FROM pg_catalog.pg_policy o
+      JOIN pg_catalog.pg_class c ON c.oid = o.polrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
+     ORDER BY o.polname, c.relname"""
+
 
 def read_policies(reading: Reading) -> Iterator[Dependent]:
     """Yield row-security policies, of this table and of others that look at it; by name.
@@ -28,15 +38,7 @@ def read_policies(reading: Reading) -> Iterator[Dependent]:
     for oid, name, relation, schema, table, owner, using, check, names in read_bound(
         reading,
         "pg_policy",
-        """
-        SELECT o.oid, o.polname, c.oid, n.nspname, c.relname,
-               pg_catalog.pg_get_userbyid(c.relowner),
-               pg_catalog.pg_get_expr(o.polqual, o.polrelid),
-               pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid), bound.names
-          FROM pg_catalog.pg_policy o
-          JOIN pg_catalog.pg_class c ON c.oid = o.polrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
-         ORDER BY o.polname, c.relname""",
+        POLICIES,
     ):
         on = sql.Identifier(schema, table)
         shown = f"{schema}.{table}"

@@ -21,6 +21,20 @@ from migrations_playbook.swap.dependents.reading import Reading, read_bound
 SUBSCRIBERS = "its subscribers keep what they have"
 
 
+LISTED = """
+    SELECT o.oid, n.nspname, c.relname, p.pubname, pg_catalog.pg_get_userbyid(p.pubowner),
+           ARRAY(SELECT a.attname
+                   FROM unnest(o.prattrs) WITH ORDINALITY AS k (attnum, nth)
+                   JOIN pg_catalog.pg_attribute a
+                     ON a.attrelid = o.prrelid AND a.attnum = k.attnum ORDER BY k.nth),
+           pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.names
+      FROM pg_catalog.pg_publication_rel o
+      JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid
+      JOIN pg_catalog.pg_class c ON c.oid = o.prrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
+     ORDER BY p.pubname, o.prrelid"""
+
+
 def read_publications(reading: Reading) -> Iterator[Dependent]:
     """Yield the publications that list the columns or filter by them, then those of the table.
 
@@ -30,18 +44,7 @@ def read_publications(reading: Reading) -> Iterator[Dependent]:
     for oid, on_schema, on_table, name, owner, columns, condition, names in read_bound(
         reading,
         "pg_publication_rel",
-        """
-        SELECT o.oid, n.nspname, c.relname, p.pubname, pg_catalog.pg_get_userbyid(p.pubowner),
-               ARRAY(SELECT a.attname
-                       FROM unnest(o.prattrs) WITH ORDINALITY AS k (attnum, nth)
-                       JOIN pg_catalog.pg_attribute a
-                         ON a.attrelid = o.prrelid AND a.attnum = k.attnum ORDER BY k.nth),
-               pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.names
-          FROM pg_catalog.pg_publication_rel o
-          JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid
-          JOIN pg_catalog.pg_class c ON c.oid = o.prrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
-         ORDER BY p.pubname, o.prrelid""",
+        LISTED,
     ):
         listed_names.add(name)
         publication, table = sql.Identifier(name), sql.Identifier(on_schema, on_table)

@@ -17,6 +17,17 @@ from migrations_playbook.swap.dependents.base import (
 )
 from migrations_playbook.swap.dependents.reading import Reading, read_bound
 
+STATISTICS = """
+    SELECT o.oid, m.nspname, c.relname, n.nspname, o.stxname,
+           pg_catalog.pg_get_userbyid(o.stxowner),
+           pg_catalog.pg_get_statisticsobjdef(o.oid), o.stxstattarget,
+           pg_catalog.obj_description(o.oid, 'pg_statistic_ext'), bound.names
+      FROM pg_catalog.pg_statistic_ext o
+      JOIN pg_catalog.pg_class c ON c.oid = o.stxrelid
+      JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
+      JOIN pg_catalog.pg_namespace n ON n.oid = o.stxnamespace {bound}
+     ORDER BY o.stxname, n.nspname"""
+
 
 def read_statistics(reading: Reading) -> Iterator[Dependent]:
     """Yield extended statistics; by name. They are empty until the ANALYZE that follows.
@@ -37,16 +48,7 @@ def read_statistics(reading: Reading) -> Iterator[Dependent]:
     ) in read_bound(
         reading,
         "pg_statistic_ext",
-        """
-        SELECT o.oid, m.nspname, c.relname, n.nspname, o.stxname,
-               pg_catalog.pg_get_userbyid(o.stxowner),
-               pg_catalog.pg_get_statisticsobjdef(o.oid), o.stxstattarget,
-               pg_catalog.obj_description(o.oid, 'pg_statistic_ext'), bound.names
-          FROM pg_catalog.pg_statistic_ext o
-          JOIN pg_catalog.pg_class c ON c.oid = o.stxrelid
-          JOIN pg_catalog.pg_namespace m ON m.oid = c.relnamespace
-          JOIN pg_catalog.pg_namespace n ON n.oid = o.stxnamespace {bound}
-         ORDER BY o.stxname, n.nspname""",
+        STATISTICS,
     ):
         identifier = sql.Identifier(schema, name)
         label = f"{schema}.{name}"

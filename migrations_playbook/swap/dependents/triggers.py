@@ -23,6 +23,19 @@ from migrations_playbook.swap.dependents.base import (
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
+TRIGGERS = sql.SQL("""
+    SELECT t.oid, t.tgrelid, t.tgparentid, t.tgname,
+           pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text,
+           pg_catalog.obj_description(t.oid, 'pg_trigger'), array_agg(DISTINCT col.name)
+      FROM pg_catalog.pg_trigger t
+      JOIN pg_catalog.pg_depend d
+        ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
+       AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.tgrelid
+      JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+     -- PostgreSQL 14 has clones as internal.
+     WHERE NOT t.tgisinternal OR t.tgparentid <> 0
+     GROUP BY t.oid ORDER BY t.tgname, t.tgrelid""")
+
 
 def read_triggers(reading: Reading) -> Iterator[Dependent]:
     """Yield the triggers that are bound to either column, and those of a partition's own; by name.
@@ -32,18 +45,7 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
     pair = reading.pair
     rows = fetch_all(
         reading.connection,
-        sql.SQL("""
-            SELECT t.oid, t.tgrelid, t.tgparentid, t.tgname,
-                   pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text,
-                   pg_catalog.obj_description(t.oid, 'pg_trigger'), array_agg(DISTINCT col.name)
-              FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_depend d
-                ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
-               AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.tgrelid
-              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-             -- PostgreSQL 14 has clones as internal.
-             WHERE NOT t.tgisinternal OR t.tgparentid <> 0
-             GROUP BY t.oid ORDER BY t.tgname, t.tgrelid""").format(columns=COLUMNS),
+        TRIGGERS.format(columns=COLUMNS),
         pair.columns,
     )
     relations = {each.table.oid: each for each in pair.relations}

@@ -21,7 +21,6 @@ from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
     Key,
-    Object,
     Steps,
     Unique,
     describe_columns,
@@ -46,6 +45,7 @@ from migrations_playbook.swap.dependents.twin_names import (
     make_constraint,
 )
 from migrations_playbook.swap.dependents.views import with_options
+from migrations_playbook.swap.pair import Object
 
 
 def read_twins(reading: Reading) -> Iterator[Dependent]:

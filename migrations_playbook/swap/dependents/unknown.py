@@ -8,12 +8,28 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import read_owned_sequences
-from migrations_playbook.swap.dependents.base import Dependent, Object
+from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS
+from migrations_playbook.swap.pair import COLUMNS, Object
 
 GENERATED = "its stored values come from the leaked ones; drop it, and add it again after the swap"
 UNKNOWN = "the swap does not know how to carry it over; drop it, and create it again after the swap"
+
+
+BOUND_OBJECTS = sql.SQL("""
+    SELECT c.relname, d.objid, col.name, a.attname IS NOT NULL,
+           coalesce(a.attname || ' of table ' || d.refobjid::regclass::text,
+                    i.type || ' ' || i.identity)
+      FROM pg_catalog.pg_depend d
+      JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+      JOIN pg_catalog.pg_class c ON c.oid = d.classid
+      LEFT JOIN pg_catalog.pg_attrdef f
+             ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+      LEFT JOIN pg_catalog.pg_attribute a
+             ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+     CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+     WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+     ORDER BY 5""")
 
 
 def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Dependent]:
@@ -30,20 +46,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
     # pg_identify_object speaks one language; pg_describe_object is translated.
     rows = fetch_all(
         reading.connection,
-        sql.SQL("""
-            SELECT c.relname, d.objid, col.name, a.attname IS NOT NULL,
-                   coalesce(a.attname || ' of table ' || d.refobjid::regclass::text,
-                            i.type || ' ' || i.identity)
-              FROM pg_catalog.pg_depend d
-              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-              JOIN pg_catalog.pg_class c ON c.oid = d.classid
-              LEFT JOIN pg_catalog.pg_attrdef f
-                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
-              LEFT JOIN pg_catalog.pg_attribute a
-                     ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-             CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) AS i
-             WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
-             ORDER BY 5""").format(columns=COLUMNS),
+        BOUND_OBJECTS.format(columns=COLUMNS),
         pair.columns,
     )
     for catalog, oid, column, generated, name in rows:

@@ -30,6 +30,27 @@ BY_POSITION = (
 )
 
 
+VIEWS = sql.SQL("""
+    SELECT r.oid, r.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
+           pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
+           n.oid = pg_catalog.pg_my_temp_schema()
+               OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
+           CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
+                ELSE pg_catalog.pg_get_ruledef(r.oid) END,
+           array_agg(DISTINCT col.name),
+           EXISTS (SELECT FROM unnest(%s::oid[]) AS relation (oid)
+                    WHERE r.ev_action::text ~ replace(%s, '%%s', relation.oid::text))
+      FROM pg_catalog.pg_depend d
+      JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+      JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+      JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+       AND d.refclassid = 'pg_catalog.pg_class'::regclass
+       AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
+     GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""")
+
+
 def read_views(reading: Reading) -> Iterator[Dependent]:
     """Yield the views and rules that are bound to either column; the youngest first.
 
@@ -41,27 +62,7 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
     connection, pair = reading.connection, reading.pair
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            SELECT r.oid, r.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
-                   pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
-                   n.oid = pg_catalog.pg_my_temp_schema()
-                       OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
-                   CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
-                        ELSE pg_catalog.pg_get_ruledef(r.oid) END,
-                   array_agg(DISTINCT col.name),
-                   EXISTS (SELECT FROM unnest(%s::oid[]) AS relation (oid)
-                            WHERE r.ev_action::text ~ replace(%s, '%%s', relation.oid::text))
-              FROM pg_catalog.pg_depend d
-              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-              JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-              JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-               AND d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
-             GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""").format(
-            columns=COLUMNS
-        ),
+        VIEWS.format(columns=COLUMNS),
         [pair.oids, ALIAS_LIST, *pair.columns],
     )
     for oid, rule, relation, schema, name, kind, owner, options, mine, text, names, alias in rows:
