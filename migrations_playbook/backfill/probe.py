@@ -35,6 +35,8 @@ EVERY, EVERY_AT_REST = 0.1, 0.02
 SETTLE_AT_REST = 0.1
 # The baseline is felt anew after so long: the site of noon is not that of the morning.
 BASELINE_AGE, RENEW_SAMPLES = 60.0, 20
+# Sooner where steps down do not help: what the site feels may have nothing to do with us.
+DOUBTFUL_AGE = 10.0
 # Requests come back to rows that are in memory already; so do probes, to so many places.
 PLACES = 16
 # After so many probes it is seen who else fills.
@@ -96,7 +98,8 @@ class Probe:
     @property
     def wants_rest(self) -> bool:
         """Whether the site is to be felt without us for a moment."""
-        due = time.monotonic() - self._renewed > BASELINE_AGE
+        age = DOUBTFUL_AGE if self.pacer.steering.doubtful else BASELINE_AGE
+        due = time.monotonic() - self._renewed > age
         return due and self._alone and self.impossible is None
 
     def rest(self, *, resting: bool) -> None:
@@ -161,6 +164,7 @@ class Probe:
             self._samples += 1
             if self._samples >= RENEW_SAMPLES and self.pacer.steering.baseline.known:
                 self._renewed = ended
+                self.pacer.steering.renew(self.pacer.pace.max_added_ms)
 
     def _publish(self, connection: BaseDatabaseWrapper) -> None:
         """Say the baseline in the session's name, where the probes of other processes read it.

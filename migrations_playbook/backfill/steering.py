@@ -25,7 +25,7 @@ LOWEST = SHORTEST_MS / 20
 # that finds every core taken waits until a process sleeps or its tick is over.
 UNFELT_MS = 4.0
 # Of so many probes at rest the second highest stands for the 99th percentile.
-REST_SAMPLES, REST_KEPT = 40, 120
+REST_SAMPLES, REST_KEPT = 40, 60
 # A step down: this many of the last so many probes were above what is allowed.
 DOWN_AFTER = ((2, 20), (3, 100))
 MOST_RECENT, TOLD = 100, 50
@@ -100,6 +100,8 @@ class Steering:
         self._recent: deque[float] = deque(maxlen=MOST_RECENT)
         self._told: deque[float] = deque(maxlen=TOLD)
         self._changed = -math.inf
+        # The baseline of the last rest.
+        self._rest_before = (0.0, 0.0)
         self._ceiling, self._until, self._hold = LONGEST_MS, -math.inf, HOLD / 2
 
     @property
@@ -111,6 +113,24 @@ class Steering:
     def duty(self) -> float:
         """The share of the time that a worker is to be at work."""
         return min(1.0, self.level / SHORTEST_MS)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether steps down have not helped: perhaps it is not us that the site feels."""
+        return self.level <= SHORTEST_MS * DOWN
+
+    def renew(self, allowed_ms: float) -> None:
+        """Begin anew with the shortest batches if the site at rest has become slower by itself.
+
+        Arguments:
+            allowed_ms: as those of `feel`.
+        """
+        before, self._rest_before = self._rest_before, self.baseline.high
+        slower = [now - was for now, was in zip(self._rest_before, before, strict=True)]
+        if self.doubtful and max(slower) > allowed_ms / 2:
+            self.level = SHORTEST_MS
+            self._recent.clear()
+            self._ceiling, self._until, self._hold = LONGEST_MS, -math.inf, HOLD / 2
 
     @property
     def felt_ms(self) -> float:

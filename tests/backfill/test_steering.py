@@ -151,6 +151,30 @@ def test_without_a_baseline_nothing_is_concluded() -> None:
     assert steering.level == FIRST_MS
 
 
+def test_a_site_that_has_become_slow_by_itself_is_no_reason_to_stand_still() -> None:
+    steering = rested()
+    steering.renew(5.0)
+    beside(steering, lambda _: 20.0, seconds=60)
+    assert steering.doubtful
+    # At rest, too, requests take that long now.
+    for _ in range(60):
+        steering.baseline.add(Felt(REST_MS, REST_MS + 20.0))
+    steering.renew(5.0)
+    assert (steering.target_ms, steering.duty) == (SHORTEST_MS, 1.0)
+    beside(steering, lambda _: 20.0, seconds=60, since=100.0)
+    assert steering.level > FIRST_MS
+
+
+def test_where_it_is_us_a_new_baseline_changes_nothing() -> None:
+    steering = rested()
+    steering.renew(5.0)
+    beside(steering, lambda _: 20.0, seconds=60)
+    for _ in range(60):
+        steering.baseline.add(Felt(REST_MS, REST_MS))
+    steering.renew(5.0)
+    assert steering.level == LOWEST
+
+
 def test_another_processs_baseline_stands_for_ones_own() -> None:
     baseline = Baseline()
     baseline.told = (1.0, 2.0)
