@@ -11,6 +11,7 @@ stay as short as they are, and rests come between them.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ UNFELT_MS = 4.0
 REST_SAMPLES, REST_KEPT = 40, 60
 # A step down: this many of the last so many probes were above what is allowed.
 DOWN_AFTER = ((2, 20), (3, 100))
+# The same where requests at rest differ by more than what is allowed: chance alone exceeds it then.
+DOWN_IN_NOISE = ((4, 20), (8, 100))
 MOST_RECENT, TOLD = 100, 50
 DOWN = 0.5
 # A step up: none of so many was above this share of what is allowed.
@@ -81,6 +84,15 @@ class Baseline:
         if self.told is not None and not self._own:
             return self.told
         return near_highest(self._reads), near_highest(self._commits)
+
+    @property
+    def spread(self) -> float:
+        """By how much requests at rest differ: the highest from the median, in milliseconds."""
+        if not self._own:
+            return 0.0
+        return max(
+            near_highest(each) - statistics.median(each) for each in (self._reads, self._commits)
+        )
 
     def added(self, felt: Felt) -> float:
         """By how much a probe took longer than at rest, in milliseconds."""
@@ -167,8 +179,9 @@ class Steering:
 
     def _too_much(self, allowed_ms: float) -> bool:
         values = list(self._recent)
+        rule = DOWN_IN_NOISE if self.baseline.spread > allowed_ms else DOWN_AFTER
         return any(
-            sum(value > allowed_ms for value in values[-most:]) >= many for many, most in DOWN_AFTER
+            sum(value > allowed_ms for value in values[-most:]) >= many for many, most in rule
         )
 
     def _step_down(self, now: float) -> None:

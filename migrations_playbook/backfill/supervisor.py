@@ -55,6 +55,7 @@ class Options:
         vacuum_every: the share of the rows after which to vacuum; 0 for never.
         wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
         max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
+        seconds: after which to end, with the batches that are under way; None for no bound.
     """
 
     workers: int | None = 1
@@ -63,6 +64,7 @@ class Options:
     vacuum_every: float = 0.0
     wait_for_snapshots: bool = False
     max_wal: float | None = None
+    seconds: float | None = None
 
 
 class Supervisor:
@@ -116,6 +118,7 @@ class Supervisor:
         # What our session says of itself in its name; None where a pooler lends the session.
         self._doing: str | None = "" if is_direct(connection) else None
         self._looked = time.monotonic()
+        self._until = self._looked + (options.seconds or 0.0)
 
     def watch(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Pass the workers' events on, and look after them, until they are done."""
@@ -133,6 +136,8 @@ class Supervisor:
                 # At once: each batch more is one that takes new pages rather than freed ones.
                 if not team.stopping.is_set():
                     yield from self._say_useless(self.clerk.attend())
+            if self.options.seconds is not None and time.monotonic() > self._until:
+                self.bound_reached = f"Stopped at --for: {self.options.seconds:g} s are over."
             if stop() or self.bound_reached:
                 team.stopping.set()
             if (lost := team.find_lost()) and lost[0] < lost[1]:

@@ -14,6 +14,7 @@ from migrations_playbook.backfill.play import Options
 from migrations_playbook.backfill.throttle import Limits
 from migrations_playbook.management.base import positive_float, positive_int
 
+DURATIONS = {"s": 1, "min": 60, "h": 3600}
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -23,6 +24,14 @@ def parse_size(text: str) -> float:
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
     return float(match[1]) * UNITS[match[2] or ""]
+
+
+def parse_duration(text: str) -> float:
+    """An argparse type: seconds, such as 240s, 5min or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip().lower())
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 240s, 5min or 2h")
+    return float(match[1]) * DURATIONS[match[2] or "s"]
 
 
 def parse_share(text: str) -> float:
@@ -185,6 +194,13 @@ def add_options(parser: CommandParser) -> None:
         metavar="SIZE",
         help="End when the server has written so much WAL meanwhile (default: no bound).",
     )
+    small.add_argument(
+        "--for",
+        dest="seconds",
+        type=parse_duration,
+        metavar="TIME",
+        help="End after so long, 240s say; exit code 75 when rows are left (default: no bound).",
+    )
     control = parser.add_argument_group(
         "from any terminal, for the workers on every host, while they work"
     )
@@ -225,4 +241,5 @@ def options_from(given: dict[str, Any]) -> Options:
         vacuum_every=given["vacuum_every"],
         wait_for_snapshots=given["wait_for_snapshots"],
         max_wal=given["max_wal"],
+        seconds=given["seconds"],
     )

@@ -165,6 +165,18 @@ def test_a_site_that_has_become_slow_by_itself_is_no_reason_to_stand_still() -> 
     assert steering.level > FIRST_MS
 
 
+def test_noise_that_is_not_ours_does_not_stop_it() -> None:
+    noise = random.Random(11)  # noqa: S311 - no secret
+    levels = []
+    for _ in range(11):
+        steering = Steering()
+        for _ in range(60):
+            steering.baseline.add(Felt(noise.expovariate(1 / 20), noise.expovariate(1 / 20)))
+        beside(steering, lambda _: noise.expovariate(1 / 20), seconds=60)
+        levels.append(steering.level)
+    assert sorted(levels)[5] > SHORTEST_MS
+
+
 def test_where_it_is_us_a_new_baseline_changes_nothing() -> None:
     steering = rested()
     steering.renew(5.0)

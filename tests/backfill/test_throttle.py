@@ -289,6 +289,27 @@ def test_a_bound_on_the_wal_ends_it_in_time(database: Database) -> None:
     assert "Stopped at --max-wal: the server has written" in done.stderr
 
 
+def test_a_slice_of_time_ends_and_says_that_rows_are_left_until_none_is(
+    database: Database,
+) -> None:
+    add_old_tickets(database, 3000)
+    slow = ("--json", "--max-rows-per-second", "1500")
+    first = database.manage("backfill_new_token", "--for", "1s", *slow)
+    assert first.returncode == 75
+    result: dict[str, Any] = json.loads(first.stdout)
+    assert result["rows_filled"] > 0
+    assert result["rows_remaining"] == nulls(database) > 0
+    assert "Stopped at --for: 1 s are over." in first.stderr
+    last = database.manage("backfill_new_token", "--for", "1h", "--json")
+    assert (last.returncode, nulls(database)) == (0, 0)
+
+
+@pytest.mark.parametrize("time", ["0", "soon", "5 weeks", "-1s"])
+def test_a_time_that_is_none_is_a_usage_error(database: Database, time: str) -> None:
+    with pytest.raises(CommandError, match="is not a time such as"):
+        call_command("backfill_new_token", f"--for={time}")
+
+
 def test_a_dry_run_shows_plan_predictions_and_signals_and_changes_nothing(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
