@@ -53,7 +53,14 @@ def test_what_is_not_postgresql_is_refused_without_repeating_the_address(url: st
 
 def test_a_server_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     url = f"postgres://user:hidden@{str(tmp_path).replace('/', '%2F')}/name"
+    # By the check of the tables, which comes first, and as something that may pass.
     done = python("manage.py", "migrate", DATABASE_URL=url)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr.startswith('CommandError: The database "default" cannot be reached (')
+    assert done.stderr.count("\n") == 1
+    assert "hidden" not in done.stderr
+    # By manage.py, of a command that checks nothing.
+    done = python("manage.py", "showmigrations", "--skip-checks", DATABASE_URL=url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("manage.py: connection ")
     assert done.stderr.count("\n") == 1
