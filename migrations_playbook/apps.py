@@ -16,6 +16,7 @@ class MigrationsPlaybookConfig(AppConfig):
 
     def ready(self) -> None:
         # Imported late: operations must not be loaded before the apps are.
+        from migrations_playbook.contract.changes import refuse_changes  # noqa: PLC0415
         from migrations_playbook.contract.guard import refuse_bare_removals  # noqa: PLC0415
         from migrations_playbook.expand import checks  # noqa: F401, PLC0415 - registers them
         from migrations_playbook.writing.autodetector import (  # noqa: PLC0415
@@ -27,6 +28,7 @@ class MigrationsPlaybookConfig(AppConfig):
         pre_migrate.connect(
             refuse_bare_removals, dispatch_uid="migrations_playbook.refuse_bare_removals"
         )
+        pre_migrate.connect(refuse_changes, dispatch_uid="migrations_playbook.refuse_changes")
 
 
 @register("migrations_playbook")

@@ -239,7 +239,7 @@ def build_families(pair: Pair, found: list[Index], staying: frozenset[str]) -> l
             twin = by_name.get(pair.twin_name(index.name))
             if index.parent is not None or index.name in twins:
                 continue
-            if twin is not None or each.labelled(index.name) not in staying:
+            if twin is not None or index.name not in staying:
                 result.append(tuple(parts(Part(each, index, twin))))
     return result
 
