@@ -1,1 +1,1 @@
-"""What is bound to the columns, and what the swap does about it: all of it, or it refuses."""
+"""The objects bound to the columns. The swap carries all of them over, or refuses."""

@@ -1,7 +1,7 @@
-"""What a dependent is to the swap: data, and the steps that carry it over.
+"""A dependent as the swap sees one: data, and the steps to carry the object over.
 
 A kind of dependent is a module beside this one with a `KIND`, and a row in `kinds`: how its objects
-are read, and a stamp by which a change of them is seen.
+are read, and a stamp that shows a change of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Steps:
-    """The statements that carry a dependent over, by when they are run.
+    """The statements to carry a dependent over, by when they are run.
 
     Arguments:
         build: before the exchange, outside a transaction, blocking no read and no write; and those
             with a strong lock, each in a transaction of its own and boundedly.
-        trial: before the exchange, queries that must find no row.
+        trial: before the exchange, queries; none may find a row.
         prove: before the exchange, each in a transaction of its own.
-        undo: what takes the proof back when the rows do not pass it.
+        undo: takes the proof back when the rows do not pass.
         locked_before: locks on other relations, taken before the table's own lock, in the order in
             which a reader takes them.
         before_rename: in the exchange, before the names change.
@@ -64,7 +64,7 @@ class Key:
     """The columns whose values together must differ.
 
     Arguments:
-        table: the table, or the partition that has such an index of its own.
+        table: the table, or the partition with such an index of its own.
         columns: the columns' names.
     """
 
@@ -74,12 +74,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Unique:
-    """What a unique index demands: that these differ in all rows that it has.
+    """The demand of a unique index: the key differs in all rows of the index.
 
     Arguments:
-        table: the table, or the partition that has such an index of its own.
+        table: the table, or the partition with such an index of its own.
         key: its columns and expressions, as PostgreSQL writes them.
-        predicate: which rows it has; None for all.
+        predicate: which rows the index has; None for all.
     """
 
     table: sql.Identifier
@@ -89,20 +89,20 @@ class Unique:
 
 @dataclass(frozen=True)
 class Dependent:
-    """One object that is bound to the live or the shadow column by attribute number.
+    """An object bound to the live or the shadow column by attribute number.
 
     Arguments:
         kind: "index", "view" and so on, for a person.
         name: the object's name, as a person would look it up.
-        how: the manner in which it is bound, for a person.
-        columns: which of the two columns it is bound to.
-        covers: the objects of the catalog that this one stands for.
-        steps: the statements that carry it over; None for what may stay where it is.
-        refused: why the swap cannot carry it over, and what to do; None when the swap can.
-        stand_in: the address of the object that takes this one's place after the exchange, where
-            it is another; see `sameness`.
-        renewal: the steps that make a refused one good again, where copies may be built anew.
-        unique_on: for a unique index, what its twin demands.
+        how: the manner of the binding, for a person.
+        columns: which of the two columns the object is bound to.
+        covers: the objects of the catalog for which this dependent stands.
+        steps: the statements to carry the object over; None where the object may stay.
+        refused: why the swap cannot carry the object over, with the remedy; None when the swap can.
+        stand_in: the address of another object that takes the place of this object after the
+            exchange; see `sameness`.
+        renewal: the steps to make a refused object good again, where copies may be built anew.
+        unique_on: for a unique index, the demand of its twin.
         unique_beside: for a whole unique index on the live column, the other columns of its key.
     """
 
@@ -120,18 +120,18 @@ class Dependent:
 
     @property
     def action(self) -> str:
-        """What the swap does about the object, in a few words."""
+        """Say in a few words how the swap treats the object."""
         if self.refused is not None:
             return "refused"
         return "left as it is" if self.steps is None else "carried over"
 
     @property
     def prepared(self) -> bool:
-        """Whether nothing need be built or proven before the exchange."""
+        """Tell whether nothing need be built or proven before the exchange."""
         return self.steps is None or not (self.steps.build or self.steps.prove)
 
     def renewed(self) -> Dependent:
-        """The same where copies may be built anew."""
+        """Build the same dependent for a swap that may build copies anew."""
         if self.renewal is None:
             return self
         return replace(self, refused=None, steps=self.renewal)
@@ -140,7 +140,7 @@ class Dependent:
         return f"{self.kind} {self.name}"
 
     def as_json(self) -> dict[str, str | None]:
-        """The dependent as the commands print it with --json."""
+        """Build the form in which the commands print the dependent with --json."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -157,9 +157,9 @@ class DependentKind:
     Arguments:
         read: yields the dependents of this kind.
         stamp: a query of one text column: a line for each object of this kind, which changes
-            whenever somebody writes the object. In it `relation (oid)` is the table with its
-            partitions, and `bound (classid, objid)` what pg_depend binds to them. None where
-            the stamps of the columns and of pg_depend itself tell enough.
+            whenever somebody writes the object. The query may read `relation (oid)`, the table with
+            its partitions, and `bound (classid, objid)`, the objects that pg_depend binds to them.
+            None where the stamps of the columns and of pg_depend itself tell enough.
     """
 
     read: Callable[[Reading], Iterator[Dependent]]

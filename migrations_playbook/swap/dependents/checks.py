@@ -1,8 +1,8 @@
 """CHECK constraints: the table's demands on a value.
 
 A CHECK gets a twin on the shadow column, added NOT VALID and then validated, and the two change
-names in the exchange. On a partitioned table a CHECK is inherited: what is done to the table's own
-is done to the partitions' copies. What a partition demands beyond that is carried over there alone.
+names in the exchange. On a partitioned table a CHECK is inherited: a change of the table's own
+CHECK reaches the partitions' copies. A CHECK of a partition's own is carried over there alone.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _dependent(pair: Pair, check: Constraint, others: list[Constraint]) -> Depen
 
 
 def _copies(check: Constraint, found: list[Constraint]) -> list[Constraint]:
-    """What partitions have inherited of a CHECK: always under the same name."""
+    """Yield the copies of a CHECK that partitions have inherited: always under the same name."""
     return [each for each in found if each.inherited and each.name == check.name]
 
 
@@ -104,7 +104,7 @@ def _prove(
 def _try_values(
     pair: Pair, each: Constraint, twin: Constraint | None, definition: str
 ) -> Iterator[Step]:
-    """Look for a fresh value that fails, before a twin could fail the site's writes of it."""
+    """Look for a fresh value that fails, before a twin could make the site's writes fail."""
     if twin is not None:
         return
     expression = definition.removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
@@ -146,7 +146,7 @@ def _exchange(pair: Pair, each: Constraint, copies: list[Constraint]) -> Iterato
 
 
 def _where(pair: Pair, found: list[Constraint]) -> Iterator[tuple[Constraint, Pair]]:
-    """Constraints, each with the pair of the relation that it belongs to."""
+    """Pair each constraint with the columns of its relation."""
     relations = {each.table.oid: each for each in pair.relations}
     return ((each, relations[each.relation]) for each in found if each.relation in relations)
 

@@ -1,7 +1,7 @@
-"""What a column carries itself: default, comment, statistics, storage, compression, options.
+"""A column's own properties: default, comment, statistics, storage, compression, options.
 
-All of it belongs to the attribute number, and all of it is exchanged by name; in each partition by
-itself, whose settings need not be the table's.
+All belong to the attribute number, and all are exchanged by name; in each partition separately,
+whose settings need not be the table's.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int
 
 
 def read_columns(reading: Reading) -> Iterator[Dependent]:
-    """Yield what the two columns carry, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
+    """Yield both columns' properties, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
     found = read_settings(reading.connection, reading.pair)
     replacement = reading.pair.replacement
     for pair in reading.pair.relations:

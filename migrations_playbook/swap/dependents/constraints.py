@@ -13,19 +13,18 @@ from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 @dataclass(frozen=True)
 class Constraint:
-    """A constraint of the table, other than those that stand on an index.
+    """A constraint of the table that stands on no index.
 
     Arguments:
         type: `contype`: "c" a CHECK, "n" a NOT NULL (PostgreSQL 18), "f" a foreign key.
-        on: which of the two columns it is bound to.
+        on: which of the two columns the constraint is bound to.
         definition: as pg_get_constraintdef writes it.
-        relation: the table or partition that it belongs to: another table, for a foreign key to the
-            column.
-        where: the name of that.
-        parent: the foreign key that it is a partition's copy of.
-        inherited: whether it is a partition's copy of a CHECK or NOT NULL.
-        local: whether it was declared where it is.
-        incoming: whether it is a foreign key that refers to one of the columns.
+        relation: its table or partition: another table, for a foreign key to the column.
+        where: the name of the relation.
+        parent: the foreign key of which this constraint is a partition's copy.
+        inherited: whether the constraint is a partition's copy of a CHECK or NOT NULL.
+        local: whether the constraint was declared on this relation.
+        incoming: whether the constraint is a foreign key to either column.
     """
 
     oid: int
@@ -44,11 +43,12 @@ class Constraint:
 
     @property
     def covers(self) -> frozenset[Object]:
+        """The constraint's address in the catalog, as pg_depend has it."""
         return frozenset({("pg_constraint", self.oid)})
 
 
 def read_constraints(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constraint]:
-    """Read the constraints that are bound to either column; by name."""
+    """Read the constraints bound to either column; by name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -77,10 +77,10 @@ def read_constraints(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constr
 def checks_to_restate(
     pair: Pair, found: list[Constraint], staying: frozenset[str]
 ) -> list[Constraint]:
-    """Choose the CHECKs on the live column that get a twin: none that is one, none of ours.
+    """Choose the CHECKs on the live column that get a twin: no twin itself, none of ours.
 
     Arguments:
-        staying: those that the swap has left where they were, and a revert does too.
+        staying: the CHECKs that the swap has left where they were, and a revert leaves too.
     """
     return [
         check
@@ -90,7 +90,7 @@ def checks_to_restate(
 
 
 def own_checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:
-    """Choose the CHECKs of one relation, without those that it has inherited."""
+    """Choose the CHECKs of a relation, without inherited CHECKs."""
     return [
         each
         for each in found
@@ -101,7 +101,7 @@ def own_checks(pair: Pair, found: list[Constraint]) -> list[Constraint]:
 def restatable_checks(
     pair: Pair, own: list[Constraint], staying: frozenset[str]
 ) -> list[Constraint]:
-    """Choose the CHECKs of one relation that get a twin there."""
+    """Choose the CHECKs of a relation that get a twin there."""
     on_live = [each for each in own if pair.replacement.live in each.on]
     on_live = [each for each in on_live if each.name != pair.not_null_check]
     twins = {pair.twin_name(each.name) for each in on_live}

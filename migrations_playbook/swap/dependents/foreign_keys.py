@@ -11,7 +11,7 @@ from migrations_playbook.swap.pair import Object
 
 
 def read_foreign_keys(reading: Reading) -> Iterator[Dependent]:
-    """Yield each foreign key with the copies that partitions have of it."""
+    """Yield each foreign key with its copies on partitions."""
     foreign = {each.oid: each for each in reading.constraints if each.type == "f"}
     covers: dict[int, frozenset[Object]] = {}
     for key in foreign.values():

@@ -1,4 +1,4 @@
-"""Functions whose body is parsed; a body that is text goes by names anyhow."""
+"""Functions with a parsed body; a body of text goes by names anyhow."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ FUNCTIONS = sql.SQL("""
 def read_functions(reading: Reading) -> Iterator[Dependent]:
     """Yield the functions whose body is parsed (BEGIN ATOMIC); by name.
 
-    A function that merges into the table is restated whatever its columns are: pg_depend has none
-    of those that a MERGE writes. CREATE OR REPLACE keeps the owner, the privileges and the comment.
+    A function with a MERGE into the table is restated whatever its columns are: pg_depend has no
+    column that a MERGE writes. CREATE OR REPLACE keeps the owner, the privileges and the comment.
 
     Lock: none on a table.
     """

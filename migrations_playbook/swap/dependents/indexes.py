@@ -1,8 +1,8 @@
-"""Indexes, and the unique constraints that stand on them: which there are, and whose twin is whose.
+"""Indexes, and the unique constraints on them: which there are, and whose twin is whose.
 
 Each gets a twin on the shadow column; `twins` has the statements. On a partitioned table an index
-is a family: one without rows of its own on the table, and a part of it on each partition, which has
-a name of its own there and is known by its parent.
+is a family: an index without rows on the table, and a part on each partition, which has a name of
+its own there and is known by its parent.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Index:
     """An index as the catalogs have it.
 
     Arguments:
-        relation: the table or partition that it is on.
-        parent: the index of the level above that it is a part of; None for one by itself.
-        on: which of the two columns it is bound to.
+        relation: the table or partition of the index.
+        parent: the index of the level above, of which this index is a part; None without.
+        on: which of the two columns the index is bound to.
         columns: its columns' names in order, without INCLUDE; None for an expression.
         definition: from USING on, as pg_get_indexdef writes it.
         predicate: the WHERE of a partial index.
@@ -35,8 +35,8 @@ class Index:
         constraint: the oid of its constraint, or None.
         constraint_type: `contype`.
         constraint_definition: as pg_get_constraintdef writes it.
-        valid: False for what a failed concurrent build leaves behind, and for a partitioned one
-            that has no part on some partition yet.
+        valid: False after a failed concurrent build, and for a partitioned index that lacks a part
+            on some partition yet.
     """
 
     oid: int
@@ -66,12 +66,14 @@ class Index:
 
     @property
     def kind(self) -> str:
+        """The index's kind in words, for a person."""
         if self.constraint_type == "u":
             return "unique constraint"
         return "unique index" if self.unique else "index"
 
     @property
     def covers(self) -> frozenset[Object]:
+        """The addresses of the index and of its constraint, as pg_depend has them."""
         objects: set[Object] = {("pg_class", self.oid)}
         if self.constraint is not None:
             objects.add(("pg_constraint", self.constraint))
@@ -129,7 +131,7 @@ INDEXES = sql.SQL("""
 
 
 def read_indexes(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
-    """Read the indexes that are bound to either column, of the table and its partitions."""
+    """Read the indexes bound to either column, of the table and its partitions."""
     rows = fetch_all(
         connection,
         INDEXES.format(columns=COLUMNS),
@@ -148,13 +150,13 @@ def _from_using_on(index: Index, prefix: str) -> Index:
 
 @dataclass(frozen=True)
 class Part:
-    """An index on the live column of one relation, and its twin there.
+    """An index on the live column of a relation, and its twin there.
 
     Arguments:
         pair: the columns in that relation.
         index: the index.
-        twin: its counterpart on the shadow column, if there is one.
-        above: the part of the level above that it belongs to.
+        twin: its counterpart on the shadow column, if any.
+        above: the part of the level above.
     """
 
     pair: Pair
@@ -174,14 +176,14 @@ Name = tuple[str, str]
 
 
 def needed_names(part: Part) -> tuple[str, str]:
-    """The name of a twin, and the one that the index has while the two change names."""
+    """Build the name of a twin, and the name of the index while the two change names."""
     return part.twin_name, compose_name(part.index.name, "between")
 
 
 def read_taken_names(
     connection: BaseDatabaseWrapper, families: Iterable[Family]
 ) -> dict[Name, str]:
-    """Read which names that missing twins need something else has; what it is called."""
+    """Read which names of missing twins are taken, and by which object."""
     wanted = {
         (part.pair.table.schema, name)
         for family in families
@@ -205,7 +207,7 @@ def build_families(pair: Pair, found: list[Index], staying: frozenset[str]) -> l
     """Pair the live column's indexes with their twins, where they have one; by name.
 
     Arguments:
-        staying: those that the swap has left where they were, and a revert does too.
+        staying: the indexes that the swap has left where they were, and a revert leaves too.
     """
     result: list[Family] = []
     here = _grouped(found, lambda index: index.relation)
@@ -213,7 +215,7 @@ def build_families(pair: Pair, found: list[Index], staying: frozenset[str]) -> l
     relations = {each.table.oid: each for each in pair.relations}
 
     def parts(part: Part) -> Iterator[Part]:
-        """A part and those below; a twin is known by its parent, by its name until it has one."""
+        """Yield a part and the parts below; a twin is known by its parent, or else by its name."""
         yield part
         attached = {
             each.relation: each for each in (below.get(part.twin.oid, ()) if part.twin else ())

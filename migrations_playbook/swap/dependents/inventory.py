@@ -1,9 +1,9 @@
-"""Everything that is bound to the columns, and a fingerprint by which a change of it is seen.
+"""Everything bound to the columns, and a fingerprint that shows a change.
 
 PostgreSQL binds indexes, constraints, triggers, views and much else to a column's attribute number:
-after a rename they stay with the leaked values. Each kind of these is read by a module beside this
-one (`kinds`). Of a partitioned table all partitions are read too. What a partition has by
-inheritance goes with the table's; what it has of its own is carried over there.
+after a rename they stay with the leaked values. Each kind is read by a module beside this file
+(`kinds`). Of a partitioned table all partitions are read too. An inherited object goes with the
+table's; a partition's own is carried over there.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ STAYING_KINDS = {"index", "unique index", "check"}
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything that is bound to the two columns.
+    """Everything bound to the two columns.
 
     Arguments:
-        pair: the two columns, as they stood when it was read.
-        dependents: each with what the swap does about it.
-        schemas: where the operators are that the definitions were written with.
-        bound: the quarantine's objects; after a revert, those that remember.
+        pair: the two columns, as they stood at the time of reading.
+        dependents: each with the swap's treatment.
+        schemas: the schemas of the operators in the definitions.
+        bound: the quarantine's objects; after a revert, the remembering trigger and function.
     """
 
     pair: Pair
@@ -57,11 +57,12 @@ class Inventory:
 
     @property
     def refused(self) -> list[Dependent]:
+        """The dependents that the swap cannot carry over."""
         return [each for each in self.dependents if each.refused is not None]
 
     @property
     def prepared(self) -> bool:
-        """Whether nothing need be built or proven before the exchange."""
+        """Tell whether nothing need be built or proven before the exchange."""
         return all(each.prepared for each in self.dependents)
 
     @property
@@ -77,9 +78,9 @@ class Inventory:
 
     @property
     def quarantine(self) -> Quarantine:
-        """The quarantine that is there, or the one that a swap would make.
+        """The quarantine in place, or the quarantine that a swap would make.
 
-        Of several unique keys the widest one counts, with the fewest other columns.
+        Of several unique keys the widest counts, with the fewest other columns.
         """
         keys = sorted((key.columns for key in self.unique_keys), key=len)
         live, shadow = self.pair.replacement.live, self.pair.replacement.shadow
@@ -98,23 +99,23 @@ class Inventory:
         ]
 
     def renewed(self) -> Inventory:
-        """The same where copies may be built anew."""
+        """Build the same inventory for a swap that may build copies anew."""
         return replace(self, dependents=tuple(each.renewed() for each in self.dependents))
 
     @property
     def carried_functions(self) -> list[int]:
-        """The oids of the functions that are restated."""
+        """The oids of the restated functions."""
         carried = (each.covers for each in self.dependents if each.steps is not None)
         return [oid for covers in carried for catalog, oid in covers if catalog == "pg_proc"]
 
 
 def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
-    """Read everything that is bound to the two columns.
+    """Read everything bound to the two columns.
 
     Lock: ACCESS SHARE on the table, in a transaction (or a savepoint) that is rolled back.
 
     Raises:
-        WrongPhase: the table or one of its two columns is gone.
+        WrongPhase: the table or either column is gone.
     """
     with engine_transaction(connection):
         if pair.table.kind != FOREIGN:
@@ -146,7 +147,7 @@ def _read_kinds(connection: BaseDatabaseWrapper, pair: Pair, bound: Objects) -> 
 
 
 def read_fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
-    """Read a digest of who wrote what is bound to the table, to be compared under the lock.
+    """Read a digest of the last write of each bound object, to be compared under the lock.
 
     SHARE UPDATE EXCLUSIVE keeps ALTER TABLE away, but neither GRANT nor CREATE VIEW. Reads a few
     catalog rows, in about a millisecond.

@@ -1,9 +1,10 @@
 """Materialized views: they hold copies of the leaked values, and are bound by attribute number.
 
 The exchange leaves a twin without data beside each, from the same text: its names mean the new
-columns. After it, one that reads the column itself is replaced by its twin, which is filled and
-indexed first; one that reads it through a view is refreshed, and its twin dropped. So the twin says
-what is left to be done, whatever has interrupted the swap: `left` reads it from the catalog.
+columns. Afterwards a view that reads the column itself is replaced by its twin, which is filled and
+indexed first; a view that reads the column through another view is refreshed, and its twin dropped.
+So the twins show the remaining work after any interruption: `read_left` reads them from the
+catalog.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ COPIES = (
 
 @dataclass(frozen=True)
 class Left:
-    """A materialized view that is still to be renewed after an exchange.
+    """A materialized view still to be renewed after an exchange.
 
     Arguments:
         name: with its schema.
-        steps: what renews it, each in a transaction of its own.
+        steps: the renewal, each step in a transaction of its own.
     """
 
     name: str
@@ -61,7 +62,7 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
     """Yield the materialized views that read either column, directly or through views.
 
     Lock: none on the table but ACCESS SHARE; ACCESS EXCLUSIVE on the materialized view for the
-    moment in which it is replaced, or for a refresh that cannot be concurrent.
+    moment of its replacement, or for a refresh without CONCURRENTLY.
     """
     connection, pair = reading.connection, reading.pair
     for copy, twin in _with_twins(pair, _read_copies(connection, pair)):
@@ -112,7 +113,7 @@ def read_left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
 
 
 def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:
-    """Each materialized view that is nobody's twin, with its own if it has one."""
+    """Yield each materialized view that is nobody's twin, with its own twin or None."""
     by_name = {(each.schema, each.name): each for each in found}
     twins = {(each.schema, twin_name(pair, each.name)) for each in found}
     for each in found:

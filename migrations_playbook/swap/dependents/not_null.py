@@ -1,4 +1,4 @@
-"""NOT NULL: the exchange needs no scan under the lock, for a validated CHECK proves it."""
+"""NOT NULL: a validated CHECK is the proof, so the exchange needs no scan under the lock."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_not_null(reading: Reading) -> Iterator[Dependent]:
 
 
 def _below(each: Pair, pair: Pair) -> list[Pair]:
-    """The partitions of a partition, on all levels; the upper levels first."""
+    """List the partitions of a partition, on all levels; the upper levels first."""
     oids, below = {each.table.oid}, []
     for one in pair.relations:
         if one.table.parent in oids:
@@ -81,10 +81,11 @@ def _prove(pair: Pair, checks: list[Constraint]) -> Iterator[Step]:
 
 
 def _exchange(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator[Step]:
-    """Let the retired column be null, and the new live column not; a CHECK has proven that.
+    """Let the retired column be null, and the new live column not; a CHECK is the proof.
 
     In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's,
-    or its own besides: then each loses its own, and is given it again before it would inherit one.
+    or its own besides. Then each partition loses its own, and gets the constraint again before the
+    table's would be inherited.
     """
     live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
     own = {each.relation: each for each in named if pair.replacement.live in each.on}

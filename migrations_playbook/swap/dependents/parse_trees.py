@@ -1,7 +1,7 @@
-"""What the parse trees say that pg_depend does not: positions, whole rows, the targets of a MERGE.
+"""Facts that parse trees have and pg_depend lacks: positions, whole rows, a MERGE's targets.
 
-A parse tree's text (`pg_node_tree`) has the relations by oid and the columns by number. It is data,
-the same in every language; its fields are those of PostgreSQL 14 to 18.
+A parse tree's text (`pg_node_tree`) has the relations by oid and the columns by number. The text is
+data, the same in every language; its fields are named as PostgreSQL 14 to 18 name them.
 """
 
 from __future__ import annotations

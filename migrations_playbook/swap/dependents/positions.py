@@ -1,4 +1,4 @@
-"""Code that may name the columns by position: it cannot be found for certain, so it is listed.
+"""Code that may name the columns by position: not to be found for certain, so listed.
 
 `SELECT * INTO a, b`, `INSERT INTO t VALUES (...)`, a history trigger's `INSERT ... SELECT OLD.*`:
 the text of a function is nobody's business but its own until it runs. After the exchange the two
@@ -21,7 +21,7 @@ HOW = "perhaps by position, look yourself"
 
 
 def read_positions(reading: Reading) -> Iterator[Dependent]:
-    """Yield the functions over the table's row type, and those of its triggers; by name.
+    """Yield the functions over the table's row type, and the functions of its triggers; by name.
 
     Functions whose body is parsed are bound by number, and a kind of their own.
     """

@@ -1,6 +1,6 @@
 """Column privileges: the application's role would be told "permission denied" without them.
 
-They belong to the attribute number, and are exchanged by name; in each partition by itself.
+They belong to the attribute number, and are exchanged by name; in each partition separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SET_OPTION = 160000
 
 @dataclass(frozen=True)
 class Grant:
-    """One privilege on a column.
+    """A privilege on a column.
 
     Arguments:
         grantee: the role, or None for PUBLIC.
@@ -36,6 +36,7 @@ class Grant:
     grantable: bool
 
     def role(self) -> sql.Composable:
+        """The grantee as GRANT names the role."""
         return sql.SQL("PUBLIC") if self.grantee is None else sql.Identifier(self.grantee)
 
 
@@ -79,7 +80,7 @@ def read_grants(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, 
 def _of_relation(
     connection: BaseDatabaseWrapper, pair: Pair, live: list[Grant], shadow: list[Grant]
 ) -> Iterator[Dependent]:
-    """Yield what is to be granted again.
+    """Yield the grants to repeat.
 
     A role with a grant option may have granted on; its grants are made in its name again, in the
     order of the first ones.

@@ -36,7 +36,7 @@ LISTED = """
 
 
 def read_publications(reading: Reading) -> Iterator[Dependent]:
-    """Yield the publications that list the columns or filter by them, then those of the table.
+    """Yield the publications that list the columns or filter by them, then all of the table.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """

@@ -1,4 +1,4 @@
-"""One look at the two columns: what several kinds of dependents are read from, read once."""
+"""A look at the two columns, shared by several kinds of dependents and read once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from migrations_playbook.swap.pair import COLUMNS, Pair
 
 @dataclass(frozen=True)
 class Reading:
-    """What the kinds of dependents read from.
+    """The source from which the kinds of dependents read.
 
     Arguments:
-        connection: in a transaction whose search_path is pinned.
+        connection: in a transaction with a pinned search_path.
         pair: the two columns.
-        may_restate: whether the role and the server allow a scratch table. Without one the
+        may_restate: whether the role and the server allow a scratch table. Without the table the
             definitions are left as they are, which is good enough for a status.
         staying: the indexes and CHECKs that the swap has left where they were, by name. They were
             on the shadow column alone, and go back there by themselves.
@@ -40,7 +40,7 @@ class Reading:
 
     @cached_property
     def indexes(self) -> list[Index]:
-        """The indexes that are bound to either column."""
+        """The indexes bound to either column."""
         return read_indexes(self.connection, self.pair)
 
     @cached_property
@@ -50,12 +50,12 @@ class Reading:
 
     @cached_property
     def constraints(self) -> list[Constraint]:
-        """The constraints that are bound to either column, and stand on no index."""
+        """The constraints bound to either column that stand on no index."""
         return read_constraints(self.connection, self.pair)
 
     @cached_property
     def definitions(self) -> Definitions:
-        """Indexes and constraints restated for the other column, on one scratch table."""
+        """Indexes and constraints restated for the other column, on a scratch table."""
         parts = [part for family in self.families for part in family]
         wanted = {
             part.index.oid: (part.index.unique, part.index.definition)
@@ -77,10 +77,11 @@ class Reading:
 
 
 def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[str, ...]:
-    """Read the schemas that a definition's operators are in, beside pg_catalog.
+    """Read the schemas of the definitions' operators, beside pg_catalog.
 
-    A definition is read and said again along one path. USING and IS DISTINCT FROM name no operator:
-    each is looked up where the definition is parsed, and a type such as citext has its own.
+    A definition is read and said again along the same path. USING and IS DISTINCT FROM name no
+    operator: each is looked up where the definition is parsed, and a type such as citext has its
+    own.
 
     Lock: none that conflicts with anything.
     """
@@ -112,7 +113,7 @@ BOUND = """
 
 
 def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
-    """Run a query over the objects `o` of one catalog that are bound to either column.
+    """Run a query over the objects `o` of a catalog that are bound to either column.
 
     Arguments:
         catalog: the catalog's name, `pg_policy`, say.

@@ -1,4 +1,4 @@
-"""How a materialized view is renewed: the twin that says so, and the steps that follow.
+"""How a materialized view is renewed: the twin as the reminder, and the steps to follow.
 
 The twin is left by the exchange, without data, from the same text; its names mean the new columns.
 """
@@ -25,12 +25,12 @@ class Copy:
 
     Arguments:
         rule: the oid of its rule in pg_rewrite.
-        direct: whether it reads the column itself, not through a view.
-        names: which of the two columns it is bound to.
-        dependants: what stands on it and would go with it.
+        direct: whether the view reads the column itself, not through another view.
+        names: which of the two columns the view is bound to.
+        dependants: the objects on the view, which would go with the view.
         settings: whether its columns carry something of their own.
-        concurrently: whether it can be refreshed while it is read.
-        populated: whether it holds data at all.
+        concurrently: whether a refresh can leave readers alone.
+        populated: whether the view holds data at all.
         text: its query, with the names as they are now.
         by_position: whether the query names the table's columns by position.
     """
@@ -58,11 +58,12 @@ class Copy:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The view's qualified name, to be composed into SQL."""
         return sql.Identifier(self.schema, self.name)
 
 
 def twin_name(pair: Pair, name: str) -> str:
-    """The name of a materialized view's twin."""
+    """Build the name of a materialized view's twin."""
     return compose_name(name, pair.replacement.shadow, "renewed")
 
 
@@ -72,7 +73,7 @@ def twin_address(pair: Pair, each: Copy) -> str:
 
 
 def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
-    """Note in the catalog what is to be renewed. Lock: none that conflicts with anything."""
+    """Note in the catalog which view is to be renewed. Lock: none in anybody's way."""
     twin = sql.Identifier(each.schema, twin_name(pair, each.name))
     yield Step(
         f"Leave beside {each} how it is to be renewed",
@@ -96,7 +97,7 @@ def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
 
 
 def try_query(each: Copy) -> Iterator[Step]:
-    """Build the query for a row of a materialized view: what fails would fail in the renewal.
+    """Build the query for a row of a materialized view: a failure would be the renewal's too.
 
     The row is read and never found.
     """
@@ -124,10 +125,10 @@ def drop_twin(pair: Pair, each: Copy) -> Step:
 
 
 def renew(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> tuple[Step, ...]:
-    """The steps that renew it, each in a transaction of its own; all can be done again.
+    """Yield the steps to renew the view, each in a transaction of its own; all can be done again.
 
-    Lock: ACCESS EXCLUSIVE on the materialized view for the moment in which it is replaced, or for
-    a refresh that cannot be concurrent.
+    Lock: ACCESS EXCLUSIVE on the materialized view for the moment of its replacement, or for a
+    refresh without CONCURRENTLY.
     """
     return tuple(_replace(connection, pair, each) if each.direct else _refresh(pair, each))
 
@@ -147,9 +148,9 @@ def _refresh(pair: Pair, each: Copy) -> Iterator[Step]:
 
 
 def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterator[Step]:
-    """Fill the twin, and let it take its original's place.
+    """Fill the twin, and put the twin in its original's place.
 
-    Each step can be done again: what an interrupted run has filled may be of yesterday.
+    Each step can be done again: the data of an interrupted run may be of yesterday.
     """
     new = sql.Identifier(each.schema, twin_name(pair, each.name))
     if each.populated:
@@ -220,7 +221,7 @@ class CopyIndex:
     """An index of a materialized view.
 
     Arguments:
-        definition: what pg_get_indexdef writes before its name, and after its table's.
+        definition: the text of pg_get_indexdef before the index's name, and after the table's.
     """
 
     name: str
@@ -231,7 +232,7 @@ class CopyIndex:
 
 
 def _indexes(connection: BaseDatabaseWrapper, oid: int) -> Iterator[CopyIndex]:
-    """The indexes of a materialized view, by name."""
+    """Read the indexes of a materialized view, by name."""
     rows = fetch_all(
         connection,
         sql.SQL("""

@@ -1,4 +1,4 @@
-"""The replica identity of a relation, where one of the column's indexes is chosen for it."""
+"""The replica identity of a relation, where an index of the column is chosen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from migrations_playbook.swap.dependents.reading import Reading
 
 
 def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
-    """Yield the replica identity of each relation that has one of these indexes for it.
+    """Yield the replica identity of each relation that has an index of the column for its identity.
 
-    The columns of such an index must not be null: it is let go before NOT NULL changes columns, and
-    taken up again after that.
+    The columns of such an index must not be null: the identity is let go before NOT NULL changes
+    columns, and set again afterwards.
 
     Lock: ACCESS EXCLUSIVE on the table or the partition.
     """

@@ -1,7 +1,7 @@
 """Indexes and constraints restated for the other column, by PostgreSQL itself.
 
-To put a column's name in the place of another's in an expression is not a matter of text: the
-name may be a function's, a type's or a literal's too. So PostgreSQL does it: on an empty scratch
+To put a column's name in the place of another's in an expression is not a matter of text: the name
+may be a function's, a type's or a literal's too. So PostgreSQL does the work: on an empty scratch
 copy of the table the definition is executed, the two columns are renamed, and the definition is
 read back. The transaction is rolled back, and nothing remains.
 """
@@ -28,7 +28,7 @@ SCRATCH = sql.Identifier("pg_temp", "playbook_scratch")
 
 @dataclass(frozen=True)
 class Definitions:
-    """What follows the name, for each object by its oid.
+    """The text after the name, for each object by its oid.
 
     Arguments:
         indexes: from USING on, with the columns exchanged.
@@ -53,8 +53,8 @@ def restate_definitions(
 ) -> Definitions:
     """Restate the definitions with the two columns exchanged.
 
-    Must run with the search_path pinned, so that every name in a definition is qualified. What
-    is on a partition is restated on the same scratch table, whose columns have the same names.
+    Must run with the search_path pinned, so every name in a definition is qualified. The objects of
+    a partition are restated on the same scratch table, whose columns have the same names.
 
     Lock: ACCESS SHARE on the table (CREATE TABLE LIKE).
 
@@ -117,7 +117,7 @@ def restate_definitions(
 
 
 def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
-    """For each oid, the first one with the same wording."""
+    """Map each oid to the first oid with the same wording."""
     first: dict[Any, int] = {}
     return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
 

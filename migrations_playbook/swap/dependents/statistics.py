@@ -1,4 +1,4 @@
-"""Extended statistics: they are empty until the ANALYZE that follows the exchange."""
+"""Extended statistics: empty until the ANALYZE after the exchange."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATISTICS = """
 
 
 def read_statistics(reading: Reading) -> Iterator[Dependent]:
-    """Yield extended statistics; by name. They are empty until the ANALYZE that follows.
+    """Yield extended statistics; by name.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """

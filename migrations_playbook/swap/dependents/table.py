@@ -1,4 +1,4 @@
-"""What the table itself must be, and what the role must be allowed, for an exchange to be sound."""
+"""The table's own kind, and the rights of the role, as a sound exchange needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STANDBY = (
 
 
 def read_table_itself(reading: Reading) -> Iterator[Dependent]:
-    """Yield what about the table keeps it from being exchanged, and what the role lacks.
+    """Yield the table's own obstacles to an exchange, and the rights that the role lacks.
 
     Lock: none that conflicts with anything.
     """
@@ -33,7 +33,7 @@ def read_table_itself(reading: Reading) -> Iterator[Dependent]:
 
 
 def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
-    """Yield why the table is of a kind that cannot be exchanged."""
+    """Yield why a table of this kind cannot be exchanged."""
     why = unsound(connection, pair.identifier, pair.replacement.live)
     if why is not None:
         yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
@@ -45,8 +45,8 @@ def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depe
 def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
     """Yield the setting that is too low for the locks of a table with very many partitions.
 
-    The exchange has a lock for each partition, for each index and its twin, and for each
-    constraint and trigger that changes there.
+    The exchange has a lock for each partition, for each index and its twin, and for each constraint
+    and trigger to change there.
     """
     pair = reading.pair
     if not pair.table.partitions:

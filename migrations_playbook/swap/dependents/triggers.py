@@ -1,7 +1,7 @@
 """Triggers of the table: `UPDATE OF` and `WHEN` are bound by attribute number.
 
-Their text is taken before the exchange and said again after it, when its names mean the other
-columns. The partitions' clones of a trigger come and go with it.
+Their text is taken before the exchange and said again afterwards, when its names mean the other
+columns. The partitions' clones of a trigger come and go with the trigger.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TRIGGERS = sql.SQL("""
 
 
 def read_triggers(reading: Reading) -> Iterator[Dependent]:
-    """Yield the triggers that are bound to either column, and those of a partition's own; by name.
+    """Yield the triggers bound to either column, a partition's own too; by name.
 
     Lock: DROP TRIGGER takes ACCESS EXCLUSIVE on the table, CREATE TRIGGER SHARE ROW EXCLUSIVE.
     """

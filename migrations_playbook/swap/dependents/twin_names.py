@@ -23,6 +23,7 @@ def exchange_names(part: Part) -> Iterator[Step]:
     is_constraint = index.constraint is not None
 
     def rename(old: str, new: str) -> Step:
+        """Build the statement to rename an index or its constraint."""
         if is_constraint:
             return pair.rename_constraint(old, new)
         return Step(
@@ -48,7 +49,7 @@ def exchange_names(part: Part) -> Iterator[Step]:
 
 
 def cluster_on(part: Part, name: str) -> Iterator[Step]:
-    """Cluster on the twin, if the original is what the relation is clustered on.
+    """Cluster on the twin, if the relation is clustered on the original.
 
     Arguments:
         name: the twin's name by then.
@@ -99,14 +100,14 @@ def exchange_part_names(part: Part) -> Iterator[Step]:
 
 
 def drop_twins(family: Family) -> Iterator[Step]:
-    """Drop what the swap had built, at the end of a revert. Lock: ACCESS EXCLUSIVE."""
+    """Drop the swap's twins, at the end of a revert. Lock: ACCESS EXCLUSIVE."""
     # By then the two have changed names, and the twin's kind is the original's.
     root = replace(family[0], twin=None)
     yield drop_twin(root, "Drop {}, which the swap had built", family=family)
 
 
 def make_constraint(part: Part, name: str, index: str) -> Step:
-    """Build the step that makes an index a constraint. Lock: ACCESS EXCLUSIVE on the table."""
+    """Build the step to make an index a constraint. Lock: ACCESS EXCLUSIVE on the table."""
     return part.pair.alter_table(
         f"Make the new index the constraint {name}",
         sql.SQL("ADD CONSTRAINT {} UNIQUE USING INDEX {}{}").format(
@@ -136,7 +137,7 @@ def drop_twin(part: Part, what: str, *, family: Family = ()) -> Step:
 
 
 def deferrable_clause(index: Index) -> sql.Composed:
-    """Build what follows a constraint that is checked at the end of a transaction."""
+    """Build the clause of a constraint that is checked at the end of a transaction."""
     return sql.SQL("{}{}").format(
         sql.SQL(" DEFERRABLE" if index.deferrable else ""),
         sql.SQL(" INITIALLY DEFERRED" if index.deferred else ""),

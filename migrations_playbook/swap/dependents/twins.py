@@ -1,12 +1,12 @@
-"""What the swap does about indexes and unique constraints.
+"""The swap's treatment of indexes and unique constraints.
 
 A twin on the shadow column is built concurrently before the exchange; in the exchange the two
-change names. A revert drops the twin that the swap has built.
+change names. A revert drops the twin.
 
 On a partitioned table nothing can be built concurrently, and no constraint be made of an index. So
-it is done as pg_dump does it: the table gets an index that is invalid until it has a part on every
-partition, each of these is built concurrently by itself, and then they are attached to it. All of
-that is in the preparation; in the exchange the parts change names, each in its partition.
+the twins are built as pg_dump builds indexes: the table gets an index, invalid until every
+partition has a part; each part is built concurrently, and then attached. The preparation does all
+this; in the exchange the parts change names, each in its partition.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _refusal(part: Part, restated: Definitions, taken: Mapping[Name, str]) -> st
 
 
 def _alike(part: Part, restated: Definitions) -> bool:
-    """Whether a twin is what it should be; on a partitioned table it may still lack parts."""
+    """Tell whether a twin is as it should be; on a partitioned table parts may still be missing."""
     index, twin = part.index, part.twin
     return (
         twin is not None
@@ -150,12 +150,12 @@ def _alike(part: Part, restated: Definitions) -> bool:
 
 
 def _build(family: Family, restated: Definitions) -> Iterator[Step]:
-    """What is missing of the twins before the exchange.
+    """Build the missing twins before the exchange.
 
-    Lock: SHARE UPDATE EXCLUSIVE for what is built concurrently; ACCESS EXCLUSIVE, boundedly and for
-    the moment of a catalog change, on a partitioned table for its empty index (which takes SHARE
-    itself, and so would keep writes waiting), and on a partition for its constraint and for the
-    part that is attached (to which PostgreSQL takes ACCESS EXCLUSIVE, and planners look at it).
+    Lock: SHARE UPDATE EXCLUSIVE for concurrent builds; ACCESS EXCLUSIVE, boundedly and for the
+    moment of a catalog change, on a partitioned table for its empty index (which takes SHARE
+    itself, and so would keep writes waiting), and on a partition for its constraint and for
+    attaching the part (on which PostgreSQL takes ACCESS EXCLUSIVE, and planners look at the part).
     """
     whole = [part.twin for part in family if part.twin and _belongs(part)]
     if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
@@ -182,12 +182,12 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
 
 
 def _belongs(part: Part) -> bool:
-    """Whether a part's twin is one with those of the table and the partitions."""
+    """Tell whether a part's twin belongs to the twins of the table and the partitions."""
     return part.pair.partitioned or (part.twin is not None and part.twin.parent is not None)
 
 
 def _without_twins(family: Family) -> Family:
-    """A family without those twins that belong together."""
+    """Build a family without the twins that belong together."""
     result: dict[int, Part] = {}
     for part in family:
         above = None if part.above is None else result[part.above.index.oid]
@@ -197,7 +197,7 @@ def _without_twins(family: Family) -> Family:
 
 
 def _make(part: Part, restated: Definitions) -> Iterator[Step]:
-    """Build a twin concurrently, in the place of one that is no good."""
+    """Build a twin concurrently, in the place of a bad twin."""
     twin = part.twin
     name = part.pair.twin_name(part.index.name)
     identifier = sql.Identifier(part.pair.table.schema, name)
@@ -274,7 +274,7 @@ def _unique(part: Part) -> sql.SQL:
 
 
 def _definition(part: Part, restated: Definitions) -> sql.Composed | None:
-    """What follows the table in CREATE INDEX; None when its tablespace finds no place in it."""
+    """Build the text after the table in CREATE INDEX; None where the tablespace finds no place."""
     index = part.index
     definition, where = restated.indexes[index.oid], ""
     predicate = restated.predicates.get(index.oid)
@@ -310,7 +310,7 @@ def _targets(part: Part) -> Iterator[Step]:
 
 
 def _unique_beside(part: Part) -> Key | None:
-    """The other columns of a whole unique key that has the live column in it; None otherwise."""
+    """Find the other columns of a whole unique key with the live column; None otherwise."""
     index, replacement = part.index, part.pair.replacement
     columns = [column for column in index.columns if column is not None]
     if (

@@ -1,4 +1,4 @@
-"""What pg_depend binds to the columns and no kind has claimed: refused by name, not passed over."""
+"""Objects that pg_depend binds to the columns but no kind claims: refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOUND_OBJECTS = sql.SQL("""
 
 
 def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Dependent]:
-    """Yield what is bound to either column and is not claimed.
+    """Yield the objects bound to either column that are not claimed.
 
     Arguments:
         claimed: the objects that the kinds stand for.

@@ -1,7 +1,7 @@
 """Views and rules: bound by attribute number, a view would go on serving the leaked values.
 
-The text is taken before the exchange and replaces the view with itself after it, when its names
-mean the other columns. What stands on the view (privileges, comments, other views) stays.
+The text is taken before the exchange and replaces the view with itself afterwards, when its names
+mean the other columns. Privileges, comments and other views on the view stay.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ VIEWS = sql.SQL("""
 
 
 def read_views(reading: Reading) -> Iterator[Dependent]:
-    """Yield the views and rules that are bound to either column; the youngest first.
+    """Yield the views and rules bound to either column; the youngest first.
 
     A reader locks a view before the table, so each is locked before the table is: the other way
     round would be a deadlock. The youngest come first, since a view can only stand on older ones.
 
-    Lock: ACCESS EXCLUSIVE on each view, and on each table that has such a rule.
+    Lock: ACCESS EXCLUSIVE on each view, and on each table with such a rule.
     """
     connection, pair = reading.connection, reading.pair
     rows = fetch_all(
@@ -126,7 +126,7 @@ def lock_step(shown: str, relation: sql.Identifier, kind: str, owner: str) -> St
 
 
 def with_options(options: list[str]) -> sql.Composable:
-    """The WITH clause that says a relation's options again; empty without any."""
+    """Build the WITH clause with a relation's options; empty without any."""
     if not options:
         return sql.SQL("")
     pairs = [option.split("=", 1) for option in options]

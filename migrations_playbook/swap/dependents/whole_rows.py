@@ -1,8 +1,8 @@
-"""Indexes, statistics and CHECKs over whole rows: what they hold was made of the leaked values.
+"""Indexes, statistics and CHECKs over whole rows: made of the leaked values.
 
 A whole row, as in `CREATE INDEX ON t (search(t))`, is bound to no column. Its names are looked up
-when the expression runs: what an index or a sample of statistics holds stays as it was, and what a
-CHECK demands of the new values has never been proven. (A view, a policy or a trigger runs the
+when the expression runs: the content of an index or a sample of statistics stays as it was, and the
+demand of a CHECK on the new values has never been proven. (A view, a policy or a trigger runs the
 expression anew each time, and so reads the new values.)
 """
 
@@ -24,7 +24,7 @@ REFUSED = (
 
 
 def read_whole_rows(reading: Reading) -> Iterator[Dependent]:
-    """Yield the indexes, statistics and CHECKs that have a whole row in an expression; by name."""
+    """Yield the indexes, statistics and CHECKs with a whole row in an expression; by name."""
     rows = fetch_all(
         reading.connection,
         sql.SQL("""
