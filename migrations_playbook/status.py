@@ -12,11 +12,11 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 from psycopg import sql
 
-from migrations_playbook.backfill import control
 from migrations_playbook.backfill.batch import application_name
-from migrations_playbook.backfill.control import Control
 from migrations_playbook.backfill.nulls import count_nulls
-from migrations_playbook.backfill.signals import read_doings
+from migrations_playbook.backfill.pacing import control
+from migrations_playbook.backfill.pacing.control import Control
+from migrations_playbook.backfill.pacing.signals import read_doings
 from migrations_playbook.history import (
     DRAW,
     Remembered,
@@ -36,7 +36,7 @@ from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.watch import find_problems
+from migrations_playbook.swap.proof.house import find_problems
 
 # After a day without one, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)

@@ -12,8 +12,8 @@ from django.db import IntegrityError, ProgrammingError, connection, connections,
 from migrations_playbook.errors import VerificationFailed
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.play import swap, verify
+from migrations_playbook.swap.reports import Verified
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import (
     CODES,

@@ -17,7 +17,7 @@ from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill.signals import REFUSED
+from migrations_playbook.backfill.pacing.signals import REFUSED
 from migrations_playbook.backfill.walk import SHARES
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import engine_transaction, fetch_row, fetch_value

@@ -14,14 +14,14 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill import control
 from migrations_playbook.backfill.batch import application_name, batch_statement
-from migrations_playbook.backfill.control import Control
 from migrations_playbook.backfill.cost import Prediction, predict_cost
 from migrations_playbook.backfill.events import Batch, Event, Finished, Started, Waiting
 from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.backfill.pacing import control
+from migrations_playbook.backfill.pacing.control import Control
+from migrations_playbook.backfill.pacing.throttle import Throttle
 from migrations_playbook.backfill.supervisor import Options, Supervisor
-from migrations_playbook.backfill.throttle import Throttle
 from migrations_playbook.errors import WrongPhase
 from migrations_playbook.history import spell_expand
 from migrations_playbook.phase import Phase, read_state

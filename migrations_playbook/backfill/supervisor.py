@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from migrations_playbook.backfill import control, vacuum
+from migrations_playbook.backfill import vacuum
 from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.cost import Meter, predict_cost
 from migrations_playbook.backfill.events import (
@@ -30,9 +30,10 @@ from migrations_playbook.backfill.events import (
     Waiting,
 )
 from migrations_playbook.backfill.nulls import Remaining, count_nulls
-from migrations_playbook.backfill.pace import Pace, Pacer
-from migrations_playbook.backfill.probe import Probe
-from migrations_playbook.backfill.throttle import Limits, Reason, Throttle
+from migrations_playbook.backfill.pacing import control
+from migrations_playbook.backfill.pacing.pace import Pace, Pacer
+from migrations_playbook.backfill.pacing.probe import Probe
+from migrations_playbook.backfill.pacing.throttle import Limits, Reason, Throttle
 from migrations_playbook.backfill.workers import Team
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.names import MAX_NAME_BYTES

@@ -17,7 +17,7 @@ from psycopg import errors as pg_errors
 from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.events import Batch, Event, Waiting
 from migrations_playbook.backfill.nulls import count_nulls
-from migrations_playbook.backfill.pace import Pacer
+from migrations_playbook.backfill.pacing.pace import Pacer
 from migrations_playbook.backfill.walk import Walk
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft
 from migrations_playbook.postgres.holders import read_holders

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import Refused, WrongPhase
-from migrations_playbook.expand.operation import POSTGRES, one_sentence
+from migrations_playbook.expand.table_lock import POSTGRES, one_sentence
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_known, read_declarations
 from migrations_playbook.phase import Phase, read_state

@@ -22,7 +22,7 @@ from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
 from migrations_playbook.commands import spell_command
-from migrations_playbook.expand.operation import WithTableLock
+from migrations_playbook.expand.table_lock import WithTableLock
 from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import find_hidden_rows

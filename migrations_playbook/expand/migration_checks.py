@@ -12,7 +12,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 
 from migrations_playbook.commands import spell_command
-from migrations_playbook.expand.operation import WithTableLock
+from migrations_playbook.expand.table_lock import WithTableLock
 from migrations_playbook.shadow import Shadow
 
 # Where migrations import what is ours from, and what of that keeps a lock to the end.

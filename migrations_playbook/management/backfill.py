@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.db import Error as DatabaseError
 
-from migrations_playbook.backfill import control
+from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.play import Options, Plan, backfill, fillable_table, plan_backfill
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
 from migrations_playbook.expand.restore import restore_triggers

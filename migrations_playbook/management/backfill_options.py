@@ -8,10 +8,11 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from migrations_playbook.backfill import pace, steering, vacuum
-from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.backfill import vacuum
+from migrations_playbook.backfill.pacing import pace, steering
+from migrations_playbook.backfill.pacing.pace import Pace
+from migrations_playbook.backfill.pacing.throttle import Limits
 from migrations_playbook.backfill.play import Options
-from migrations_playbook.backfill.throttle import Limits
 from migrations_playbook.management.base import positive_float, positive_int
 
 DURATIONS = {"s": 1, "min": 60, "h": 3600}

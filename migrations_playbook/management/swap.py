@@ -18,7 +18,12 @@ from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
-from migrations_playbook.swap.events import (
+from migrations_playbook.swap.exchange import describe_unproven
+from migrations_playbook.swap.gate import SwapRequest, inspect_phase
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.play import SwapPlan
+from migrations_playbook.swap.proof.evidence import Evidence
+from migrations_playbook.swap.reports import (
     Event,
     Exchanged,
     FollowingUp,
@@ -27,11 +32,6 @@ from migrations_playbook.swap.events import (
     Resuming,
     Verified,
 )
-from migrations_playbook.swap.evidence import Evidence
-from migrations_playbook.swap.exchange import describe_unproven
-from migrations_playbook.swap.gate import SwapRequest, inspect_phase
-from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.play import SwapPlan
 
 
 class SwapCommand(ShadowCommand):

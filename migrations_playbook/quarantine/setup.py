@@ -18,11 +18,7 @@ from migrations_playbook.quarantine.base import (
     Trigger,
     name_quarantine,
 )
-from migrations_playbook.quarantine.functions import (
-    copy_steps,
-    remember_steps,
-    ward_steps,
-)
+from migrations_playbook.quarantine.trigger_functions import copy_steps, remember_steps, ward_steps
 
 
 def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:

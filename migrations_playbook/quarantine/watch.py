@@ -10,11 +10,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all, fetch_value
 from migrations_playbook.postgres.tables import Table
-from migrations_playbook.quarantine.base import (
-    Quarantine,
-    name_quarantine,
-    read_objects,
-)
+from migrations_playbook.quarantine.base import Quarantine, name_quarantine, read_objects
 
 
 @dataclass(frozen=True)

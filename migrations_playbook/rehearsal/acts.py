@@ -15,12 +15,7 @@ from typing import Any
 
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Happening, Remark
-from migrations_playbook.rehearsal.runner import (
-    LOOK,
-    ProcessRunner,
-    StepFailed,
-    read_last_line,
-)
+from migrations_playbook.rehearsal.runner import LOOK, ProcessRunner, StepFailed, read_last_line
 from migrations_playbook.rehearsal.script import RehearsalOptions
 from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.rehearsal.traffic.audit import Audit

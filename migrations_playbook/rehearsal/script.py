@@ -9,7 +9,7 @@ from typing import Any
 from django.db import models
 from django.utils.module_loading import import_string
 
-from migrations_playbook.backfill.steering import MAX_ADDED_MS
+from migrations_playbook.backfill.pacing.steering import MAX_ADDED_MS
 from migrations_playbook.errors import PlaybookError
 
 # Makes the values of one row: takes the release's model, returns the fields that it sets.

@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from migrations_playbook.contract.operation import DropShadow
+from migrations_playbook.contract.drop_operations import DropShadow
 from migrations_playbook.errors import PlaybookError, primary_message
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.sessions import postgresql

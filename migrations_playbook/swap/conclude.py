@@ -31,10 +31,10 @@ from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.reading import read_operator_schemas
-from migrations_playbook.swap.events import FollowingUp, Verified
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof import verify_values
+from migrations_playbook.swap.proof.verify import verify_values
+from migrations_playbook.swap.reports import FollowingUp, Verified
 
 
 def conclude(

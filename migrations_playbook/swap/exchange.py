@@ -36,10 +36,10 @@ from migrations_playbook.postgres.steps import Step, find_failing_step, rename_s
 from migrations_playbook.quarantine import setup
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
-from migrations_playbook.swap.events import Exchanged
 from migrations_playbook.swap.gate import recheck
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof import Rights, changed_rights, read_rights
+from migrations_playbook.swap.proof.verify import Rights, changed_rights, read_rights
+from migrations_playbook.swap.reports import Exchanged
 from migrations_playbook.swap.sameness import read_meanings, refuse_other_meanings
 
 # How often to begin again when somebody changes what is bound to the table meanwhile.

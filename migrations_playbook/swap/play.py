@@ -27,13 +27,13 @@ from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.events import Event, Noticed, Preparing, Resuming
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
 from migrations_playbook.swap.gate import SwapRequest, pass_gate, recheck
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import build_twins, prepare
-from migrations_playbook.swap.proof import verify_values
-from migrations_playbook.swap.readers import find_unreadable
+from migrations_playbook.swap.proof.readers import find_unreadable
+from migrations_playbook.swap.proof.verify import verify_values
+from migrations_playbook.swap.reports import Event, Noticed, Preparing, Resuming
 
 # How often to prepare again when something new is bound to the column meanwhile.
 PREPARE_ROUNDS = 3

@@ -36,9 +36,9 @@ from migrations_playbook.swap.collisions import (
 )
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.events import Preparing
 from migrations_playbook.swap.gate import recheck, refuse_overtaken
 from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.reports import Preparing
 
 # How often to try a step when somebody changes the same rows of the catalog.
 ATTEMPTS = 5

@@ -10,7 +10,7 @@ from django.core.management import call_command
 
 from migrations_playbook.backfill.events import Batch, Recounted
 from migrations_playbook.backfill.nulls import sample_nulls
-from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.backfill.pacing.pace import Pace
 from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.backfill.walk import SHARES
 from migrations_playbook.postgres.sessions import postgresql

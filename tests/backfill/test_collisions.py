@@ -12,8 +12,8 @@ from migrations_playbook import Shadow
 from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.play import swap
+from migrations_playbook.swap.reports import Verified
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import add_old_tickets, nulls
 from tickets.models import Ticket

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from django.core.management import CommandError, call_command
 
-from migrations_playbook.backfill import control
-from migrations_playbook.backfill.control import Control
+from migrations_playbook.backfill.pacing import control
+from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import read_table

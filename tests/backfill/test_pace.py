@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from migrations_playbook.backfill.control import Control
-from migrations_playbook.backfill.pace import CEILING, FLOOR, LOOK_AFTER, BatchSize, Pace, Pacer
+from migrations_playbook.backfill.pacing.control import Control
+from migrations_playbook.backfill.pacing.pace import (
+    CEILING,
+    FLOOR,
+    LOOK_AFTER,
+    BatchSize,
+    Pace,
+    Pacer,
+)
 
 
 def steady(size: BatchSize, *, rows_per_ms: float, batches: int = LOOK_AFTER) -> None:

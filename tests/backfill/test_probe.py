@@ -11,9 +11,9 @@ import pytest
 from django.core.management import call_command
 
 from migrations_playbook.backfill.batch import application_name
-from migrations_playbook.backfill.pace import Pace, Pacer
-from migrations_playbook.backfill.probe import Probe, read_baselines
-from migrations_playbook.backfill.steering import UNFELT_MS
+from migrations_playbook.backfill.pacing.pace import Pace, Pacer
+from migrations_playbook.backfill.pacing.probe import Probe, read_baselines
+from migrations_playbook.backfill.pacing.steering import UNFELT_MS
 from migrations_playbook.postgres.sessions import Session, postgresql
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement

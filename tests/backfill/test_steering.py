@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from migrations_playbook.backfill.pace import Pace, Pacer
-from migrations_playbook.backfill.steering import (
+from migrations_playbook.backfill.pacing.pace import Pace, Pacer
+from migrations_playbook.backfill.pacing.steering import (
     FIRST_MS,
     LONGEST_MS,
     LOWEST,

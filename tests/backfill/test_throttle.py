@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from migrations_playbook.backfill.signals import Readings, Signals
-from migrations_playbook.backfill.throttle import Limits, derive_limits, find_reasons
+from migrations_playbook.backfill.pacing.signals import Readings, Signals
+from migrations_playbook.backfill.pacing.throttle import Limits, derive_limits, find_reasons
 from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated

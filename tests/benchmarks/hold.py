@@ -51,8 +51,8 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
     from migrations_playbook import Shadow  # noqa: PLC0415
     from migrations_playbook.backfill.play import backfill  # noqa: PLC0415
     from migrations_playbook.replacement import Replacement  # noqa: PLC0415
-    from migrations_playbook.swap.events import Exchanged  # noqa: PLC0415
     from migrations_playbook.swap.play import swap  # noqa: PLC0415
+    from migrations_playbook.swap.reports import Exchanged  # noqa: PLC0415
 
     class Held(models.Model):
         id = models.BigIntegerField(primary_key=True)

@@ -14,8 +14,8 @@ from django.db import connection, transaction
 from psycopg import sql
 
 from migrations_playbook.backfill.events import Batch
+from migrations_playbook.backfill.pacing.throttle import Limits
 from migrations_playbook.backfill.play import Options, backfill
-from migrations_playbook.backfill.throttle import Limits
 from migrations_playbook.replacement import find_replacement
 from tickets.models import Ticket
 

@@ -14,7 +14,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
 from django.db.models.signals import pre_migrate
 
-from migrations_playbook.expand.operation import WithTableLock
+from migrations_playbook.expand.table_lock import WithTableLock
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to
 

@@ -13,8 +13,8 @@ from psycopg import errors
 from migrations_playbook.errors import TRY_AGAIN, PlaybookError
 from migrations_playbook.history import find_known
 from migrations_playbook.postgres.failures import explain_failure
-from migrations_playbook.swap.events import Event
 from migrations_playbook.swap.play import swap
+from migrations_playbook.swap.reports import Event
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed, remember
 

@@ -14,11 +14,11 @@ from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import DEFAULT_POLICY, LockPolicy
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.events import Exchanged, Preparing
 from migrations_playbook.swap.exchange import Unprepared, exchange
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.prepare import prepare
+from migrations_playbook.swap.reports import Exchanged, Preparing
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
 from tests.fixtures.models_partitioned import Levels, Ranges, expand, play, tokens, verified
 from tests.fixtures.models_zoo import fill

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFo
 from migrations_playbook.management.backfill import BackfillCommand
 from migrations_playbook.management.base import PlaybookCommand
 from migrations_playbook.management.rehearse import RehearseCommand
-from migrations_playbook.management.status import StatusCommand
+from migrations_playbook.management.status_report import StatusCommand
 from migrations_playbook.management.swap import SwapCommand
 from migrations_playbook.management.writing import (
     ContractCommand,

@@ -23,12 +23,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.postgres.tables import FOREIGN
-from migrations_playbook.quarantine.base import (
-    Objects,
-    Quarantine,
-    name_quarantine,
-    read_objects,
-)
+from migrations_playbook.quarantine.base import Objects, Quarantine, name_quarantine, read_objects
 from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Steps
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas

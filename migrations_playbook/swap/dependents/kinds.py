@@ -4,8 +4,8 @@ To add a kind: a module beside this file, which ends with its `KIND`, and a row 
 pg_depend that no kind claims is refused (`unknown`), so a missing kind is seen.
 """
 
+from migrations_playbook.swap.dependents import check_constraints as checks
 from migrations_playbook.swap.dependents import (
-    checks,
     columns,
     foreign_keys,
     functions,

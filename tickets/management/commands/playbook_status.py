@@ -1,4 +1,4 @@
-from migrations_playbook.management.status import StatusCommand
+from migrations_playbook.management.status_report import StatusCommand
 
 
 class Command(StatusCommand):

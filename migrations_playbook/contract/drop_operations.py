@@ -17,7 +17,7 @@ from psycopg import sql
 
 from migrations_playbook.contract.play import contract, installed_triggers
 from migrations_playbook.errors import Refused
-from migrations_playbook.expand.operation import POSTGRES, one_sentence, refuse_without_transaction
+from migrations_playbook.expand.table_lock import POSTGRES, one_sentence, refuse_without_transaction
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks

@@ -17,14 +17,10 @@ from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill.pace import Pacer
-from migrations_playbook.backfill.steering import Felt
+from migrations_playbook.backfill.pacing.pace import Pacer
+from migrations_playbook.backfill.pacing.steering import Felt
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.query import (
-    fetch_all,
-    run_message,
-    spell_message,
-)
+from migrations_playbook.postgres.query import fetch_all, run_message, spell_message
 from migrations_playbook.postgres.sessions import is_connection_lost, is_direct, rename_session
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement

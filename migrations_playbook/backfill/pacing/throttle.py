@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill.signals import Readings, Signals
+from migrations_playbook.backfill.pacing.signals import Readings, Signals
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.server import server_cores
 

@@ -16,7 +16,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.backfill.pace import Pace
+from migrations_playbook.backfill.pacing.pace import Pace
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one
 from migrations_playbook.postgres.tables import Table

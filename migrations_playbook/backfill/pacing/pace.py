@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from migrations_playbook.backfill.steering import MAX_ADDED_MS, Felt, Steering
+from migrations_playbook.backfill.pacing.steering import MAX_ADDED_MS, Felt, Steering
 
 # How long a batch should take while nobody else is at work on the server, in milliseconds.
 ALONE_MS = 50.0

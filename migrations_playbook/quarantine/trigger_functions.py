@@ -6,11 +6,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.quarantine.base import Quarantine
-from migrations_playbook.quarantine.digests import (
-    digest_sql,
-    is_remembered_sql,
-    text_settings,
-)
+from migrations_playbook.quarantine.digests import digest_sql, is_remembered_sql, text_settings
 from migrations_playbook.shadow import MOVED, mark_row
 
 # `relkind` of a partitioned table.

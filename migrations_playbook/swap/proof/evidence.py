@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import fetch_row
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof import Digest, digest_values
+from migrations_playbook.swap.proof.verify import Digest, digest_values
 
 
 class Evidence:

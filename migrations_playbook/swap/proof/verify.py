@@ -25,10 +25,10 @@ from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
 from migrations_playbook.swap.dependents.materialized import read_left
-from migrations_playbook.swap.events import Verified
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.readers import read_through
-from migrations_playbook.swap.watch import find_problems
+from migrations_playbook.swap.proof.house import find_problems
+from migrations_playbook.swap.proof.readers import read_through
+from migrations_playbook.swap.reports import Verified
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 # What could not be read is named; this where it is the memory.
