@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
-from migrations_playbook.expand.operation import WithTableLock
+from migrations_playbook.expand.table_lock import WithTableLock
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table, read_table

@@ -1,6 +1,6 @@
 """What drops a shadow column in a migration, once it holds only leaked values.
 
-FROZEN, as `expand.operation` is: migrations import it from `migrations_playbook.operations`.
+FROZEN, as `expand.table_lock` is: migrations import it from `migrations_playbook.operations`.
 """
 
 from __future__ import annotations

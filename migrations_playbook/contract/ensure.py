@@ -1,6 +1,6 @@
 """What plays the whole rotation inside `migrate`, for installations that nobody watches.
 
-FROZEN, as `expand.operation` is: migrations import it from `migrations_playbook.operations`.
+FROZEN, as `expand.table_lock` is: migrations import it from `migrations_playbook.operations`.
 """
 
 from __future__ import annotations
