@@ -12,7 +12,8 @@ stays through reverts and swaps, and goes with the contract. Three functions hav
   same value in both, and a revert loses no token. And another row's leaked value is a unique
   violation, inserted or given to a row; so is a remembered one that is inserted.
 - *remember* (DELETE and UPDATE, last too): a leaked value that leaves its column is remembered. The
-  function stays at work after a revert, when the leaked values are live, until the next swap.
+  function stays at work after a revert, when the leaked values are live, until the next swap. Then
+  it remembers whatever the site replaces, so that no exchange brings back what was revoked.
 
 PostgreSQL deletes and inserts a row that an UPDATE moves to another partition. *remember* marks the
 row for the rest of the statement (`shadow.MOVED`), and the row keeps both its values.

@@ -72,7 +72,16 @@ REMEMBER_UPDATED = Trigger(
     "NEW.{leaked} IS DISTINCT FROM OLD.{leaked} AND OLD.{live} IS DISTINCT FROM OLD.{retired}",
 )
 WHILE_SWAPPED = (WARD, COPY_INSERTED, COPY_UPDATED, REMEMBER_DELETED, REMEMBER_UPDATED)
-WHILE_REVERTED = (REMEMBER_DELETED, REMEMBER_UPDATED)
+# After a revert a row that was written while swapped has its value in both columns. When the site
+# replaces that value, the next swap must not make it live again.
+REMEMBER_REPLACED = Trigger(
+    LAST + "remember_update_",
+    "UPDATE",
+    "remember",
+    "NEW.{leaked} IS DISTINCT FROM OLD.{leaked} "
+    "AND (OLD.{live} IS NOT NULL OR OLD.{retired} IS NOT NULL)",
+)
+WHILE_REVERTED = (REMEMBER_DELETED, REMEMBER_REPLACED)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ END"""
 
 REMEMBER = """
 BEGIN
-    IF {unique} AND OLD.{leaked} IS DISTINCT FROM OLD.{fresh} AND OLD.{leaked} IS NOT NULL THEN
+    -- Of an UPDATE the trigger's condition tells what is to be remembered.
+    IF {unique} AND OLD.{leaked} IS NOT NULL
+        AND (TG_OP = 'UPDATE' OR OLD.{leaked} IS DISTINCT FROM OLD.{fresh})
+    THEN
         INSERT INTO {memory} VALUES ({digest_of_old}) ON CONFLICT DO NOTHING;
     END IF;
     IF TG_OP = 'UPDATE' THEN

@@ -218,6 +218,20 @@ def test_what_was_told_while_swapped_lives_through_revert_and_swap(database: Dat
     assert Ticket.objects.filter(pk=created.pk).exists()
 
 
+def test_a_token_of_while_swapped_that_is_replaced_after_the_revert_does_not_come_back(
+    database: Database,
+) -> None:
+    ticket = Ticket.objects.create()
+    swap()
+    rotate(ticket)
+    replaced = Ticket.objects.get().token
+    revert()
+    rotate(ticket)
+    swap()
+    assert not Ticket.objects.filter(token=replaced).exists()
+    verify()
+
+
 def test_the_memory_holds_no_value(database: Database) -> None:
     stale = Ticket.objects.create()
     swap()
