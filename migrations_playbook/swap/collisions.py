@@ -1,4 +1,4 @@
-"""Values that cannot stay as they are: drawn again before a swap, copied before a revert."""
+"""Values that cannot stay: drawn again before a swap, copied before a revert."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DRAWING_ROUNDS = 20
 
 
 def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> None:
-    """Draw again what more than one row has, for all of them but one.
+    """Draw duplicates again, for all rows of a value but the first.
 
     Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
     Arguments:
-        unique: what must differ, by the index's own expressions: Lower("code") say.
+        unique: the key to differ, by the index's own expressions: Lower("code") say.
     """
     with engine_transaction(connection):
         _hold(connection, pair)
@@ -57,7 +57,7 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Uniqu
 def redraw_leaked(
     connection: BaseDatabaseWrapper, inventory: Inventory, *, redraw: bool = False
 ) -> int:
-    """Draw fresh values again that are live ones, or that are remembered as leaked.
+    """Draw fresh values again where they are live too, or remembered as leaked.
 
     After the exchange such a value would be live and leaked at once. With a random UUID there is
     none, unless a row was written past the triggers. Counts first: hash joins inside the server.
@@ -65,7 +65,7 @@ def redraw_leaked(
     Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
     Arguments:
-        redraw: whether a row with the same value in both columns is to have another one. After a
+        redraw: whether a row with the same value in both columns is to have another value. After a
             revert such a row was written while swapped, and its value has not leaked.
 
     Returns:
@@ -113,7 +113,7 @@ def copy_untriggered(connection: BaseDatabaseWrapper, pair: Pair) -> int:
 def _leaked_rows(
     inventory: Inventory, *, exchanged: bool, redraw: bool
 ) -> Iterator[sql.Composable]:
-    """The queries for the rows; `exchanged`: whether the columns have been exchanged before."""
+    """Compose the queries for the rows; `exchanged`: whether there was an exchange before."""
     pair = inventory.pair
     live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
     if redraw:
@@ -143,7 +143,7 @@ def _leaked_rows(
 def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> None:
     """Draw the shadow of rows. `ctid` is unique within one partition: `tableoid` says which.
 
-    Where an index is unique already, a draw may clash: then all stay as they are for this time.
+    Where an index is unique already, a draw may clash: then all rows keep their values this time.
     """
     try:
         with engine_transaction(connection):
@@ -176,6 +176,6 @@ def _hold(connection: BaseDatabaseWrapper, pair: Pair) -> None:
 
 
 def _ignore_declared(connection: BaseDatabaseWrapper, pair: Pair) -> None:
-    """Keep the declared triggers from putting the old value back, or from drawing one."""
+    """Keep the declared triggers from putting the old value back, or from drawing another."""
     names = "{" + ",".join(pair.replacement.trigger_names) + "}"
     set_local(connection, "pgtrigger.ignore", names)

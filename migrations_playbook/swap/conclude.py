@@ -1,7 +1,7 @@
-"""What follows a committed exchange: materialized views, statistics, and the proof.
+"""The work after a committed exchange: materialized views, statistics, and the proof.
 
-It may be interrupted anywhere. What is left then is in the catalog, and is finished by the same
-command (`unfinished`).
+The work may be interrupted anywhere. The catalog shows the remainder, and the same command finishes
+the work.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ def conclude(
     revert: bool,
     rights_changed: tuple[str, ...] = (),
 ) -> Iterator[FollowingUp | Verified]:
-    """Do what follows a committed exchange, and prove it.
+    """Do the work after a committed exchange, and prove the exchange.
 
     Lock: see `follow`; then ACCESS SHARE.
 
     Arguments:
         pair: the columns, as they stood before or after the exchange.
-        after: what follows.
-        revert: whether the exchange was one back.
+        after: the steps that follow.
+        revert: whether the exchange was a revert.
         rights_changed: see `proof.verify`.
 
     Raises:
-        LockNotAvailable: something of `after` could not be done; says which command finishes it.
+        LockNotAvailable: a step of `after` could not be done; names the command to finish with.
         ConnectionLost: the server went away in between; likewise.
-        VerificationFailed: the numbers are not what they must be, or could not be counted.
+        VerificationFailed: a number is wrong, or could not be counted.
     """
     step: Step | None = None
     try:
@@ -87,7 +87,7 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
     """Raise unless the proof was passed.
 
     Raises:
-        VerificationFailed: says what is wrong.
+        VerificationFailed: names the faults.
     """
     if verified.passed:
         return
@@ -108,7 +108,7 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
 
 
 def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> Iterator[str]:
-    """What to do about what is wrong; never a revert, which makes every leaked value live."""
+    """Yield the remedies for each fault; never a revert, which makes every leaked value live."""
     if verified.left:
         yield f'Run "{finishing_command(replacement, revert=revert)}" to finish.'
     if verified.nulls or verified.duplicates or verified.leaked or verified.returned:
@@ -126,13 +126,13 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
 def follow(
     connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy, *, revert: bool
 ) -> None:
-    """Do what follows a committed exchange: renew materialized views, collect statistics.
+    """Do the steps after a committed exchange: renew materialized views, collect statistics.
 
-    Lock: what the step says on the table; on a materialized view ACCESS EXCLUSIVE, asked for in
+    Lock: on the table as each step says; on a materialized view ACCESS EXCLUSIVE, asked for in
     short attempts.
 
     Raises:
-        LockNotAvailable: the exchange is committed, but this is not done.
+        LockNotAvailable: the exchange is committed, but the step is not done.
     """
     weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
     for attempt in range(1, policy.attempts + 1):

@@ -1,4 +1,4 @@
-"""Is the value kept a second time? Columns of the table that hold it, or something made of it.
+"""Is the value kept a second time? Columns of the table with the value, or with a digest.
 
 A digest beside a secret (`token_checksum`, say) goes on letting the leaked value in after a swap.
 Rows are sampled and compared inside the server: no value leaves it.
@@ -38,12 +38,12 @@ MADE_BY = {
 
 
 def find_copies(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, str]:
-    """Find the columns that hold the live value, or something made of it; by name.
+    """Find the columns with the live value, or with something made of the value; by name.
 
     Lock: ACCESS SHARE on the table.
 
     Returns:
-        For each column, what it holds.
+        For each column, its content in words.
     """
     own = {pair.replacement.live, pair.replacement.shadow}
     found = {}
@@ -60,7 +60,7 @@ def find_copies(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, str]:
 
 
 def _texts(connection: BaseDatabaseWrapper, pair: Pair) -> list[str]:
-    """The columns that could hold one: texts, bytes and UUIDs."""
+    """List the columns that could hold a copy: texts, bytes and UUIDs."""
     rows = fetch_all(
         connection,
         sql.SQL("""
