@@ -111,6 +111,7 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
     """Yield the remedies for each fault; never a revert, which makes every leaked value live."""
     if verified.left:
         yield f'Run "{finishing_command(replacement, revert=revert)}" to finish.'
+        return
     if verified.nulls or verified.duplicates or verified.leaked or verified.returned:
         yield "Write a new value to each of those rows."
     if verified.exposed or verified.still_bound:
@@ -119,7 +120,7 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
         yield "Grant what was lost, and revoke what was gained."
     if verified.problems:
         yield f'Run "{replacement.command("swap", "--mend")}".'
-    if not revert and not verified.left:
+    if not revert:
         yield f'Then run "{replacement.command("swap", "--verify")}" again.'
 
 
