@@ -74,6 +74,12 @@ MEANINGS = sql.SQL("""
          WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
            -- Its own view, constraint, or whole: another oid where it is made anew.
            AND d.deptype NOT IN ('i', 'P', 'S')
+           -- Up to PostgreSQL 15 a view's rule names the view, as OLD and NEW, beside.
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite rule
+                            WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
+                              AND rule.oid = d.objid AND rule.rulename = '_RETURN'
+                              AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                              AND d.refobjid = rule.ev_class)
         UNION
         SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
                key.number
