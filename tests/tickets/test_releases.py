@@ -73,3 +73,16 @@ def test_release_n2_forgets_the_column_and_leaves_it_in_the_database(database: D
         read_state(connection, find_replacement("tickets.Ticket", "new_token")).phase
         is Phase.SWAPPED
     )
+
+
+def test_a_contract_that_was_written_before_the_triggers_were_renewed_goes_on_to_run(
+    empty_database: Database,
+) -> None:
+    migrate(empty_database, "earlier", "tickets", "0002")
+    with empty_database.connect() as session:
+        session.execute("INSERT INTO tickets_ticket (token) VALUES (gen_random_uuid())")
+    bring_to("swapped")
+    connection.close()
+    migrate(empty_database, "earlier")
+    assert empty_database.memory() == []
+    assert empty_database.value("SELECT count(*) FROM tickets_ticket") == 1
