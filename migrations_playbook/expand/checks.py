@@ -1,7 +1,7 @@
-"""System checks of what models and migrations say; each hint is a command, or a line to write.
+"""System checks of models and migrations; each hint is a command, or a line to write.
 
-Those of a declaration need no database. Those of the table do, so they run where Django has
-database checks run: before `migrate`, which makes them refusals at expand time.
+The checks of a declaration need no database. The checks of the table do, so they run with Django's
+database checks: before `migrate`, which makes them refusals at expand time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Model = type[models.Model]
 
 
 def declarations(app_configs: Sequence[AppConfig] | None = None) -> Iterator[tuple[Model, Shadow]]:
-    """Every model with a shadow that it declares, right or wrong."""
+    """Yield every model with each shadow declared, right or wrong."""
     for model, trigger in pgtrigger.registered():
         if isinstance(trigger, FillTrigger) and (
             app_configs is None or model._meta.app_config in app_configs
@@ -39,7 +39,7 @@ def declarations(app_configs: Sequence[AppConfig] | None = None) -> Iterator[tup
 def check_declarations(
     app_configs: Sequence[AppConfig] | None, **options: Any
 ) -> list[CheckMessage]:
-    """What each model declares: two fields of one type, the shadow nullable, a value to fill in."""
+    """Check each declaration: two fields of a type, the shadow nullable, a value to fill in."""
     found = list(declarations(app_configs))
     errors = [error for model, shadow in found for error in declaration_errors(model, shadow)]
     declared = {id(shadow) for _, shadow in found}
@@ -59,7 +59,7 @@ def check_declarations(
 
 
 def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
-    """The errors of one declaration."""
+    """Yield the errors of a declaration."""
     yield from check_model(model)
     yield from check_fields(model, shadow)
     yield from check_value(model, shadow)
@@ -67,7 +67,7 @@ def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
 
 @register("migrations_playbook")
 def check_migrations(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
-    """The migrations that add what is declared: under the bounded lock, in a transaction."""
+    """Check the expanding migrations: under the bounded lock, in a transaction."""
     found = list(declarations(app_configs))
     return [
         error
@@ -81,9 +81,9 @@ def check_migrations(app_configs: Sequence[AppConfig] | None, **options: Any) ->
 def check_tables(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **options: Any
 ) -> list[CheckMessage]:
-    """The tables: an inherited one, say, is refused before it is expanded.
+    """Check the tables: an inherited table, say, is refused before the expand.
 
-    Django runs it before `migrate`, and with `check --database`.
+    Django runs the check before `migrate`, and with `check --database`.
 
     Raises:
         CommandError: the server cannot be reached, so nothing can be checked or migrated now.

@@ -22,7 +22,7 @@ TYPE_OPTIONS = {"max_length", "db_collation", "max_digits", "decimal_places", "b
 
 
 def check_model(model: Model) -> Iterator[CheckMessage]:
-    """Say why a model has no table that a migration of its own would expand."""
+    """Say why no migration of the model's own app would expand its table."""
     options = model._meta
     if options.proxy or options.abstract or not options.managed or options.swapped:
         kind = "a proxy" if options.proxy else "abstract" if options.abstract else "unmanaged"
@@ -38,7 +38,7 @@ def check_model(model: Model) -> Iterator[CheckMessage]:
 
 
 def check_fields(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
-    """Say what is wrong with the two fields, or that they are not there."""
+    """Say which faults the two fields have, or which field is missing."""
     fields: dict[str, Field] = {}
     for role, name in (("live", shadow.live), ("shadow", shadow.shadow)):
         try:
@@ -73,7 +73,7 @@ def check_fields(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
 
 
 def write_field(name: object, like: Field | None) -> str:
-    """Write the line that declares a shadow of the same type as another field."""
+    """Write the line to declare a shadow of the same type as another field."""
     if like is None:
         return f"{name} = models.UUIDField(null=True, editable=False)"
     _, path, _, options = shadow_field(like).deconstruct()
@@ -146,7 +146,7 @@ def _describe_type(field: Field) -> str:
 
 
 def _say_index(model: Model, field: Any) -> str | None:
-    """Say what would make an index on a field, as the end of a sentence; or None."""
+    """Say which option would make an index on a field, as the end of a sentence; or None."""
     if field.unique:
         return "is unique"
     if field.db_index:

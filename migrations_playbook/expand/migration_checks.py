@@ -1,4 +1,4 @@
-"""Checks of the migrations on disk: what would stop the site is found before anybody runs it."""
+"""Checks of the migrations on disk: a migration to stop the site is found before its run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCKING = {"WithTableLock", "DropShadow", "ContractShadow"}
 def read_migrations(label: str) -> Iterator[migrations.Migration]:
     """Read an app's migrations from its files.
 
-    One that cannot be imported is passed over: Django has a sentence for it.
+    A file that cannot be imported is passed over: Django has a sentence for such.
 
     Arguments:
         label: the app's label.
@@ -49,11 +49,11 @@ def read_migrations(label: str) -> Iterator[migrations.Migration]:
 def check_migration(
     migration: migrations.Migration, declared: Iterable[tuple[type[models.Model], Shadow]]
 ) -> Iterator[CheckMessage]:
-    """Say what would stop the site, if a migration was run.
+    """Say how a migration would stop the site.
 
     Arguments:
-        migration: one of an app's.
-        declared: the models, and what each declares.
+        migration: a migration of an app.
+        declared: the models, each with its shadows.
     """
     found = list(flatten(migration.operations))
     if migration.atomic and any(
@@ -101,7 +101,7 @@ def check_migration(
 def flatten(
     operations: Iterable[Operation], *, locked: bool = False
 ) -> Iterator[tuple[Operation, bool]]:
-    """Every operation that touches the database, and whether it runs under the bounded lock."""
+    """Yield every operation that touches the database, and whether the lock is bounded."""
     for each in operations:
         yield each, locked
         if isinstance(each, WithTableLock):

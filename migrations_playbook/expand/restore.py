@@ -1,7 +1,7 @@
 """Puts the triggers of a shadow back that no model declares any more.
 
-`pgtrigger install` of a later release prunes what its models do not declare. It cannot put back
-what they have forgotten; the migrations remember it.
+`pgtrigger install` of a later release prunes triggers that its models do not declare. Only the
+migrations remember the forgotten triggers, and can put them back.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from migrations_playbook.replacement import Replacement
 
 
 def restore_triggers(connection: BaseDatabaseWrapper, replacement: Replacement) -> bool:
-    """Install the triggers of a shadow anew where one is missing or disabled.
+    """Install the triggers of a shadow anew where any is missing or disabled.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly; none when they are at work.
 
     Returns:
-        Whether it was needed.
+        Whether the triggers needed repair.
 
     Raises:
-        LockNotAvailable: the lock was not to be had; nothing was changed.
+        LockNotAvailable: the lock was not granted; nothing was changed.
     """
     if read_state(connection, replacement).problem is None:
         return False

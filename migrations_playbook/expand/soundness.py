@@ -1,4 +1,4 @@
-"""Whether the columns of a model's table can be exchanged, by what the catalog says of it."""
+"""Whether the columns of a model's table can be exchanged, as the catalog has the table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Obstacle:
     """Why a table cannot be expanded.
 
     Arguments:
-        reason: what the table is, ending a sentence.
-        remedy: what to do about it, as a sentence.
+        reason: the table's fault, ending a sentence.
+        remedy: the way out, as a sentence.
     """
 
     reason: str
@@ -37,7 +37,7 @@ class Obstacle:
 def find_obstacle(
     connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None = None
 ) -> Obstacle | None:
-    """Find why a table cannot be expanded: it could not be swapped, or not be filled.
+    """Find why a table cannot be expanded: no swap could follow, or no backfill.
 
     Lock: none that conflicts with anything.
 
@@ -87,7 +87,7 @@ def find_obstacle(
 def unsound(
     connection: BaseDatabaseWrapper, table: sql.Identifier, live: str | None = None
 ) -> str | None:
-    """Why the columns of a table cannot be exchanged soundly, ending a sentence; or None.
+    """Say why the columns of a table cannot be exchanged soundly, ending a sentence; or None.
 
     Lock: none that conflicts with anything.
 

@@ -28,7 +28,7 @@ MARGIN_BITS = 20
 
 
 def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> list[CheckMessage]:
-    """Say why a table's columns could not be exchanged, or its value not be drawn for it.
+    """Say why a table's columns could not be exchanged, or no value be drawn.
 
     Lock: ACCESS SHARE on the table, as any SELECT.
 
@@ -60,7 +60,7 @@ def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> li
 def _find_obstacle(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
 ) -> Obstacle | None:
-    """Find what keeps a table from being expanded, or an expanded one from being exchanged."""
+    """Find the obstacle to a table's expand, or to the exchange of an expanded table."""
     if replacement.shadow not in table.columns:
         return find_obstacle(connection, table.identifier, replacement.live)
     reason = unsound(connection, table.identifier, replacement.live)
@@ -101,7 +101,7 @@ def _check_failure(
 ) -> Iterator[CheckMessage]:
     """Say why the triggers could draw no value.
 
-    A function that is nowhere may be made by a migration before the expand: the expand says so.
+    A missing function may be made by a migration before the expand: the expand says so.
     """
     cause, said = error.__cause__, primary_message(error)
     missing = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
@@ -143,10 +143,10 @@ def draw_values(
     *,
     path: str | None = TRIGGER_PATH,
 ) -> tuple[int, int]:
-    """Draw values as the triggers would, and count those that differ, and the nulls.
+    """Draw values as the triggers would; count different values, and nulls.
 
-    They never leave the server. A function that writes is refused by the server, and its changes
-    would be rolled back.
+    The values never leave the server. A function that writes is refused by the server, and its
+    changes would be rolled back.
 
     Arguments:
         connection: of PostgreSQL, outside a transaction.
@@ -172,7 +172,7 @@ def draw_values(
 
 
 def _is_found_elsewhere(connection: BaseDatabaseWrapper, replacement: Replacement) -> bool:
-    """Whether the session finds what the triggers would not."""
+    """Tell whether the session finds a function that the triggers would not."""
     try:
         draw_values(connection, replacement, 1, path=None)
     except ProgrammingError:
@@ -181,14 +181,14 @@ def _is_found_elsewhere(connection: BaseDatabaseWrapper, replacement: Replacemen
 
 
 def estimate_rows(table: Table) -> int:
-    """The rows of a table and its partitions, as the last ANALYZE saw them; 0 if there was none."""
+    """Estimate the rows of a table and its partitions, as the last ANALYZE saw them; 0 without."""
     own = max(table.estimate, 0)
     parts = sum(max(each.estimate, 0) for each in table.partitions if each.kind != "p")
     return int(max(own, parts))
 
 
 def is_unique(replacement: Replacement) -> bool:
-    """Whether no two rows may have the same live value, whatever their other values are."""
+    """Tell whether no two rows may have the same live value, whatever their other values are."""
     options = replacement.model._meta
     name = replacement.declaration.live
     return bool(options.get_field(name).unique) or any(  # type: ignore[union-attr]

@@ -1,8 +1,8 @@
-"""What runs a migration's operations under a strong lock that is taken boundedly.
+"""The operation that runs others under a strong lock, taken boundedly.
 
-FROZEN: an applied migration must mean tomorrow what it meant today. A change in what an operation
-does to a database is a new class beside the old one. Migrations import it from
-`migrations_playbook.operations`, and MigrationWriter takes that address from `__module__`.
+FROZEN: an applied migration must mean tomorrow what it meant today. A change in an operation's
+effect on a database is a new class beside the old. Migrations import the class from
+`migrations_playbook.operations`, and MigrationWriter takes this address from `__module__`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ MIGRATE_AGAIN = 'Run "manage.py migrate" again.'
 
 
 class WithTableLock(TableOperation):
-    """Runs operations on one table under a strong lock that is taken boundedly.
+    """Runs operations on a table under a strong lock, taken boundedly.
 
-    A plain migration asks for ACCESS EXCLUSIVE and waits as long as it takes; behind one idle
-    transaction, every later reader then waits behind the migration. This asks in short attempts
-    with pauses between them (`locks.reserve`, `locks.seize`), and fails cleanly when the
-    lock is not to be had: the transaction rolls back, and `migrate` can be run again.
+    A plain migration asks for ACCESS EXCLUSIVE and waits without a bound. Behind an idle
+    transaction, every later reader then waits behind the migration. This operation asks in short
+    attempts with pauses between (`locks.reserve`, `locks.seize`). When the lock is not granted it
+    fails cleanly: the transaction rolls back, and `migrate` can be run again.
 
     The states of the operations are worked out before the lock is asked for: rendering the models
     of a large project can take longer than the statements themselves.
@@ -60,7 +60,7 @@ class WithTableLock(TableOperation):
 
     Arguments:
         model_name: the model whose table is locked.
-        operations: what runs under the lock; catalog changes only, nothing that scans.
+        operations: the operations under the lock; catalog changes only, no scan.
     """
 
     def __init__(self, model_name: str, operations: Sequence[Operation]) -> None:
@@ -69,13 +69,16 @@ class WithTableLock(TableOperation):
 
     @property
     def reduces_to_sql(self) -> bool:  # type: ignore[override]
+        """Tell Django whether `sqlmigrate` can write SQL for all operations."""
         return all(operation.reduces_to_sql for operation in self.operations)
 
     @property
     def reversible(self) -> bool:  # type: ignore[override]
+        """Tell Django whether all operations can be undone."""
         return all(operation.reversible for operation in self.operations)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return the arguments as MigrationWriter writes them."""
         return (
             type(self).__name__,
             [],
@@ -83,6 +86,7 @@ class WithTableLock(TableOperation):
         )
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Apply the operations to the project state."""
         for operation in self.operations:
             operation.state_forwards(app_label, state)
 
@@ -93,6 +97,7 @@ class WithTableLock(TableOperation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        """Run the operations. Lock: ACCESS EXCLUSIVE on the table, taken boundedly."""
         if not self._concerns(app_label, schema_editor, from_state):
             return
         with one_sentence(schema_editor, self.model_name):
@@ -109,6 +114,7 @@ class WithTableLock(TableOperation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        """Undo the operations. Lock: ACCESS EXCLUSIVE on the table, taken boundedly."""
         if not self._concerns(app_label, schema_editor, to_state):
             return
         label = f"{app_label}.{to_state.models[app_label, self.model_name.lower()].name}"
@@ -124,11 +130,13 @@ class WithTableLock(TableOperation):
                 operation.database_backwards(app_label, schema_editor, after, before)
 
     def describe(self) -> str:
+        """Describe the operations for `migrate`."""
         inner = "; ".join(operation.describe() for operation in self.operations)
         return f"Under a bounded lock on {self.model_name}: {inner}"
 
     @property
     def migration_name_fragment(self) -> str | None:  # type: ignore[override]
+        """Return the operations' part of a migration's name."""
         return "_".join(
             operation.migration_name_fragment
             for operation in self.operations
@@ -138,7 +146,7 @@ class WithTableLock(TableOperation):
     def _concerns(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
     ) -> bool:
-        """Whether the model's table is in this database, by the project's routers."""
+        """Tell whether the model's table is in this database, by the project's routers."""
         model = state.apps.get_model(app_label, self.model_name)
         return self.allow_migrate_model(schema_editor.connection.alias, model)
 
@@ -150,7 +158,7 @@ class WithTableLock(TableOperation):
         *,
         forwards: bool,
     ) -> list[tuple[Operation, ProjectState, ProjectState]]:
-        """Take the lock; return each operation with the states that it leads from and to.
+        """Take the lock; return each operation with the states before and after.
 
         Lock: ACCESS EXCLUSIVE on the table, until the end of the migration.
         """
@@ -175,7 +183,7 @@ class WithTableLock(TableOperation):
 
     @property
     def _triggers(self) -> list[PinnedTriggerSql]:
-        """The triggers of a shadow that the operations install."""
+        """Yield the triggers of a shadow that the operations install."""
         installed = (each.trigger for each in self.operations if isinstance(each, AddTrigger))
         texts = (each.sql for each in installed if isinstance(each, compiler.Trigger))
         return [each for each in texts if isinstance(each, PinnedTriggerSql)]
@@ -183,7 +191,7 @@ class WithTableLock(TableOperation):
     def _try_triggers(
         self, app_label: str, connection: BaseDatabaseWrapper, identifier: sql.Identifier
     ) -> None:
-        """Try the triggers of what is declared today; what was declared once, no site meets."""
+        """Try the triggers of today's declarations; no site meets an earlier declaration's."""
         label = f"{app_label}.{self.model_name}".lower()
         table = read_table(connection, identifier)
         for replacement in declared_replacements():
@@ -200,7 +208,7 @@ class WithTableLock(TableOperation):
         state: ProjectState,
         field: str,
     ) -> None:
-        """Drop what remembers leaked values after a revert, before its shadow column goes."""
+        """Drop the memory of leaked values after a revert, before its shadow column goes."""
         connection = schema_editor.connection
         if connection.vendor != POSTGRES or schema_editor.collect_sql:
             return
@@ -214,7 +222,7 @@ class WithTableLock(TableOperation):
     def _refuse_unsound(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
     ) -> None:
-        """Refuse to expand what could not be swapped later, an inherited table say."""
+        """Refuse to expand a table that could not be swapped later, an inherited table say."""
         connection = schema_editor.connection
         if not self._triggers or schema_editor.collect_sql or connection.vendor != POSTGRES:
             return
@@ -261,16 +269,16 @@ def one_sentence(
     model_name: str,
     swap: str = "manage.py playbook swap",
 ) -> Iterator[None]:
-    """Begin an operation, and make `migrate` end with one sentence, not with a traceback.
+    """Begin an operation, and make `migrate` end with a sentence, not with a traceback.
 
-    The migration's transaction gets what the engine's own have. Two `migrate` at once both find the
-    migration unapplied; the lock lets one in after the other, and the later one then finds its
+    The migration's transaction gets the settings of the engine's own. Two `migrate` at once both
+    find the migration unapplied. The lock lets them in by turns, and the later run then finds its
     work done.
 
     Arguments:
         schema_editor: in its transaction, or collecting SQL.
         model_name: the model.
-        swap: the command that exchanges its columns.
+        swap: the command to exchange its columns.
     """
     connection = schema_editor.connection
     try:

@@ -1,4 +1,4 @@
-"""What an operation on one table has in common with the others, when migrations are squashed."""
+"""The common part of operations on a single table, for `squashmigrations`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db.migrations.operations.base import Operation
 
 
 class TableOperation(Operation):
-    """An operation on one model's table, past which `squashmigrations` may move other models'.
+    """An operation on a model's table, past which `squashmigrations` may move other models'.
 
     Arguments:
         model_name: the model.
@@ -15,10 +15,10 @@ class TableOperation(Operation):
     model_name: str
 
     def references_model(self, name: str, app_label: str) -> bool:
-        """Whether it is about this model: it is about one alone."""
+        """Tell whether the operation is about this model."""
         return name.lower() == self.model_name.lower()
 
     def reduce(self, operation: Operation, app_label: str) -> bool | list[Operation]:
-        """As Django's own: what does not refer to the model may pass."""
+        """Reduce as Django does: an operation without a reference to the model may pass."""
         reduced = super().reduce(operation, app_label)
         return reduced or not operation.references_model(self.model_name, app_label)

@@ -1,10 +1,10 @@
 """Tries the triggers before the site's writes meet them.
 
 A trigger that cannot draw its value fails every INSERT of the site, while everything of ours is
-green: its function is looked up in another path, is not granted to the application's role, or
-makes what is too long for the column. So the expand installs the triggers on a table of its own
-first, as each role that writes to the real one, and takes all of it back. That happens under a lock
-that no reader and no writer notices, before the strong one is asked for.
+green. Its function is looked up in another path, is not granted to the application's role, or makes
+values too long for the column. So the expand first tries the triggers on a table of its own, as
+each role that writes to the real table, and takes everything back. The trial holds a lock that no
+reader and no writer notices, before the strong lock is asked for.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def try_triggers(
 ) -> None:
     """Try the triggers on a table of their own, and take everything back.
 
-    Lock: ACCESS SHARE on the table. The caller holds what keeps other migrations away: two that
+    Lock: ACCESS SHARE on the table. The caller holds a lock against other migrations: two that
     replace the same function would fail.
 
     Arguments:
         connection: in a transaction.
-        replacement: what is expanded.
+        replacement: the replacement to expand.
         table: its table, with the shadow column or without.
         triggers: as they are going to be installed on the table.
 
@@ -72,7 +72,7 @@ def try_triggers(
 
 @contextmanager
 def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Roll back what is done within, settings and roles too; also when nothing has failed."""
+    """Roll back all work within, settings and roles too; also when nothing has failed."""
     with transaction.atomic(using=connection.alias):
         try:
             yield
@@ -106,7 +106,7 @@ def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table
 
 
 def _draw_row(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
-    """Insert a row as it is from before the triggers; its live value is drawn, too."""
+    """Insert a row as from before the triggers; its live value is drawn, too."""
     row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(
         TRIAL, sql.Identifier(replacement.live), replacement.value
     )
@@ -123,7 +123,7 @@ def _install_triggers(
 
 
 def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement, rows: int) -> None:
-    """Insert rows as a release does that knows no shadow, and update the one that has none yet."""
+    """Insert rows as by a release without the shadow, and update the row that is not filled yet."""
     live = sql.Identifier(replacement.live)
     insert = """
         INSERT INTO {trial} ({live})
@@ -137,7 +137,7 @@ def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement, rows:
 
 
 def _refuse_same(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
-    """Refuse a value that is null, or the same for each row."""
+    """Refuse a null value, or the same value for each row."""
     nulls, different = fetch_row(
         connection,
         sql.SQL("""
@@ -153,10 +153,10 @@ def _refuse_same(connection: BaseDatabaseWrapper, replacement: Replacement, tabl
 
 
 def _try_checks(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
-    """Refuse values that a CHECK of the live column alone does not let pass.
+    """Refuse values that fail a CHECK of the live column alone.
 
-    From the swap's preparation on, the shadow has the same CHECK. A CHECK of several columns is
-    tried there, on the rows as they are.
+    From the swap's preparation on, the shadow has the same CHECK. The preparation tries a CHECK of
+    several columns, on the rows as they are.
     """
     rows = fetch_all(
         connection,
@@ -195,7 +195,7 @@ def _try_role(
     triggers: Sequence[PinnedTriggerSql],
     role: str,
 ) -> None:
-    """Write as another role does; where that is not permitted, look its rights up."""
+    """Write as another role does; where SET ROLE is not permitted, look the role's rights up."""
     with _taken_back(connection):
         # PL/pgSQL asks for the right to call a function once in a transaction, and remembers that
         # another role had it. A function that is made anew remembers nothing.
@@ -247,10 +247,10 @@ def _read_lacking(
     triggers: Sequence[PinnedTriggerSql],
     role: str,
 ) -> list[str]:
-    """Read what a role lacks to call what the triggers call, as the GRANTs to run.
+    """Read the rights that a role lacks to call the triggers' functions, as the GRANTs to run.
 
-    A view of the value tells which functions it depends on, those of PostgreSQL itself apart. What
-    such a function calls in turn is not known.
+    A view of the value tells its functions, PostgreSQL's own apart. The functions called by these
+    in turn are not known.
     """
     view = sql.SQL("CREATE TEMPORARY VIEW {} AS SELECT {} AS value").format(
         sql.Identifier(f"{NAME}_value"), replacement.value
@@ -305,7 +305,7 @@ def _refuse_without_temporary(connection: BaseDatabaseWrapper) -> None:
 
 @contextmanager
 def _refusing(replacement: Replacement, table: Table, role: str | None = None) -> Iterator[None]:
-    """Say of what fails within that it would fail the site's writes, and what mends it."""
+    """Turn a failure within into the refusal: the site's writes would fail, with the remedy."""
     try:
         yield
     except DatabaseError as error:

@@ -49,7 +49,7 @@ CALL = re.compile(r'(?:"?\w+"?\.)*"?(\w+)"?\s*\(')
 
 
 def check_value(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
-    """Say what is wrong with the value: a fault that would be the others' cause alone."""
+    """Yield the value's first fault: other faults may follow from this fault alone."""
     problem = next(_problems(model, shadow), None)
     if problem is not None:
         number, message, hint = problem
@@ -59,7 +59,7 @@ def check_value(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
 
 
 def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
-    """The number of the check, the rest of its sentence, and its hint; the first one counts."""
+    """Yield the number of the check, the rest of its sentence, and its hint; the first counts."""
     value: Any = shadow.value
     live = _field_of(model, shadow.live)
     propose = f"Write value={propose_value(live, value)}"
@@ -88,7 +88,7 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
 
 
 def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
-    """Why what an expression draws is known to others, or to other rows.
+    """Say why an expression's values are known to others, or to other rows.
 
     Arguments:
         text: its SQL, without literals.
@@ -108,7 +108,7 @@ def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _misfits(live: models.Field[Any, Any], shadow: Shadow) -> Iterator[tuple[int, str, str]]:
-    """Why a value does not go into the column, as far as Django knows the types."""
+    """Say why a value does not go into the column, as far as Django knows the types."""
     connection = connections[DEFAULT_DB_ALIAS]
     value, made = shadow.value, shadow.value_field
     kind = base_type(live, connection)
@@ -128,20 +128,20 @@ def _misfits(live: models.Field[Any, Any], shadow: Shadow) -> Iterator[tuple[int
 
 
 def _may_be(value: RandomText, kind: str) -> bool:
-    """Whether texts that are drawn can be values of a type."""
+    """Tell whether drawn texts can be values of a type."""
     number = not value.prefix and set(value.alphabet) <= set(values.DIGITS)
     return kind in TEXTS or kind == "bytea" or (number and kind in NUMBERS)
 
 
 def _width(value: models.expressions.BaseExpression, kind: str) -> int | None:
-    """How many characters a value has, where it is known for certain."""
+    """Count a value's characters, where known for certain."""
     if isinstance(value, RandomText | RandomHexUUID):
         return value.output_field.max_length
     return UUID_WIDTH if kind == "uuid" else None
 
 
 def propose_value(live: models.Field[Any, Any] | None, value: object) -> str:
-    """Spell a value that fits a column, as near as possible to the one that was meant."""
+    """Spell a value that fits a column, as near as possible to the intended value."""
     kind = "" if live is None else base_type(live, connections[DEFAULT_DB_ALIAS])
     digits = DIGITS_OF.get(kind) or getattr(live, "max_digits", None)
     if digits is not None:

@@ -1,1 +1,1 @@
-"""What the plays share with PostgreSQL. It imports no play."""
+"""The plays' common ways to PostgreSQL. This folder imports no play."""

@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses, as a sentence that says what mends it, and an exit code."""
+"""PostgreSQL's refusals, each as a sentence with the remedy and an exit code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LASTING: dict[type[Exception], str] = {
 
 
 def explain_failure(error: DatabaseError) -> PlaybookError:
-    """Build the refusal for a database error that nothing else has a sentence for.
+    """Build the refusal for a database error without a sentence elsewhere.
 
     Arguments:
         error: as Django raises it, with the driver's error for its cause.

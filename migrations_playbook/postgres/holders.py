@@ -1,7 +1,7 @@
-"""Who is in the way: sessions and prepared transactions that hold what somebody waits for.
+"""Who is in the way: sessions and prepared transactions that others wait for.
 
-Of another session's query only the command is shown, SELECT or UPDATE: what follows may be a
-secret, in more forms of literals, comments and names than a scanner would know.
+Of another session's query only the command is shown, SELECT or UPDATE: the rest may be a secret, in
+more forms of literals, comments and names than a scanner would know.
 
 Lock: none that conflicts with anything, in every function of this file.
 """
@@ -39,14 +39,14 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Holder:
-    """A session, or a prepared transaction, that is in the way.
+    """A session, or a prepared transaction, in somebody's way.
 
     Arguments:
         pid: the server process, or None for a prepared transaction.
-        mode: the strongest lock mode that it holds on the table; empty where no table is meant.
+        mode: the strongest lock mode held on the table; empty where no table is meant.
         age_ms: how long its transaction has been open, in milliseconds; None if hidden from us.
         state: as pg_stat_activity has it; empty if hidden from us.
-        application: what the session calls itself.
+        application: the session's own name.
         command: the first word of its last query, SELECT say; empty if hidden or unknown.
         prepared: the prepared transaction's name.
     """
@@ -61,7 +61,7 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """What tells it from others."""
+        """The name by which a person tells the holder from others."""
         if self.prepared is not None:
             return f'prepared transaction "{self.prepared}"'
         application = f' "{self.application}"' if self.application else ""
@@ -112,7 +112,7 @@ def read_holders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> list
 def find_old_holders(
     connection: BaseDatabaseWrapper, table: sql.Identifier, old_ms: float
 ) -> list[Holder]:
-    """Find those who hold the table in a transaction that is older than `old_ms` milliseconds."""
+    """Find the holders of the table in a transaction older than `old_ms` milliseconds."""
     return [
         holder
         for holder in read_holders(connection, table)
@@ -123,10 +123,10 @@ def find_old_holders(
 def read_blockers(connection: BaseDatabaseWrapper, pid: int) -> list[Holder]:
     """Read whom a session waits for; the oldest first.
 
-    A concurrent build of an index waits for every transaction that is older, whatever it holds.
+    A concurrent build of an index waits for every older transaction, whatever its locks.
 
     Arguments:
-        pid: the session that waits.
+        pid: the waiting session.
     """
     _look_anew(connection)
     rows = fetch_all(
@@ -160,10 +160,10 @@ def read_builders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> lis
 
 
 def count_waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tuple[int, float]:
-    """Count the sessions that wait for a lock on the table; the longest wait in milliseconds.
+    """Count the sessions waiting for a lock on the table; the longest wait in milliseconds.
 
-    Asked by the holder just before it commits, this is everybody whom it made wait:
-    pg_locks tells since when (PostgreSQL 14+).
+    Asked just before the holder's commit, these are all sessions that had to wait: pg_locks tells
+    since when (PostgreSQL 14+).
     """
     count, longest = fetch_row(
         connection,

@@ -1,7 +1,7 @@
-"""The one way to take a strong lock: in two stages, boundedly, and never queueing the site.
+"""The only way to take a strong lock: in two stages, boundedly, and never queueing the site.
 
-A waiting ACCESS EXCLUSIVE request blocks every later reader, so it must be short; an autovacuum
-gives way only to a request that has waited `deadlock_timeout` (1 s), so it must be long. Hence:
+A waiting ACCESS EXCLUSIVE request blocks every later reader, so the wait must be short. An
+autovacuum gives way only after a wait of `deadlock_timeout` (1 s), so the wait must be long. Hence:
 
 1. `reserve` takes SHARE UPDATE EXCLUSIVE patiently. It evicts an autovacuum and keeps
    others away, and blocks no read and no write, not even while it waits.
@@ -9,7 +9,7 @@ gives way only to a request that has waited `deadlock_timeout` (1 s), so it must
    even ask while a transaction that is older than a bound holds the table.
 
 Both work inside the caller's transaction, are bounded in attempts and time, and leave
-`lock_timeout` set until it ends, so that no later statement in it waits without a bound.
+`lock_timeout` set until the end, so no later statement waits without a bound.
 
 A partitioned table is locked with all its partitions, as LOCK TABLE does it: whoever holds one of
 them holds the table.
@@ -43,20 +43,19 @@ class LockPolicy:
     """How long and how often to ask.
 
     Arguments:
-        timeout_ms: how long one request for ACCESS EXCLUSIVE may wait, in milliseconds, a
-            partitioned table's partitions together. It is also the longest that a reader can be
-            made to wait by one attempt.
+        timeout_ms: how long a request for ACCESS EXCLUSIVE may wait, in milliseconds, a partitioned
+            table's partitions together. No attempt makes a reader wait longer.
         attempts: how many times to ask.
-        pause_ms: the first pause between attempts, in milliseconds; it grows by half each time,
-            up to `longest_pause_ms`, and is jittered by half either way.
+        pause_ms: the first pause between attempts, in milliseconds; the pause grows by half each
+            time, up to `longest_pause_ms`, and is jittered by half either way.
         longest_pause_ms: the bound of a pause, in milliseconds.
         patience_ms: how long the request for SHARE UPDATE EXCLUSIVE may wait, in milliseconds,
             for the table and for each partition. Must exceed `deadlock_timeout`, or autovacuum
             always wins.
-        old_ms: a transaction older than this that holds the table is not asked against.
+        old_ms: no request is made against a holder whose transaction is older, in milliseconds.
         hold_ms: how long the holder of ACCESS EXCLUSIVE may be silent, in milliseconds, before the
             server ends its session: a client that is frozen must not keep the site waiting.
-        snapshots_ms: how long a concurrent build may wait for one older transaction, milliseconds.
+        snapshots_ms: how long a concurrent build may wait for an older transaction, milliseconds.
     """
 
     timeout_ms: int = 100
@@ -69,7 +68,7 @@ class LockPolicy:
     snapshots_ms: int = 600_000
 
     def pause(self, attempt: int) -> float:
-        """Seconds to wait after an attempt, counted from 1."""
+        """Compute the seconds to wait after an attempt, counted from 1."""
         pause = min(self.pause_ms * 1.5 ** (attempt - 1), self.longest_pause_ms)
         return pause * random.uniform(0.5, 1.5) / 1000  # noqa: S311 - jitter, not a secret
 
@@ -87,12 +86,12 @@ AGAINST_SHARE_UPDATE = STRONGEST_FIRST[: STRONGEST_FIRST.index("RowExclusiveLock
 
 @dataclass(frozen=True)
 class Seized:
-    """A strong lock that was granted.
+    """A granted strong lock.
 
     Arguments:
-        attempts: how many times it was asked for, or not asked because of an old transaction.
+        attempts: how many times the lock was asked for, or not asked because of an old transaction.
         wait_ms: how long the requests stood in the queue, together, in milliseconds.
-        since: `time.monotonic()` when it was granted.
+        since: `time.monotonic()` at the grant.
     """
 
     attempts: int
@@ -103,14 +102,14 @@ class Seized:
 def reserve(
     connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
 ) -> None:
-    """Stage one: keep autovacuum and other schema changes away; no read or write notices.
+    """Keep autovacuum and other schema changes away; no read or write notices: the first stage.
 
-    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end of the transaction. It keeps
-    partitions from being attached, too.
+    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end of the transaction. No partition can be
+    attached meanwhile.
 
     Raises:
-        LockNotAvailable: not granted within `policy.patience_ms`, or a vacuum that prevents
-            transaction-id wraparound holds it, which PostgreSQL never cancels.
+        LockNotAvailable: not granted within `policy.patience_ms`, or held by a vacuum against
+            transaction-id wraparound, which PostgreSQL never cancels.
     """
     refuse_wraparound_vacuum(connection, table)
     lock = _lock(table, "SHARE UPDATE EXCLUSIVE")
@@ -130,14 +129,14 @@ def seize(
     *,
     first: Sequence[sql.Composable] = (),
 ) -> Seized:
-    """Stage two: exclude everybody, for the milliseconds that a catalog change takes.
+    """Exclude everybody, for the milliseconds of a catalog change: stage two.
 
     Lock: ACCESS EXCLUSIVE on the table, until the end of the transaction. The server ends the
     session when its client is silent for `policy.hold_ms` meanwhile.
 
     Arguments:
-        first: statements that lock other relations before the table, in each attempt: a reader
-            of a view locks the view first, and the other way round would be a deadlock.
+        first: statements to lock other relations before the table, in each attempt: a reader of a
+            view locks the view first, and the other way round would be a deadlock.
 
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
@@ -167,11 +166,10 @@ def seize(
 
 
 def refuse_wraparound_vacuum(connection: BaseDatabaseWrapper, table: sql.Identifier) -> None:
-    """Refuse while a vacuum that prevents transaction-id wraparound is at work on the table.
+    """Refuse while a vacuum against transaction-id wraparound is at work on the table.
 
-    PostgreSQL cancels an ordinary autovacuum for whoever waits, but never this one. It is
-    recognised by the table's age rather than by the text of its query, which a role without
-    pg_read_all_stats cannot see.
+    PostgreSQL cancels an ordinary autovacuum for whoever waits, but never such a vacuum. The
+    table's age tells, not the text of the query, which a role without pg_read_all_stats cannot see.
 
     Raises:
         LockNotAvailable: names the vacuum's pid and the table's age in transactions.
@@ -215,12 +213,12 @@ def _ask(
     *,
     all_ms: int | None = None,
 ) -> bool:
-    """Ask once for locks; False when they were not granted in time (the savepoint undoes it).
+    """Ask once for locks; False when not granted in time (the savepoint undoes the request).
 
     Arguments:
-        statements: those that take the locks.
+        statements: the statements that take the locks.
         bounds: the settings that bound the wait.
-        all_ms: how long each statement may take, where that is bounded, in milliseconds.
+        all_ms: how long each statement may take, where bounded, in milliseconds.
     """
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""The names that PostgreSQL knows things by: Django's tables and columns, and objects of ours."""
+"""The names in PostgreSQL: Django's tables and columns, and objects of ours."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ MAX_NAME_BYTES = 63
 
 
 def table_parts(model: type[models.Model]) -> tuple[str, ...]:
-    """The name of a model's table, with its schema in front if `db_table` names one.
+    """Split a model's `db_table` into its parts: the schema in front, where there is any.
 
     Django has no option for a schema; the idiom is `db_table = 'schema"."table'`, which becomes
-    right once Django has put its quotes around it.
+    right once Django has put its quotes around.
     """
     return tuple(unquoted(part) for part in model._meta.db_table.strip('"').split('"."'))
 
 
 def table_identifier(model: type[models.Model]) -> sql.Identifier:
-    """The name of a model's table, to be composed into SQL."""
+    """Build the name of a model's table, to be composed into SQL."""
     return sql.Identifier(*table_parts(model))
 
 
 def column_of(model: type[models.Model], field: str) -> str:
-    """The column of a model's field."""
+    """Return the column of a model's field."""
     column = model._meta.get_field(field).column  # type: ignore[union-attr]
     assert column is not None
     return unquoted(str(column))
 
 
 def base_type(field: models.Field[Any, Any], connection: BaseDatabaseWrapper) -> str:
-    """Name the type of a field's column without its length or precision; "" if it has no column."""
+    """Name the type of a field's column without length or precision; "" without a column."""
     return re.sub(r"\(.*?\)", "", field.cast_db_type(connection) or "")
 
 
 def unquoted(name: str) -> str:
-    """A `db_table` or `db_column` as PostgreSQL has it, without the quotes that Django leaves.
+    """Strip the quotes that Django leaves in a `db_table` or `db_column`.
 
-    Django puts quotes around a name unless it has them already, and doubles none inside.
+    Django puts quotes around a name unless the name has quotes already, and doubles none inside.
     """
     if len(name) > 1 and name.startswith('"') and name.endswith('"'):
         name = name[1:-1]
@@ -52,10 +52,10 @@ def unquoted(name: str) -> str:
 
 
 def choose_name(taken: Container[str], *parts: str) -> str:
-    """Compose a name that is not taken: the parts, and a number when it must be.
+    """Compose a free name: the parts, and a number where needed.
 
     Arguments:
-        taken: the names that there are.
+        taken: the names in use.
     """
     name, number = compose_name(*parts), 1
     while name in taken:
@@ -65,7 +65,7 @@ def choose_name(taken: Container[str], *parts: str) -> str:
 
 
 def compose_name(*parts: str, limit: int = MAX_NAME_BYTES) -> str:
-    """A name made of parts, cut to `limit` bytes with a digest to stay unique.
+    """Compose a name of parts, cut to `limit` bytes with a digest to stay unique.
 
     Deterministic: the same parts give the same name in every run and on every host.
     """

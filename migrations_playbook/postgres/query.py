@@ -1,4 +1,4 @@
-"""How the engine talks to PostgreSQL: composed statements, in transactions that say what they need.
+"""How the engine talks to PostgreSQL: composed statements, transactions with their settings.
 
 All SQL of the plays goes through this door. A role, a database or Django's OPTIONS may have set
 timeouts, an isolation level or row security for the site's requests; none of these holds here.
@@ -40,14 +40,14 @@ TRANSACTION_TIMEOUT_SINCE = 170000
 
 @contextmanager
 def engine_transaction(connection: BaseDatabaseWrapper, **settings: str | None) -> Iterator[None]:
-    """Open a transaction that does not depend on what was set for the site's requests.
+    """Open a transaction that does not depend on the settings for the site's requests.
 
-    READ COMMITTED: each statement sees what is committed by then, which is what every check under
-    a lock is for. Inside another transaction this is a savepoint, and only `settings` are set; they
-    stay until the whole transaction ends, unless the savepoint is rolled back.
+    READ COMMITTED: each statement sees all earlier commits, as every check under a lock must.
+    Inside another transaction this is a savepoint, and only `settings` are set; they stay until the
+    whole transaction ends, unless the savepoint is rolled back.
 
     Arguments:
-        settings: more settings, or other ones than `SETTINGS`; None leaves the session's own.
+        settings: more settings, or others than `SETTINGS`; None leaves the session's own.
     """
     outermost = not connection.in_atomic_block
     with transaction.atomic(using=connection.alias):
@@ -59,7 +59,7 @@ def engine_transaction(connection: BaseDatabaseWrapper, **settings: str | None) 
 
 
 def adopt_transaction(connection: BaseDatabaseWrapper) -> None:
-    """Give the transaction that somebody else has opened, `migrate` say, what the engine needs.
+    """Give somebody else's transaction, `migrate`'s say, the engine's settings.
 
     Raises:
         Refused: the transaction has begun at another isolation level, and has read already.
@@ -91,7 +91,7 @@ def _send(
     settings: Mapping[str, str | None],
     defaults: Mapping[str, str | None] = SETTINGS,
 ) -> None:
-    """Send what begins a transaction, as one message."""
+    """Send the beginning of a transaction, in a single message."""
     messages = _compose_beginning(connection, isolation, settings, defaults)
     if not messages:
         return
@@ -121,11 +121,11 @@ def _compose_beginning(
 
 
 def spell_message(connection: BaseDatabaseWrapper, query: Query, **settings: str | None) -> str:
-    """Write a query and its transaction as the one message that `run_message` sends.
+    """Write a query and its transaction as a message for `run_message`.
 
     Arguments:
         query: may have placeholders.
-        settings: as those of `engine_transaction`.
+        settings: as for `engine_transaction`.
     """
     connection.ensure_connection()
     isolation = sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -134,10 +134,11 @@ def spell_message(connection: BaseDatabaseWrapper, query: Query, **settings: str
 
 
 def run_message(connection: BaseDatabaseWrapper, message: str, params: Sequence[Any] = ()) -> Row:
-    """Run a query in a transaction of its own, in one round trip; return its first row.
+    """Run a query in a transaction of its own, in a single round trip; return its first row.
 
-    PostgreSQL runs a message of several statements as one transaction, and what is local to a
-    transaction holds for it. Such a message has no parameters, so the values are written into it.
+    PostgreSQL runs a message of several statements as one transaction, and transaction-local
+    settings hold for all. Such a message has no parameters, so the values are written into the
+    text.
 
     Arguments:
         connection: outside a transaction.
@@ -157,7 +158,7 @@ def run_message(connection: BaseDatabaseWrapper, message: str, params: Sequence[
 def execute(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> int:
-    """Run one statement; return the number of rows that it touched."""
+    """Run a statement; return the number of rows touched."""
     with _running(connection, query, params) as cursor:
         return int(cursor.rowcount)
 
@@ -165,7 +166,7 @@ def execute(
 def execute_alone(connection: BaseDatabaseWrapper, statement: Query) -> None:
     """Run a statement that PostgreSQL allows in no transaction, VACUUM say.
 
-    Nothing can be set for it alone: see `sessions.lift_timeouts`.
+    No setting can be local to such a statement: see `sessions.lift_timeouts`.
     """
     assert not connection.in_atomic_block, "this statement runs in no transaction"
     with connection.cursor() as cursor:
@@ -175,7 +176,7 @@ def execute_alone(connection: BaseDatabaseWrapper, statement: Query) -> None:
 def fetch_all(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> list[Row]:
-    """Run one query; return its rows."""
+    """Run a query; return its rows."""
     with _running(connection, query, params) as cursor:
         return list(cursor.fetchall())
 
@@ -183,7 +184,7 @@ def fetch_all(
 def fetch_one(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> Row | None:
-    """Run one query; return its first row, or None."""
+    """Run a query; return its first row, or None."""
     with _running(connection, query, params) as cursor:
         row: Row | None = cursor.fetchone()
     return row
@@ -192,7 +193,7 @@ def fetch_one(
 def fetch_row(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> Row:
-    """Run a query that has exactly one row, an aggregate say; return the row."""
+    """Run a query of exactly one row, an aggregate say; return the row."""
     (row,) = fetch_all(connection, query, params)
     return row
 
@@ -200,7 +201,7 @@ def fetch_row(
 def fetch_value(
     connection: BaseDatabaseWrapper, query: Query, params: Sequence[Any] | None = None
 ) -> Any:
-    """Run one query; return the first column of its first row, or None."""
+    """Run a query; return the first column of its first row, or None."""
     row = fetch_one(connection, query, params)
     return row[0] if row else None
 
@@ -220,12 +221,12 @@ def _running(
 
 
 def server_version(connection: BaseDatabaseWrapper) -> int:
-    """Read the version of the server that a connection is open to: 180003, say."""
+    """Read the version of a connection's server: 180003, say."""
     return int(connection.connection.info.server_version)
 
 
 def as_text(connection: BaseDatabaseWrapper, query: Query) -> str:
-    """Write a composed statement as the text that Django's cursors and their wrappers expect."""
+    """Write a composed statement as text, as Django's cursors and their wrappers expect."""
     return query.as_string(connection.connection)
 
 
@@ -247,8 +248,8 @@ def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
 def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
     """Change a setting until the end of the transaction (or the roll-back of its savepoint).
 
-    set_config() takes parameters, which SET does not under server-side binding; being local,
-    it needs no restoring and is safe behind a transaction-pooling proxy.
+    set_config() takes parameters, which SET does not under server-side binding. A local setting
+    needs no restoring and is safe behind a transaction-pooling proxy.
     """
     assert connection.in_atomic_block, "a local setting outside a transaction has no effect"
     execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
@@ -258,8 +259,8 @@ def pin_search_path(connection: BaseDatabaseWrapper, *schemas: str) -> None:
     """Have every name in a definition qualified, and every constant written in full.
 
     Until the end of the transaction. The text of a view or a trigger is then the same to every
-    session, and a schema earlier in somebody's path changes nothing. The settings are pg_dump's:
-    a float of fewer digits would be another one, and an interval may be read back as another.
+    session, and a schema earlier in somebody's path changes nothing. The settings are pg_dump's: a
+    float of fewer digits would be another number, and an interval may be read back as another.
 
     Arguments:
         schemas: where operators are looked up besides: the schema of the column's type.

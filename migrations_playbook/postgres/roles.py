@@ -1,4 +1,4 @@
-"""What a role must be allowed, found before the work begins and named as the GRANT to run."""
+"""Rights that a role needs, found before the work begins and named as the GRANT to run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migrations_playbook.postgres.tables import TREE, Table
 
 
 def may_select(connection: BaseDatabaseWrapper, table: Table) -> bool:
-    """Whether the role may read the table.
+    """Tell whether the role may read the table.
 
     Lock: none that conflicts with anything.
     """
@@ -30,12 +30,12 @@ def find_hidden_rows(connection: BaseDatabaseWrapper, table: Table) -> str | Non
     """Find out whether row security may hide rows from the role; the refusal, or None.
 
     An owner under FORCE ROW LEVEL SECURITY, or any role with a policy, sees no rows and no error:
-    what is counted, filled or proven then is nothing.
+    nothing would be counted, filled or proven.
 
     Lock: none that conflicts with anything.
 
     Returns:
-        A sentence that names the table, or its partitions, and what mends it.
+        A sentence with the table, or its partitions, and the remedy.
     """
     rows = fetch_all(
         connection,
@@ -71,9 +71,9 @@ def refuse_hidden_rows(connection: BaseDatabaseWrapper, table: Table) -> None:
 
 
 def refuse_without_fill_rights(connection: BaseDatabaseWrapper, table: Table) -> None:
-    """The backfill reads the table and updates it, and needs nothing else.
+    """Refuse where the role may not fill: a backfill reads and updates the table, no more.
 
-    It goes into each partition by itself, so it needs the same there.
+    The backfill enters each partition separately, and needs the same rights there.
 
     Lock: none that conflicts with anything.
 
@@ -116,10 +116,10 @@ def refuse_without_fill_rights(connection: BaseDatabaseWrapper, table: Table) ->
 
 
 def find_missing_grants(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[str, str]:
-    """Find what the role lacks to alter tables as an exchange does: the GRANTs, each with a table.
+    """Find the rights that the role lacks for an exchange: the GRANTs, each with a table.
 
-    Partitions may have other owners, and be in other schemas: a statement once, with the first
-    table that it is for.
+    Partitions may have other owners, and be in other schemas: each statement is named once, with
+    its first table.
 
     Lock: none that conflicts with anything.
 
@@ -156,14 +156,14 @@ def find_missing_grants(connection: BaseDatabaseWrapper, oids: list[int]) -> dic
 
 
 def can_be(connection: BaseDatabaseWrapper, role: str) -> bool:
-    """Whether the current role has the rights of another one, as ownership asks."""
+    """Tell whether the current role has the rights of another role, as ownership asks."""
     return bool(
         fetch_value(connection, sql.SQL("SELECT pg_catalog.pg_has_role(%s::name, 'USAGE')"), [role])
     )
 
 
 def not_owned(connection: BaseDatabaseWrapper, kind: str, name: str, owner: str) -> str | None:
-    """The refusal for an object that the current role may not change; None when it may."""
+    """Build the refusal for an object that the current role may not change; None when allowed."""
     if can_be(connection, owner):
         return None
     return (
@@ -173,13 +173,13 @@ def not_owned(connection: BaseDatabaseWrapper, kind: str, name: str, owner: str)
 
 
 def current_role(connection: BaseDatabaseWrapper) -> str:
-    """The current role, quoted."""
+    """Read the current role, quoted."""
     role = fetch_value(connection, sql.SQL("SELECT current_user::text"))
     return sql.Identifier(str(role)).as_string(None)
 
 
 def may_not_create(connection: BaseDatabaseWrapper, schema: str) -> str | None:
-    """The refusal for a view in whose schema nothing may be created; None when it may."""
+    """Build the refusal for a view in whose schema nothing may be created; None when allowed."""
     if fetch_value(
         connection, sql.SQL("SELECT pg_catalog.has_schema_privilege(%s, 'CREATE')"), [schema]
     ):

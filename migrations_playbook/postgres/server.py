@@ -1,4 +1,4 @@
-"""The server as a whole: its cores, its log, whether it may be written to.
+"""The server as a whole: its cores, its log, whether writes are allowed.
 
 Lock: none, in every function of this file.
 """
@@ -15,7 +15,7 @@ from migrations_playbook.postgres.query import fetch_all, fetch_row, fetch_value
 
 
 def server_cores(connection: BaseDatabaseWrapper) -> int:
-    """The server's cores, as near as SQL comes to them.
+    """Estimate the server's cores, as near as SQL comes to them.
 
     Behind a Unix socket they are this machine's. Elsewhere max_parallel_workers stands for them,
     which tuning guides and hosting companies set to the number of cores.
@@ -32,7 +32,7 @@ def server_cores(connection: BaseDatabaseWrapper) -> int:
 
 
 def wal_position(connection: BaseDatabaseWrapper) -> int:
-    """The end of the write-ahead log, in bytes since its beginning."""
+    """Read the end of the write-ahead log, in bytes since its beginning."""
     return int(
         fetch_value(
             connection,
@@ -42,7 +42,7 @@ def wal_position(connection: BaseDatabaseWrapper) -> int:
 
 
 def read_standbys(connection: BaseDatabaseWrapper) -> list[str]:
-    """Read which standbys replay the log now, by the names that they give themselves."""
+    """Read which standbys replay the log now, by their own names."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -59,7 +59,7 @@ def read_standbys(connection: BaseDatabaseWrapper) -> list[str]:
 def lock_room(connection: BaseDatabaseWrapper) -> tuple[int, int]:
     """Read how many locks fit into the server's memory, and max_locks_per_transaction.
 
-    What the room is shared by: every session that there may be.
+    All possible sessions share the room.
     """
     each, sessions = fetch_row(
         connection,
@@ -73,7 +73,7 @@ def lock_room(connection: BaseDatabaseWrapper) -> tuple[int, int]:
 
 
 def refuse_read_only(connection: BaseDatabaseWrapper) -> None:
-    """Refuse to begin what writes, where nothing may be written.
+    """Refuse to begin a play where nothing may be written.
 
     Raises:
         Refused: the server is a standby, or transactions are read only by default.
@@ -98,7 +98,7 @@ def refuse_read_only(connection: BaseDatabaseWrapper) -> None:
 
 
 def is_read_only(connection: BaseDatabaseWrapper) -> bool:
-    """Whether this is a standby, or a session that may not write: good enough for a status."""
+    """Tell whether this is a standby, or a session that may not write: good enough for a status."""
     return bool(
         fetch_value(
             connection,

@@ -28,7 +28,7 @@ SESSION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 
 def postgresql(alias: str) -> BaseDatabaseWrapper:
-    """The connection of a database alias, if it is PostgreSQL's.
+    """Return the connection of a database alias, if PostgreSQL's.
 
     Raises:
         PlaybookError: the alias is of another vendor.
@@ -46,15 +46,15 @@ def postgresql(alias: str) -> BaseDatabaseWrapper:
 def named_session(
     connection: BaseDatabaseWrapper, application: str
 ) -> Iterator[BaseDatabaseWrapper]:
-    """Within this context the connection is a session of its own with an application name.
+    """Make the connection a session of its own with an application name, within this context.
 
-    It is part of the startup message, so no setting is left behind in a pooled session: PgBouncer
-    carries the name over to whichever session it uses. A pool in this process would not, and
-    is passed by.
+    The name is part of the startup message, so no setting is left behind in a pooled session:
+    PgBouncer carries the name over to any session. A pool in this process would not, and is passed
+    by.
 
     Arguments:
-        connection: outside a transaction; what it is connected to is closed, before and after.
-        application: what the session calls itself in pg_stat_activity.
+        connection: outside a transaction; its session is closed, before and after.
+        application: the session's name in pg_stat_activity.
     """
     assert not connection.in_atomic_block, "to connect anew would lose the transaction"
     usual = connection.settings_dict
@@ -81,10 +81,9 @@ def rename_session(connection: BaseDatabaseWrapper, application: str) -> None:
 
 
 def is_direct(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the session is the server's own, and not one that a pooler lends.
+    """Tell whether the session is the server's own, not lent by a pooler.
 
-    A pooler makes up the process number that it greets its clients with, to route their cancel
-    requests by.
+    A pooler greets its clients with an invented process number, to route their cancel requests.
     """
     connection.ensure_connection()
     greeted = connection.connection.info.backend_pid
@@ -92,14 +91,14 @@ def is_direct(connection: BaseDatabaseWrapper) -> bool:
 
 
 def lift_timeouts(connection: BaseDatabaseWrapper, *, lock_timeout_ms: int = 0) -> None:
-    """Free a session of what was set for the site's requests, where no transaction can do that.
+    """Free a session of the settings for the site's requests, where no transaction can.
 
     VACUUM and concurrent builds run in no transaction of ours, and take as long as the table is
-    large. Behind a pooler nothing is changed: what is set could stay in somebody else's session.
+    large. Behind a pooler nothing is changed: a setting could stay in somebody else's session.
 
     Arguments:
         connection: a session of its own, outside a transaction, which is closed afterwards.
-        lock_timeout_ms: how long the statement may wait for one lock, in milliseconds; 0 for ever.
+        lock_timeout_ms: how long the statement may wait for a lock, in milliseconds; 0 for ever.
     """
     if not is_direct(connection):
         return
@@ -122,8 +121,8 @@ class Session(threading.Thread):
 
     Arguments:
         using: the database alias.
-        application: what the session calls itself in pg_stat_activity.
-        work: what it does with its connection.
+        application: the session's name in pg_stat_activity.
+        work: the work to do with its connection.
     """
 
     def __init__(
@@ -138,6 +137,7 @@ class Session(threading.Thread):
         self._connection: BaseDatabaseWrapper | None = None
 
     def run(self) -> None:
+        """Do the work in a session of its own, and keep its error."""
         with named_session(connections[self.using], self.application) as connection:
             self._connection = connection
             try:
@@ -150,29 +150,29 @@ class Session(threading.Thread):
 
     @property
     def pid(self) -> int | None:
-        """The server process that it greeted; None while there is none. A pooler makes one up."""
+        """The session's server process; None without a session. A pooler makes the number up."""
         raw: Any = self._connection and self._connection.connection
         return None if raw is None or raw.closed else int(raw.info.backend_pid)
 
     def cancel(self) -> None:
-        """Cancel the statement that it runs, if it runs one."""
+        """Cancel the running statement, if any."""
         raw: Any = self._connection and self._connection.connection
         if raw is not None:
             with contextlib.suppress(Exception):
                 raw.cancel()
 
     def end(self) -> None:
-        """Cancel what it runs, as often as it takes, and wait for its end."""
+        """Cancel the running statement, as often as needed, and wait for the end of the thread."""
         while self.is_alive():
             self.cancel()
             self.join(0.2)
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Tell whether an error means that the session is gone, not only its statement.
+    """Tell whether an error means the end of the session, not only of its statement.
 
-    What the server says about a statement has an SQLSTATE; what libpq says about a socket has
-    none. (Django's connection is no witness: after a failed COMMIT it has connected anew.)
+    The server's errors about a statement have an SQLSTATE; libpq's about a socket have none.
+    (Django's connection is no witness: after a failed COMMIT Django has connected anew.)
     """
     if not isinstance(error, DatabaseError | InterfaceError):
         return False

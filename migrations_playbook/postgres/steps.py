@@ -1,7 +1,7 @@
-"""A statement that changes something, as data: what it is for, its SQL, and the lock it takes.
+"""A statement that changes something, as data: its purpose, its SQL, and its lock.
 
-The plays make lists of these. A dry run prints them, a play runs them, and the page on locks is
-written from them: what is documented is what is done.
+The plays make lists of such steps. A dry run prints them, a play runs them, and the page on locks
+is written from them: the documented steps are the steps that are run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOK_EVERY = 0.2
 
 
 class Lock(StrEnum):
-    """A table lock, and what it keeps out."""
+    """A table lock, by its name in PostgreSQL."""
 
     NONE = "none"
     ACCESS_SHARE = "ACCESS SHARE"
@@ -38,24 +38,25 @@ class Lock(StrEnum):
 
     @property
     def blocks_writes(self) -> bool:
-        """Whether writers would queue behind a request for the lock: it is asked for boundedly."""
+        """Whether writers would queue behind a request for the lock, so requests are bounded."""
         return self in (Lock.SHARE, Lock.SHARE_ROW_EXCLUSIVE, Lock.ACCESS_EXCLUSIVE)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One statement.
+    """A statement of a play.
 
     Arguments:
-        what: what it is for, as a short imperative.
+        what: its purpose, as a short imperative.
         statement: the SQL.
-        lock: the lock that it takes on the table.
-        on: the table that it locks, when that is one partition alone.
-        seized: whether the table is to be seized for it all the same: it locks an index, say, at
+        lock: the statement's lock on the table.
+        on: the locked table, when a single partition.
+        seized: whether the table is to be seized all the same: for a lock on an index, say, at
             which the planners of other sessions look.
-        concurrent: whether PostgreSQL runs it in no transaction, and waits for older ones itself.
-        as_session: whether it runs somebody's code, which finds its names along the session's own
-            search_path.
+        concurrent: whether PostgreSQL runs the statement in no transaction, and waits for older
+            transactions itself.
+        as_session: whether the statement runs somebody's code, which finds its names along the
+            session's own search_path.
     """
 
     what: str
@@ -68,23 +69,23 @@ class Step:
 
     @property
     def is_strong(self) -> bool:
-        """Whether others would queue behind it, so that the table must be seized boundedly."""
+        """Whether others would queue behind the step, so the table must be seized boundedly."""
         return self.seized or self.lock.blocks_writes
 
     @property
     def text(self) -> str:
-        """The SQL on as few lines as it was written with, ready to be pasted into psql."""
+        """The SQL on as few lines as in the source, ready to be pasted into psql."""
         lines = self.statement.as_string(None).strip().splitlines()
         return "\n".join(line.rstrip() for line in lines) + ";"
 
 
 def run_steps(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
-    """Run steps in order, in one message: their locks are held while an answer is waited for.
+    """Run steps in order, in a single message: a round trip each would lengthen the locks.
 
-    Lock: what each step says.
+    Lock: as each step says.
 
     Arguments:
-        connection: in a transaction, which none of them may be without.
+        connection: in a transaction; no step may run without.
     """
     statements = [step.statement for step in steps]
     if statements:
@@ -94,16 +95,16 @@ def run_steps(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
 def run_concurrently(
     connection: BaseDatabaseWrapper, step: Step, *, application: str, patience_ms: int
 ) -> Iterator[Holder]:
-    """Run a concurrent step in a session of its own; yield each transaction that it waits for.
+    """Run a concurrent step in a session of its own; yield each transaction in its way.
 
-    What was set for the site's requests does not cut it short. When this generator is closed, the
-    statement is cancelled.
+    The settings for the site's requests do not cut the step short. When this generator is closed,
+    the statement is cancelled.
 
-    Lock: what the step says.
+    Lock: as the step says.
 
     Arguments:
-        application: what the session calls itself in pg_stat_activity.
-        patience_ms: how long it may wait for one older transaction, in milliseconds.
+        application: the session's name in pg_stat_activity.
+        patience_ms: how long the step may wait for an older transaction, in milliseconds.
 
     Raises:
         LockNotAvailable: an older transaction has not ended in time; names it.
@@ -133,7 +134,7 @@ def run_concurrently(
 
 
 def _explain_build(step: Step, error: BaseException, blockers: Sequence[Holder]) -> BaseException:
-    """Build the refusal for a concurrent step that has failed because of somebody else."""
+    """Build the refusal for a concurrent step that failed because of somebody else."""
     cause, sentence = error.__cause__, f"{step.what}: this was not done"
     again = "What was begun is built anew by the same command: run it again"
     if isinstance(cause, pg_errors.LockNotAvailable | pg_errors.QueryCanceled):
@@ -150,11 +151,11 @@ def _explain_build(step: Step, error: BaseException, blockers: Sequence[Holder])
 def find_failing_step(
     connection: BaseDatabaseWrapper, steps: Iterable[Step]
 ) -> tuple[Step, DatabaseError] | None:
-    """Run steps one by one until one fails; undo all of them.
+    """Run steps singly until a step fails; undo all of them.
 
     The error of a message does not say which of its statements has failed.
 
-    Lock: what each step says.
+    Lock: as each step says.
 
     Arguments:
         connection: in a transaction, which goes on afterwards.

@@ -35,10 +35,10 @@ class Column:
     """A column as pg_attribute has it.
 
     Arguments:
-        number: its attribute number: what views, indexes and triggers are bound to.
+        number: its attribute number, to which views, indexes and triggers are bound.
         type: its type, with modifiers, as `format_type` writes it.
         type_schema: the schema of its type; its operators are looked up there.
-        not_null: whether it has a NOT NULL.
+        not_null: whether the column has a NOT NULL.
         default: its default expression, or None.
     """
 
@@ -56,10 +56,10 @@ class Table:
 
     Arguments:
         kind: `relkind`: "r" an ordinary table, "p" a partitioned one.
-        estimate: the rows that the last ANALYZE or VACUUM saw; -1 when there was none.
-        parent: the oid of what it is a partition of; None for the table itself.
-        partitions: of a partitioned table those of all levels, the upper levels first. One that
-            was attached may have its columns in another order: each has numbers of its own.
+        estimate: the rows that the last ANALYZE or VACUUM saw; -1 without either.
+        parent: the oid of a partition's table; None for the table itself.
+        partitions: the partitions of all levels, the upper levels first. An attached partition may
+            have its columns in another order: each has numbers of its own.
     """
 
     oid: int
@@ -74,15 +74,15 @@ class Table:
 
     @property
     def identifier(self) -> sql.Identifier:
-        """The schema-qualified name: it means the same whatever the search_path."""
+        """The schema-qualified name, which means the same along every search_path."""
         return sql.Identifier(self.schema, self.name)
 
     def has_exchanged(self, live: str, shadow: str) -> bool:
         """Tell whether two columns bear each other's first names.
 
         The shadow was added later, attribute numbers never change, and dump and restore keep their
-        order: a live name with the higher number can only mean that the names were exchanged. (Ask
-        the table itself: a partition that was attached may have its columns in any order.)
+        order. So a live name with the higher number can only mean an exchange of the names. (Ask
+        the table itself: an attached partition may have its columns in any order.)
         """
         return self.columns[live].number > self.columns[shadow].number
 
@@ -92,10 +92,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A table that holds rows itself: the table, or one of its partitions or children.
+    """A table with rows of its own: the table, or a partition or child.
 
     Arguments:
-        blocks: its length when it was asked for, in blocks.
+        blocks: its length when last read, in blocks.
     """
 
     schema: str
@@ -108,7 +108,7 @@ class Leaf:
 
 
 def read_table(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> Table | None:
-    """A table by its name, its columns and partitions, or None when it is not there."""
+    """Read a table by its name, with columns and partitions; None when missing."""
     oid = fetch_value(
         connection, sql.SQL("SELECT pg_catalog.to_regclass(%s)::oid"), [identifier.as_string(None)]
     )
@@ -134,7 +134,7 @@ def read_table(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> T
 
 
 def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict[str, Column]]:
-    """Each table's columns by name."""
+    """Read each table's columns by name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -155,7 +155,7 @@ def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict
 
 
 def read_leaves(connection: BaseDatabaseWrapper, table: Table) -> list[Leaf]:
-    """The tables that hold the rows: `ctid` means something within one of them only."""
+    """Read the tables with the rows: `ctid` means something within a single table only."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -173,7 +173,7 @@ def read_leaves(connection: BaseDatabaseWrapper, table: Table) -> list[Leaf]:
 
 
 def measure_sizes(connection: BaseDatabaseWrapper, table: Table) -> tuple[int, int]:
-    """The bytes of the table's heap (with TOAST) and of its indexes, all partitions together."""
+    """Read the bytes of the table's heap (with TOAST) and indexes, all partitions together."""
     row = fetch_row(
         connection,
         sql.SQL("""
@@ -185,7 +185,7 @@ def measure_sizes(connection: BaseDatabaseWrapper, table: Table) -> tuple[int, i
 
 
 def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
-    """Whether the table has no row."""
+    """Tell whether the table has no row."""
     return not fetch_value(
         connection, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table.identifier)
     )
@@ -195,7 +195,7 @@ def find_subscription(connection: BaseDatabaseWrapper, table: Table) -> str | No
     """Find out whether a subscription writes into the table; the refusal, or None.
 
     Rows come in by the publisher's columns, and the apply worker fires no ordinary trigger: a new
-    row stays without a fresh value, and a leaked one is written over it.
+    row stays without a fresh value, and fresh values are overwritten with leaked values.
 
     Lock: none that conflicts with anything.
     """

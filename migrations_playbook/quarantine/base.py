@@ -1,4 +1,4 @@
-"""The quarantine's triggers, the names of its objects, and what of it the catalogs have."""
+"""The quarantine's triggers, the names of its objects, and the objects in the catalogs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ STAYING = "left where they were: "
 
 @dataclass(frozen=True)
 class Trigger:
-    """One of the quarantine's triggers.
+    """A trigger of the quarantine.
 
     Arguments:
-        prefix: what its name begins with.
-        event: what it fires on.
-        function: the function that it calls.
-        condition: its WHEN. It binds the trigger to the columns, so that a retired column that is
-            dropped takes its triggers along.
+        prefix: the beginning of its name.
+        event: the event on which the trigger fires.
+        function: the function that the trigger calls.
+        condition: its WHEN. WHEN binds the trigger to the columns, so a dropped retired column
+            takes its triggers along.
     """
 
     prefix: str
@@ -90,12 +90,12 @@ class Quarantine:
 
     Arguments:
         table: the table.
-        live: the live column, by the name that it has while the quarantine is at work.
+        live: the live column, by its name while the quarantine is at work.
         retired: the retired column, likewise.
-        key: what must be unique together with the live column; None where nothing is unique, and a
-            value is no secret by itself: then nothing is remembered.
+        key: the columns that are unique together with the live column; None where nothing is
+            unique, and a value is no secret by itself: then nothing is remembered.
         schema: the schema of the functions, the sequences and the memory.
-        stem: what all names have in common.
+        stem: the common part of all names.
     """
 
     table: Table
@@ -111,23 +111,22 @@ class Quarantine:
         return (self.live, *(self.key or ()))
 
     def name(self, kind: str) -> str:
-        """The name of a function (`ward`, `copy`, `remember`), sequence (`hits`, `last`), or the
-        table (`leaked`)."""
+        """Build the name of a function (`ward`, `copy`, `remember`), a sequence or the memory."""
         return f"{FIRST}{kind}_{self.stem}"
 
     def object(self, kind: str) -> sql.Identifier:
-        """The same with its schema, to be composed into SQL."""
+        """Build the same name with its schema, to be composed into SQL."""
         return sql.Identifier(self.schema, self.name(kind))
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a quarantine that are bound to a column, as the catalogs have them.
+    """The objects of a quarantine bound to a column, as the catalogs have them.
 
     Arguments:
         triggers: the triggers' names, with `tgenabled`.
         functions: the functions that they call: schema and name.
-        sequences: the sequences that the column owns, as those of an earlier version were.
+        sequences: the sequences owned by the column, as in an earlier version.
         staying: the indexes and CHECKs that the swap has left where they were, by name.
     """
 
@@ -147,7 +146,7 @@ class Objects:
 
 
 def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> Objects:
-    """Read the objects of a quarantine that are bound to the shadow column.
+    """Read the objects of a quarantine bound to the shadow column.
 
     Lock: none that conflicts with anything.
     """
@@ -190,7 +189,7 @@ def read_owned_sequences(
     Lock: none that conflicts with anything.
 
     Returns:
-        Their schemas and names, by the objects of the catalog that they are.
+        Their schemas and names, by their addresses in the catalog.
     """
     rows = fetch_all(
         connection,
@@ -215,6 +214,6 @@ def read_owned_sequences(
 def name_quarantine(
     table: Table, live: str, shadow: str, key: tuple[str, ...] | None, bound: Objects
 ) -> Quarantine:
-    """Name the quarantine that is there, or the one that is to be made."""
+    """Name the quarantine in place, or the quarantine to be made."""
     fresh = table.schema, compose_name(table.name, shadow, limit=MAX_STEM)
     return Quarantine(table, live, shadow, key, *(bound.names or fresh))

@@ -1,4 +1,4 @@
-"""What is remembered of a value: the SHA-256 digest of its text."""
+"""The memory of a value: the SHA-256 digest of its text."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TEXT_SETTINGS = {
 
 
 def digest_sql(quarantine: Quarantine, column: str, row: str = "") -> sql.Composable:
-    """Compose the digest of a value, with what must be unique together with the value.
+    """Compose the digest of a value, with the columns that are unique together with the value.
 
     Arguments:
-        column: the column that has the value.
-        row: what stands in front of a column's name.
+        column: the value's column.
+        row: the text in front of a column's name.
     """
 
     def text(name: str) -> sql.Composable:
@@ -41,7 +41,7 @@ def digest_sql(quarantine: Quarantine, column: str, row: str = "") -> sql.Compos
 
 
 def is_remembered_sql(quarantine: Quarantine, column: str, row: str = "") -> sql.Composable:
-    """Compose the question whether a value is one that has leaked and has left its column."""
+    """Compose the question whether a value has leaked and has left its column."""
     if quarantine.key is None:
         return sql.SQL("false")
     return sql.SQL("EXISTS (SELECT FROM {} AS leaked WHERE leaked.digest = {})").format(
@@ -57,7 +57,7 @@ def unsettled_texts(quarantine: Quarantine) -> dict[str, str]:
 
 
 def text_settings(quarantine: Quarantine) -> sql.Composable:
-    """Compose the same as the settings of a function."""
+    """Compose the same settings as clauses of CREATE FUNCTION."""
     return sql.SQL("").join(
         sql.SQL(" SET {} = {}").format(sql.SQL(name), sql.Literal(value))
         for name, value in unsettled_texts(quarantine).items()

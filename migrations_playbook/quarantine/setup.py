@@ -1,4 +1,4 @@
-"""The steps that set the quarantine up, end it in a revert, and drop it in the contract."""
+"""The steps to set the quarantine up, to end it in a revert, and to drop it in the contract."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from migrations_playbook.quarantine.trigger_functions import copy_steps, remembe
 
 
 def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:
-    """Build the steps that set the quarantine up, for a table whose columns are exchanged.
+    """Build the steps to set the quarantine up, for a table whose columns are exchanged.
 
-    What an earlier one has left behind is taken over: a migration backwards drops the column with
+    The remains of an earlier quarantine are taken over: a migration backwards drops the column with
     its triggers, and neither functions nor sequences nor the memory.
 
     Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
 
     Arguments:
-        bound: what is bound to the shadow column before; after a revert, what remembers.
+        bound: the quarantine's objects before; after a revert, the remembering trigger and
+            function.
         staying: the indexes and CHECKs that the swap leaves where they are. A revert leaves them
-            there too; one that came since is carried over.
+            there too; newer objects are carried over.
     """
     live, retired = quarantine.live, quarantine.retired
     return [
@@ -47,9 +48,9 @@ def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] 
 
 
 def revert_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
-    """Build the steps that end the quarantine of a table whose columns are exchanged back.
+    """Build the steps to end the quarantine of a table whose columns are exchanged back.
 
-    What has leaked goes on to be remembered.
+    Leaked values go on to be remembered.
 
     Lock: ACCESS EXCLUSIVE is held already.
     """
@@ -66,7 +67,7 @@ def revert_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
 
 
 def drop_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
-    """Build the steps that take all of it away, the memory too: the contract's.
+    """Build the steps to take the whole quarantine away, the memory too: the contract's.
 
     Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
     """
@@ -83,9 +84,9 @@ def drop_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
 
 
 def forget_steps(table: Table, column: str, bound: Objects) -> list[Step]:
-    """Build the steps that forget what has leaked, before a column is dropped by its expand's undo.
+    """Build the steps to forget leaked values, before a column is dropped by its expand's undo.
 
-    While the columns are exchanged there are none: the revert comes first.
+    While the columns are exchanged there are no such steps: the revert comes first.
 
     Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
 
@@ -98,7 +99,7 @@ def forget_steps(table: Table, column: str, bound: Objects) -> list[Step]:
 
 
 def _create_memory(quarantine: Quarantine) -> Iterator[Step]:
-    """The memory and the sequences; whoever runs the swap, they belong to the table's owner."""
+    """Yield the steps for the memory and the sequences, which belong to the table's owner."""
     owner = sql.Identifier(quarantine.table.owner)
     memory = quarantine.object("leaked")
     yield Step(

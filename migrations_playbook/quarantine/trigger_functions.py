@@ -1,4 +1,4 @@
-"""The three functions of the quarantine: what they do to a row, and the steps that create them."""
+"""The three functions of the quarantine: their effect on a row, and the steps to create them."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ END"""
 
 
 def ward_steps(quarantine: Quarantine) -> list[Step]:
-    """Build the steps that create *ward*. Lock: none."""
+    """Build the steps to create *ward*. Lock: none."""
     return _create(quarantine, "ward", "Ward off stale writes", WARD)
 
 
 def copy_steps(quarantine: Quarantine) -> list[Step]:
-    """Build the steps that create *copy*. Lock: none."""
+    """Build the steps to create *copy*. Lock: none."""
     return _create(quarantine, "copy", "Copy new values to the retired column", COPY)
 
 
 def remember_steps(quarantine: Quarantine, *, leaked: str, fresh: str) -> list[Step]:
-    """Build the steps that create *remember*. Lock: none.
+    """Build the steps to create *remember*. Lock: none.
 
     Arguments:
-        leaked: the column that holds the leaked values.
-        fresh: the other one.
+        leaked: the column with the leaked values.
+        fresh: the other column.
     """
     return _create(
         quarantine,
@@ -84,10 +84,10 @@ def remember_steps(quarantine: Quarantine, *, leaked: str, fresh: str) -> list[S
 def _create(
     quarantine: Quarantine, kind: str, what: str, body: str, **parts: sql.Composable
 ) -> list[Step]:
-    """Build the steps that create a function with the rights of the table's owner.
+    """Build the steps to create a function with the rights of the table's owner.
 
-    So the application needs none on the memory and the sequences. The schemas of the types are in
-    the function's path, for their operators.
+    So the application needs no right on the memory and the sequences. The schemas of the types are
+    in the function's path, for their operators.
     """
     columns = quarantine.table.columns
     schemas = [columns[each].type_schema for each in quarantine.compared]

@@ -1,4 +1,4 @@
-"""How the quarantine fares: what it has warded off, and whether all of it is at work."""
+"""The quarantine at work: the stale writes warded off, and whether a memory exists."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_stale_writes(
 
 
 def has_memory(connection: BaseDatabaseWrapper, quarantine: Quarantine) -> bool:
-    """Whether there is a memory, so that the columns have been exchanged before.
+    """Tell whether there is a memory, so that the columns have been exchanged before.
 
     Lock: none that conflicts with anything.
     """

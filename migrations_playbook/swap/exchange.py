@@ -1,6 +1,7 @@
-"""The one transaction of the swap: what is in it, and how it is done.
+"""The swap's single transaction: its statements, and how they are run.
 
-It is catalog changes only, and holds its lock for milliseconds whatever the table's size.
+The transaction changes the catalog only, and holds its lock for milliseconds whatever the table's
+size.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ PATIENCE_FOR_AN_ANSWER = 30.0
 
 @dataclass(frozen=True)
 class _Done:
-    """What has been done in a transaction that is not committed yet.
+    """The work of a transaction before its commit.
 
     Arguments:
-        inventory: what was bound to the columns, and the columns as they were before it.
-        rights: what each role might do then.
+        inventory: the bound objects, and the columns as they were before.
+        rights: each role's privileges before.
         since: when the lock was granted, by `time.monotonic()`.
     """
 
@@ -65,10 +66,10 @@ class _Done:
 
 
 class Unprepared(Exception):
-    """Something has been bound to the live column since the preparation.
+    """Signals an object that was bound to the live column after the preparation.
 
     Arguments:
-        inventory: what is bound now.
+        inventory: the objects bound now.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -106,10 +107,10 @@ def exchange(
     max_hold_ms: float | None = None,
     refresh: bool = False,
 ) -> tuple[Exchanged, tuple[Step, ...]]:
-    """Exchange the two columns, with everything that is bound to them.
+    """Exchange the two columns, with everything bound to them.
 
-    Lock: SHARE UPDATE EXCLUSIVE on the table; then ACCESS EXCLUSIVE on the views that read it
-    and on it, until the commit; held for milliseconds, whatever the table's size.
+    Lock: SHARE UPDATE EXCLUSIVE on the table; then ACCESS EXCLUSIVE on its views and on the table,
+    until the commit; held for milliseconds, whatever the table's size.
 
     Arguments:
         pair: the columns as they stood at the gate.
@@ -118,13 +119,13 @@ def exchange(
         refresh: as the gate was asked.
 
     Returns:
-        What was done, and the steps that are to follow.
+        The event of the exchange, and the steps to follow.
 
     Raises:
         Unprepared: something new needs to be built first; nothing is exchanged.
-        Refused: something is bound to a column that cannot be carried over.
-        WrongPhase: another session has exchanged them meanwhile.
-        LockNotAvailable: the lock was not to be had, or held longer than `max_hold_ms`.
+        Refused: a bound object cannot be carried over.
+        WrongPhase: another session has exchanged the columns meanwhile.
+        LockNotAvailable: the lock was not granted, or held longer than `max_hold_ms`.
         ConnectionLost: the server went away; says whether the exchange was committed.
     """
     for _ in range(ROUNDS):
@@ -145,7 +146,7 @@ def _attempt(
     max_hold_ms: float | None,
     refresh: bool,
 ) -> tuple[Exchanged, tuple[Step, ...]] | None:
-    """Play one transaction; None when somebody has changed the same rows of the catalog."""
+    """Play the transaction once; None when somebody has changed the same rows of the catalog."""
     number = None
     try:
         with engine_transaction(connection):
@@ -187,7 +188,7 @@ def _exchange(
     max_hold_ms: float | None,
     refresh: bool,
 ) -> _Done | None:
-    """What is in the transaction; None when what is bound to the table was changed meanwhile."""
+    """Run the transaction's statements; None when the bound objects were changed meanwhile."""
     locks.reserve(connection, gated.identifier, policy)
     # No ALTER TABLE can come between from here on, and no partition be attached. GRANT and
     # CREATE VIEW can: hence the fingerprint, which is compared under the lock.
@@ -233,7 +234,7 @@ def _exchange(
 
 
 def describe_unproven(replacement: Replacement, *, revert: bool) -> str:
-    """Say that an exchange was committed and is not proven yet, and what proves it."""
+    """Say that an exchange was committed without a proof yet, and name the proving command."""
     if revert:
         return (
             f"The revert of {replacement.label} was committed. "
@@ -267,7 +268,7 @@ def _run(connection: BaseDatabaseWrapper, inventory: Inventory, planned: list[St
 
 
 def _what_happened(connection: BaseDatabaseWrapper, pair: Pair, number: str | None) -> str:
-    """After a connection was lost: ask the catalog, and say it."""
+    """Ask the catalog, after a lost connection, and say the answer."""
     verb = "revert" if pair.swapped else "swap"
     committed = False if number is None else _was_committed(connection, pair, number)
     if committed is None:
@@ -290,7 +291,7 @@ def _was_committed(connection: BaseDatabaseWrapper, pair: Pair, number: str) -> 
     """Ask whether a transaction of the exchange was committed; None when nobody can say.
 
     Arguments:
-        pair: the columns as they stood before it.
+        pair: the columns as they stood before the exchange.
         number: the transaction's.
     """
     deadline = time.monotonic() + PATIENCE_FOR_AN_ANSWER

@@ -1,8 +1,8 @@
-"""May the swap run? Everything that can refuse one before its lock, to be read top to bottom.
+"""May the swap run? All that can refuse a swap before its lock, to be read top to bottom.
 
-Each condition is a function that returns its objection, a sentence with the remedy, or None. They
-are asked in their order, and the first objection is raised. `recheck` asks again what may have
-changed, once no other schema change can come between.
+Each condition is a function. Its objection is a sentence with the remedy, or None. They are asked
+in their order, and the first objection is raised. `recheck` asks again about changes, once no other
+schema change can come between.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ REFRESH = "--refresh-materialized-views"
 
 @dataclass(frozen=True)
 class SwapRequest:
-    """A swap that somebody wants, and the facts that the gate looks at, each read once.
+    """A wanted swap, and the facts for the gate, each read once.
 
     Arguments:
         connection: the database.
         replacement: the replacement whose columns are to be exchanged.
         revert: whether an exchange back is wanted.
         refresh: whether materialized views may be built anew.
-        redraw: whether rows with the same value in both columns may have another one drawn.
+        redraw: whether rows with the same value in both columns may have another value drawn.
     """
 
     connection: BaseDatabaseWrapper
@@ -65,36 +65,37 @@ class SwapRequest:
 
     @cached_property
     def pair(self) -> Pair:
-        """The two columns, which are there."""
+        """The two columns, once known to exist."""
         assert self.table is not None, "the gate asks first whether the columns are there"
         return Pair.of(self.replacement, self.table)
 
     @cached_property
     def state(self) -> State:
+        """The replacement's phase, and what the catalog says beside."""
         return read_state(self.connection, self.replacement)
 
     @cached_property
     def left(self) -> list[Left]:
-        """What an exchange of the wanted kind, if it was the last one, has left to do."""
+        """The rest of the last exchange, if of the wanted kind and interrupted."""
         if self.table is None or self.pair.swapped is self.revert:
             return []
         return read_left(self.connection, self.pair)
 
     @cached_property
     def inventory(self) -> Inventory:
+        """Everything bound to the two columns."""
         found = read_inventory(self.connection, self.pair)
         return found.renewed() if self.refresh else found
 
 
 def pass_gate(request: SwapRequest) -> Inventory:
-    """Say whether the swap may be prepared, and what is bound to its columns.
+    """Return what is bound to the columns, if the swap may be prepared.
 
     Lock: ACCESS SHARE on the table.
 
     Raises:
         WrongPhase: not filled yet, or swapped already; with the right next command.
-        Refused: the role lacks a right, or something is bound to a column that cannot be carried
-            over; names all of it.
+        Refused: the role lacks a right, or a bound object cannot be carried over; names all such.
         LockNotAvailable: somebody builds an index on the table.
     """
     for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, is_rotated):
@@ -107,10 +108,10 @@ def pass_gate(request: SwapRequest) -> Inventory:
 
 
 def inspect_phase(request: SwapRequest) -> Inventory:
-    """Do the same for a dry run, which lists what is refused rather than to refuse because of it.
+    """Do the same for a dry run, which lists refusals instead of raising them.
 
     Raises:
-        WrongPhase, Refused: as `pass_gate`, but for what is bound to the columns.
+        WrongPhase, Refused: as `pass_gate`, but for the bound objects.
     """
     for condition in PHASE_CONDITIONS:
         objection = condition(request)
@@ -120,7 +121,7 @@ def inspect_phase(request: SwapRequest) -> Inventory:
 
 
 def may_be_read(request: SwapRequest) -> PlaybookError | None:
-    """Without the right to read the table not even the phase can be told."""
+    """Ask for the right to read the table: without, not even the phase can be told."""
     table = request.table
     if table is None or may_select(request.connection, table):
         return None
@@ -130,7 +131,7 @@ def may_be_read(request: SwapRequest) -> PlaybookError | None:
 
 
 def sees_every_row(request: SwapRequest) -> PlaybookError | None:
-    """What row security hides would count for nothing, here and in the proof."""
+    """Ask whether row security hides rows: hidden rows count for nothing, here and in the proof."""
     if request.table is None:
         return None
     hidden = find_hidden_rows(request.connection, request.table)
@@ -138,13 +139,14 @@ def sees_every_row(request: SwapRequest) -> PlaybookError | None:
 
 
 def has_rows_here(request: SwapRequest) -> PlaybookError | None:
-    """A foreign table's rows are elsewhere, and may not be to be had at all."""
+    """Ask for rows elsewhere: a foreign table's may be out of reach."""
     if request.table is None or request.table.kind != FOREIGN:
         return None
     return bound_objection(request.pair, request.inventory.refused)
 
 
 def is_expanded(request: SwapRequest) -> PlaybookError | None:
+    """Ask for the shadow column."""
     if request.state.phase is not Phase.NONE:
         return None
     replacement = request.replacement
@@ -155,6 +157,7 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
 
 
 def has_left_nothing(request: SwapRequest) -> PlaybookError | None:
+    """Ask for the rest of an interrupted exchange, to be finished first."""
     if not request.left:
         return None
     return WrongPhase(
@@ -165,6 +168,7 @@ def has_left_nothing(request: SwapRequest) -> PlaybookError | None:
 
 
 def is_not_done_already(request: SwapRequest) -> PlaybookError | None:
+    """Ask whether the columns stand the other way round."""
     replacement, swapped = request.replacement, request.state.swapped
     if swapped is request.revert:
         return None
@@ -180,12 +184,14 @@ def is_not_done_already(request: SwapRequest) -> PlaybookError | None:
 
 
 def has_working_triggers(request: SwapRequest) -> PlaybookError | None:
+    """Ask for the declared triggers, which fill and keep the shadow column."""
     problem = request.state.problem
     # The way back is open without them.
     return None if problem is None or request.revert else WrongPhase(problem)
 
 
 def is_filled(request: SwapRequest) -> PlaybookError | None:
+    """Ask for rows without a fresh value."""
     state, replacement = request.state, request.replacement
     if state.phase is not Phase.EXPANDED:
         return None
@@ -210,7 +216,7 @@ PHASE_CONDITIONS = (
 
 
 def nobody_builds(request: SwapRequest) -> PlaybookError | None:
-    """An index that somebody builds is invalid, and is not one that a failed build has left."""
+    """Ask for an index under construction: invalid, yet not the remains of a failed build."""
     builders = read_builders(request.connection, request.pair.identifier)
     if not builders:
         return None
@@ -221,13 +227,14 @@ def nobody_builds(request: SwapRequest) -> PlaybookError | None:
 
 
 def can_be_carried_over(request: SwapRequest) -> PlaybookError | None:
+    """Ask for bound objects that the swap cannot carry over."""
     return bound_objection(request.pair, request.inventory.refused)
 
 
 def is_rotated(request: SwapRequest) -> PlaybookError | None:
-    """Ask for rows that the swap would not change. The triggers let none come to be.
+    """Ask for rows that the swap would not change. The triggers let no such row come to be.
 
-    Once the columns have been exchanged there may be some, which were written since.
+    After an exchange there may be some: the rows written since.
     """
     connection, pair = request.connection, request.pair
     if request.revert or request.redraw or has_memory(connection, request.inventory.quarantine):
@@ -252,13 +259,13 @@ def is_rotated(request: SwapRequest) -> PlaybookError | None:
 
 
 def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> Inventory:
-    """Ask again what may have changed since the gate, with schema changes kept away.
+    """Ask again about changes since the gate, with schema changes kept away.
 
     Lock: ACCESS SHARE on the table; the caller holds SHARE UPDATE EXCLUSIVE.
 
     Raises:
-        TryAgain: another session has exchanged the columns meanwhile, or dropped one.
-        Refused: something has been bound to a column that cannot be carried over.
+        TryAgain: another session has exchanged the columns meanwhile, or dropped either.
+        Refused: an object bound since cannot be carried over.
     """
     found = read_inventory(connection, pair)
     refuse_overtaken(pair, found.pair)
@@ -284,7 +291,7 @@ def refuse_overtaken(before: Pair, now: Pair) -> None:
 
 
 def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:
-    """Name all that cannot be carried over, each with what to do about it; None when all can."""
+    """Name all objects that cannot be carried over, each with the remedy; None without any."""
     if not refused:
         return None
     findings = "\n".join(f"- {each} ({each.how}): {each.refused}." for each in refused)
@@ -295,5 +302,5 @@ def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:
 
 
 def finishing_command(replacement: Replacement, *, revert: bool) -> str:
-    """Build the command that finishes what an interrupted exchange has left."""
+    """Build the command to finish an interrupted exchange."""
     return replacement.command("swap", *(["--revert"] if revert else []), REFRESH)

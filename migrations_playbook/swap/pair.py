@@ -24,15 +24,15 @@ COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, n
 
 @dataclass(frozen=True)
 class Pair:
-    """The two columns of a replacement where they stand: in a table, or in a partition of one.
+    """The two columns of a replacement where they stand: in a table, or in a partition.
 
-    A partitioned table has such a pair itself and in each of its partitions, with the numbers that
-    the columns have there: see `relations`.
+    A partitioned table has such a pair itself and in each of its partitions, with the columns'
+    numbers there: see `relations`.
 
     Arguments:
         replacement: the declaration.
         table: the table, or a partition of the table.
-        swapped: whether the names are exchanged, so that an exchange now would be one back. The
+        swapped: whether the names are exchanged, so that an exchange now would be a revert. The
             table's own numbers tell; a partition's may be in any order.
     """
 
@@ -42,15 +42,17 @@ class Pair:
 
     @classmethod
     def of(cls, replacement: Replacement, table: Table) -> Pair:
-        """Build the pair of a table that has both columns."""
+        """Build the pair of a table with both columns."""
         return cls(replacement, table, table.has_exchanged(replacement.live, replacement.shadow))
 
     @property
     def live(self) -> Column:
+        """The column under the live name."""
         return self.table.columns[self.replacement.live]
 
     @property
     def shadow(self) -> Column:
+        """The column under the shadow name."""
         return self.table.columns[self.replacement.shadow]
 
     @property
@@ -83,6 +85,7 @@ class Pair:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The table's qualified name, to be composed into SQL."""
         return self.table.identifier
 
     @property
@@ -91,14 +94,14 @@ class Pair:
         return self.table.kind == "p"
 
     def labelled(self, name: str) -> str:
-        """A name that is only one within its table, as a person would look it up."""
+        """Build the label of a name that is unique within its table only, for a person."""
         return name if self.table.parent is None else f"{name} on {self.table}"
 
     def reread(self, connection: BaseDatabaseWrapper) -> Pair:
-        """Read the pair as the catalog has it now, with the partitions that there are now.
+        """Read the pair as the catalog has the columns now, with today's partitions.
 
         Raises:
-            TryAgain: the table or one of its two columns is gone.
+            TryAgain: the table or either column is gone.
         """
         table = read_table(connection, self.identifier)
         names = {self.replacement.live, self.replacement.shadow}
@@ -112,36 +115,36 @@ class Pair:
 
     @property
     def not_null_check(self) -> str:
-        """The name of the CHECK that proves the shadow not null."""
+        """Build the name of the CHECK that proves the shadow not null."""
         return self.replacement.object_name("not_null")
 
     def twin_name(self, name: str) -> str:
-        """The name of an object's counterpart on the shadow column."""
+        """Build the name of an object's counterpart on the shadow column."""
         return compose_name(name, self.replacement.shadow)
 
     def alter_table(
         self, what: str, action: sql.Composable, lock: Lock = Lock.ACCESS_EXCLUSIVE
     ) -> Step:
-        """An ALTER TABLE of the table and, as far as the action is inherited, its partitions."""
+        """Build an ALTER TABLE of the table and, where the action is inherited, its partitions."""
         statement = sql.SQL("ALTER TABLE {} {}").format(self.identifier, action)
         return Step(what, statement, lock, self.identifier)
 
     def alter_only(self, what: str, action: sql.Composable) -> Step:
-        """An ALTER TABLE of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        """Build an ALTER TABLE of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
         if not self.partitioned:
             return self.alter_table(what, action)
         statement = sql.SQL("ALTER TABLE ONLY {} {}").format(self.identifier, action)
         return Step(what, statement, Lock.ACCESS_EXCLUSIVE, self.identifier)
 
     def rename_constraint(self, old: str, new: str) -> Step:
-        """Lock: ACCESS EXCLUSIVE on the table and its partitions."""
+        """Build RENAME CONSTRAINT. Lock: ACCESS EXCLUSIVE on the table and its partitions."""
         return self.alter_table(
             f"Rename {old} to {new}",
             sql.SQL("RENAME CONSTRAINT {} TO {}").format(sql.Identifier(old), sql.Identifier(new)),
         )
 
     def alter_column(self, what: str, column: str, action: sql.Composable) -> Step:
-        """An ALTER COLUMN of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
+        """Build an ALTER COLUMN of the table and of no partition. Lock: ACCESS EXCLUSIVE."""
         return self.alter_only(
             what, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(column), action)
         )

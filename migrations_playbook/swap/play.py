@@ -1,9 +1,9 @@
 """Play 3: prepare, exchange, verify. Its own inverse.
 
-May it run at all is asked at the gate (`gate`). Everything that scans is done before, while reads
-and writes go on (`prepare`); the exchange itself is one transaction of catalog changes
-(`exchange`); the proof comes after it (`proof`). What is bound to the columns and what becomes of
-it is told by `dependents`.
+The gate decides whether the swap may run (`gate`). Everything that scans is done before, while
+reads and writes go on (`prepare`). The exchange itself is a single transaction of catalog changes
+(`exchange`). The proof comes afterwards (`proof`). The objects bound to the columns, and their
+treatment, are told by `dependents`.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ PREPARE_ROUNDS = 3
 
 @dataclass(frozen=True)
 class SwapPlan:
-    """What a swap will do, in order.
+    """The steps of a swap, in order.
 
     Arguments:
-        dependents: everything that is bound to the columns, with what becomes of it.
-        index: builds and drops that must run outside a transaction; they wait for transactions
-            that began before them, and block no read and no write.
-        prove: what tries and proves the CHECKs and NOT NULL, each in a transaction of its own.
-        exchange: the one transaction under the lock.
-        after: what follows the exchange.
+        dependents: everything bound to the columns, with the swap's treatment.
+        index: builds and drops that must run outside a transaction; they wait for older
+            transactions, and block no read and no write.
+        prove: the trials and proofs of the CHECKs and NOT NULL, each in a transaction of its own.
+        exchange: the transaction under the lock.
+        after: the steps after the exchange.
     """
 
     dependents: tuple[Dependent, ...]
@@ -71,11 +71,11 @@ def swap(
 ) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
 
-    When they are exchanged already, and `refresh` is given, finish what an interrupted run has
-    left: the materialized views.
+    When the columns are exchanged already, and `refresh` is given, finish an interrupted run: renew
+    the materialized views left.
 
-    Lock: see each step of `plan_swap`. Reads and writes go on but for the milliseconds of ACCESS
-    EXCLUSIVE that the exchange holds, and for the moments in which constraints are added.
+    Lock: see each step of `plan_swap`. Reads and writes go on but for the milliseconds of the
+    exchange's ACCESS EXCLUSIVE, and for the moments in which constraints are added.
 
     Arguments:
         replacement: the replacement whose columns are exchanged.
@@ -84,14 +84,14 @@ def swap(
         policy: how long and how often to ask for the lock.
         max_hold_ms: roll back instead of committing when the lock was held longer, milliseconds.
         refresh: build materialized views anew afterwards, rather than refuse because of them.
-        redraw: draw another value for each row that has the same one in both columns.
+        redraw: draw another value for each row with the same value in both columns.
 
     Raises:
         WrongPhase: not filled yet, or swapped already; with the right next command.
-        Refused: something is bound to a column that cannot be carried over; names all of it.
-        LockNotAvailable: the lock was not to be had, or was held too long; nothing is exchanged.
+        Refused: bound objects cannot be carried over; names all of them.
+        LockNotAvailable: the lock was not granted, or held too long; nothing is exchanged.
         ConnectionLost: the server went away; says whether the exchange was committed.
-        VerificationFailed: the numbers afterwards are not what they must be.
+        VerificationFailed: a number afterwards is wrong.
     """
     connection = postgresql(using)
     refuse_read_only(connection)
@@ -138,7 +138,7 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
     Lock: none that conflicts with anything.
 
     Arguments:
-        revert: whether the exchange is one back.
+        revert: whether the exchange is a revert.
     """
     connection = postgresql(using)
     connection.close()
@@ -152,15 +152,15 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
 def mend(
     replacement: Replacement, *, using: str, policy: LockPolicy = locks.DEFAULT_POLICY
 ) -> Generator[Event, None, None]:
-    """Put back what others have dropped or switched off of the quarantine, and prove the swap.
+    """Put back dropped or disabled objects of the quarantine, and prove the swap.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table while a unique index is built; then ACCESS EXCLUSIVE,
     asked for as in a swap, for catalog changes only.
 
     Raises:
         WrongPhase: the columns are not exchanged.
-        LockNotAvailable: the lock was not to be had; nothing was changed.
-        VerificationFailed: the numbers are not what they must be.
+        LockNotAvailable: the lock was not granted; nothing was changed.
+        VerificationFailed: a number is wrong.
     """
     connection = postgresql(using)
     refuse_read_only(connection)
@@ -185,7 +185,7 @@ def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, No
 
     Raises:
         WrongPhase: the columns are not exchanged.
-        VerificationFailed: the numbers are not what they must be.
+        VerificationFailed: a number is wrong.
     """
     connection = postgresql(using)
     state = read_state(connection, replacement)
@@ -202,7 +202,7 @@ def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, No
 
 
 def notice(request: SwapRequest) -> Noticed:
-    """Look for what a person should know before the swap.
+    """Look for things that a person should know before the swap.
 
     Lock: ACCESS SHARE on the table and the views on it.
     """
@@ -214,7 +214,7 @@ def notice(request: SwapRequest) -> Noticed:
 
 
 def plan_swap(inventory: Inventory) -> SwapPlan:
-    """Plan what is missing for the exchange, and the exchange itself, as the catalog stands now."""
+    """Plan the preparation and the exchange, as the catalog stands now."""
     steps = inventory.steps
     return SwapPlan(
         dependents=inventory.dependents,

@@ -1,4 +1,4 @@
-"""What the swap does before its exchange, while reads and writes go on: all that scans."""
+"""The preparation of the exchange, while reads and writes go on: everything that scans."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ def prepare(
     refresh: bool = False,
     redraw: bool = False,
 ) -> Iterator[Preparing]:
-    """Build and prove what the exchange needs, while reads and writes go on.
+    """Build and prove the needs of the exchange, while reads and writes go on.
 
-    A failed concurrent build leaves an invalid index behind, which would be taken for a good one
-    by IF NOT EXISTS; it is found, dropped and built anew.
+    A failed concurrent build leaves an invalid index behind, and IF NOT EXISTS would take it for a
+    good index. So the index is found, dropped and built anew.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table for the builds and the proofs; ACCESS EXCLUSIVE,
-    boundedly, for the moment in which an unproven constraint is added; on a partitioned table also
-    for those in which an index without rows is made for it, and on a partition for that in which
-    its part is attached to it.
+    boundedly, for the moment in which an unproven constraint is added; likewise on a partitioned
+    table while an index without rows is made, and on a partition while its part is attached.
 
     Arguments:
-        inventory: as the gate has just read it.
+        inventory: as the gate has just read the columns.
         policy: how long and how often to ask for the lock.
         refresh, redraw: as the gate was asked.
 
     Raises:
         LockNotAvailable: see `locks`.
-        Refused: fresh values do not pass a CHECK that the live ones pass; or the gate refuses now.
+        Refused: fresh values do not pass a CHECK that the live values pass; or the gate refuses
+            now.
         PlaybookError: the value expression is too narrow for the table's rows to be unique.
     """
     pair = inventory.pair
@@ -109,7 +109,7 @@ def prepare(
 def build_twins(
     connection: BaseDatabaseWrapper, inventory: Inventory, policy: LockPolicy
 ) -> Generator[Preparing, None, Dependent | None]:
-    """Build what is missing; return the unique index that two rows' fresh values keep from it."""
+    """Build the missing twins; return the unique index that two equal fresh values prevent."""
     for each in inventory.dependents:
         try:
             for step in each.steps.build if each.steps else ():
@@ -128,7 +128,7 @@ def build_twins(
 def _run_concurrent(
     connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy
 ) -> Iterator[Preparing]:
-    """Run a concurrent step, and say for whom it waits. Lock: what the step says."""
+    """Run a concurrent step, and say for whom the step waits. Lock: as the step says."""
     builders = read_builders(connection, pair.identifier)
     if builders:
         raise LockNotAvailable(
@@ -148,7 +148,7 @@ def _prove(
     """Prove what the exchange takes for granted; take the proof back where the rows do not pass.
 
     Raises:
-        Refused: the rows do not pass it, or somebody's code in it fails.
+        Refused: the rows do not pass, or somebody's code in the proof fails.
     """
     if each.steps is None:
         return
@@ -181,8 +181,9 @@ def _do_not_pass(pair: Pair, each: Dependent) -> Refused:
 def _try(connection: BaseDatabaseWrapper, inventory: Inventory, step: Step) -> bool:
     """Tell whether a query finds a row.
 
-    Its names are those of the pinned path; what its functions look up is found along the session's
-    own. A materialized view's is found as its REFRESH will: since PostgreSQL 17 along no path.
+    The query's own names are found along the pinned path, its functions' names along the session's
+    own. For a materialized view they are found as by its REFRESH: since PostgreSQL 17 along no
+    path.
 
     Raises:
         Refused: somebody's code in the query fails.
@@ -207,10 +208,10 @@ def _try(connection: BaseDatabaseWrapper, inventory: Inventory, step: Step) -> b
 def _run_locked(
     connection: BaseDatabaseWrapper, inventory: Inventory, step: Step, policy: LockPolicy
 ) -> None:
-    """Run a step in a transaction of its own, under the lock that it says, boundedly.
+    """Run a step in a transaction of its own, under the step's lock, boundedly.
 
-    The whole table is reserved, so that no other schema change stands in the way; only what the
-    step is on is seized.
+    The whole table is reserved, so no other schema change stands in the way; only the step's own
+    relation is seized.
     """
     pair = inventory.pair
     for attempt in range(1, ATTEMPTS + 1):

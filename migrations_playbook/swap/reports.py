@@ -1,4 +1,4 @@
-"""What a swap reports while it works."""
+"""The events of a swap at work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Noticed:
-    """There are things beside the columns for a person to look at first.
+    """Things beside the columns for a person to look at first.
 
     Arguments:
         unreadable: views that fail when they are read, each with the reason: the proof will have
@@ -45,8 +45,8 @@ class Exchanged:
         attempts: how often the lock was asked for.
         waiters: sessions that stood behind the lock just before the commit.
         longest_wait_ms: how long the first of them had waited then, in milliseconds.
-        carried: the dependents that were carried over, by kind and name.
-        rights_changed: roles whose privileges on the live column are not what they were.
+        carried: the dependents carried over, by kind and name.
+        rights_changed: roles with other privileges on the live column than before.
     """
 
     phase: Phase
@@ -64,7 +64,7 @@ class Resuming:
     """An exchange was interrupted before its end, and its remaining work is done now.
 
     Arguments:
-        left: the materialized views that are to be renewed.
+        left: the materialized views to be renewed.
     """
 
     left: tuple[str, ...]
@@ -87,24 +87,24 @@ class Verified:
 
     Arguments:
         rows: rows in the table.
-        values: rows with a live value, which is what could be looked at.
-        nulls: rows without a live value, where each must have one.
-        duplicates: live values that more than one row has, where the column is unique.
+        values: rows with a live value, as many as could be looked at.
+        nulls: rows without a live value, where each must have a value.
+        duplicates: live values of more than a single row, where the column is unique.
         leaked: rows whose live value is another row's retired one.
-        returned: rows whose live value is remembered: it has leaked, and had left its column.
-        same: rows with the same value in both columns, as those have that were written since the
-            swap. No number tells them from a leaked value that was written past the triggers.
-        untriggered: rows without a retired value: they were written past the triggers.
-        views: views that were read through.
+        returned: rows whose live value is remembered as leaked: the value had left its column.
+        same: rows with the same value in both columns, as rows written since the swap have. No
+            number tells such a row from a leaked value written past the triggers.
+        untriggered: rows without a retired value: written past the triggers.
+        views: the views read through.
         exposed: rows of views that show a retired value under another name than the retired
             column's.
-        still_bound: what is bound to the retired column and should not be.
-        rights_changed: roles whose privileges on the live column are not what they were.
-        unread: views that were not read, each with the reason; an empty one where a right is
-            missing, this role's or the owner's.
+        still_bound: objects bound to the retired column that should not be.
+        rights_changed: roles with other privileges on the live column than before.
+        unread: views not read, each with the reason; an empty reason where a right is missing, this
+            role's or the owner's.
         exposing: the views that show retired values.
-        left: materialized views that an interrupted exchange has not renewed.
-        problems: what of the quarantine is missing or switched off.
+        left: materialized views not renewed by an interrupted exchange.
+        problems: the missing or disabled objects of the quarantine.
     """
 
     rows: int
@@ -126,6 +126,7 @@ class Verified:
 
     @property
     def passed(self) -> bool:
+        """Tell whether every number is as the proof demands."""
         return not any(
             (
                 self.nulls,

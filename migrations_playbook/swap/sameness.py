@@ -1,10 +1,10 @@
 """Restated means the same: PostgreSQL says so, under the lock, before the commit.
 
-What is carried over by its text may come back with another meaning: an alias list names columns by
-their position, an operator may be another one along another search_path. So what each object
-depends on (columns, operators, functions, types) is read before and after the exchange, and must be
-the same with the two columns exchanged. What pg_depend does not see, the target columns of a MERGE
-in a parsed function, is told by the function's text, which must be the same.
+An object carried over by its text may come back with another meaning: an alias list names columns
+by their position, an operator may be another operator along another search_path. So the references
+of each object (columns, operators, functions, types) are read before and after the exchange, and
+must be the same with the two columns exchanged. The target columns of a MERGE in a parsed function
+are unknown to pg_depend: there the function's text must be the same.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Reference = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an object is about, whatever its own oid.
+    """The meaning of an object, whatever its own oid.
 
     Arguments:
         object: the catalog and the oid.
-        references: what the object depends on, its own table's constraints apart.
+        references: the objects on which this object depends, its own table's constraints apart.
         text: a digest of a function's text; empty for anything else.
     """
 
@@ -102,15 +102,14 @@ MEANINGS = sql.SQL("""
 
 
 def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[int]) -> Meanings:
-    """Read what is bound to either column, and what each of these objects depends on.
+    """Read the objects bound to either column, each with the objects on which it depends.
 
-    An index is known by its key columns too: one that stands on a constraint depends on nothing
-    else.
+    An index is known by its key columns too: an index of a constraint depends on nothing else.
 
     Lock: none that conflicts with anything.
 
     Arguments:
-        others: oids of functions that are carried over though pg_depend binds them to no column.
+        others: oids of functions carried over although pg_depend binds them to no column.
     """
     rows = fetch_all(
         connection,
@@ -125,12 +124,12 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
 
 
 def refuse_other_meanings(inventory: Inventory, before: Meanings, after: Meanings) -> None:
-    """Compare every object that was carried over with what it was.
+    """Compare every object carried over with its former meaning.
 
     Arguments:
-        inventory: as it was before the exchange.
+        inventory: as before the exchange.
         before: the meanings before the exchange.
-        after: the meanings after it, in the same transaction.
+        after: the meanings after the exchange, in the same transaction.
 
     Raises:
         Refused: an object means something else now; names each. The caller rolls back.
@@ -162,7 +161,7 @@ def refuse_other_meanings(inventory: Inventory, before: Meanings, after: Meaning
 
 
 def _exchanged_columns(pair: Pair) -> dict[Reference, Reference]:
-    """Map either column of each relation to the other one."""
+    """Map either column of each relation to the other column."""
     exchange: dict[Reference, Reference] = {}
     for each in pair.relations:
         live, shadow = (

@@ -1,4 +1,4 @@
-"""What an incident report needs, as a JSON file; it holds no token."""
+"""The facts for an incident report, as a JSON file without any token."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from migrations_playbook.swap.proof.verify import Digest, digest_values
 
 
 class Evidence:
-    """Collects what is to be told while a swap goes on, and writes it at its end.
+    """The collector of a swap's facts, written to a file at the end.
 
     Arguments:
-        path: the file; it must not exist, so that no evidence is overwritten.
+        path: the file; must not exist, so no evidence is overwritten.
         play: "swap", "revert" or "verify".
 
     Raises:
@@ -45,7 +45,7 @@ class Evidence:
             ) from None
 
     def before(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
-        """Note where and by whom, what is bound, and the digest of the live values before."""
+        """Note the place, the role, the bound objects, and the digest of the live values before."""
         row = fetch_row(
             connection,
             sql.SQL("""
@@ -79,7 +79,7 @@ class Evidence:
         """Write the file.
 
         Arguments:
-            outcome: how it ended, in a sentence.
+            outcome: the end of the play, in a sentence.
         """
         ended = datetime.now(UTC)
         self.facts |= {

@@ -1,4 +1,4 @@
-"""Between the plays: what others have done to what keeps the leaked values out."""
+"""Between the plays: damage by others to the quarantine, which keeps the leaked values out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OFF = {"D", "R"}
 
 
 def find_problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> tuple[str, ...]:
-    """Say what of the quarantine is missing or switched off; nothing unless swapped.
+    """Name the missing or disabled objects of the quarantine; none unless swapped.
 
     Lock: none that conflicts with anything.
 
     Arguments:
-        inventory: what is bound to the two columns.
+        inventory: everything bound to the two columns.
     """
     return tuple(_problems(connection, inventory)) if inventory.pair.swapped else ()
 

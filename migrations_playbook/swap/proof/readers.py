@@ -1,8 +1,7 @@
-"""Views on the table, read through: whether a leaked value can be seen in one.
+"""Views on the table, read through: whether a leaked value can be seen in any.
 
-A view runs somebody's code, which finds its names along the session's own search_path: what is
-pinned elsewhere is not pinned here. A view that cannot be read is named, and proves nothing against
-the others.
+A view runs somebody's code, which finds its names along the session's own search_path: the path is
+pinned elsewhere, but not here. An unreadable view is named, and proves nothing against the others.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class Reader:
     """A view that reads the table, itself or through another view.
 
     Arguments:
-        columns: those of its columns that could hold the value and are not the retired column;
-            and whether each is of the same type, or a text.
+        columns: its columns that could hold the value, without the retired column; and whether each
+            is of the same type, or a text.
         key: its columns that show the primary key, in the key's order; None unless all are shown.
     """
 
@@ -58,13 +57,12 @@ class Reader:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the views show.
+    """The findings in the views.
 
     Arguments:
-        shown: for each view that was read, how often it shows a retired value under another name
-            than the retired column's.
-        unread: the views that were not read, each with the reason; an empty one where a right is
-            missing.
+        shown: for each view read, how often a retired value shows under another name than the
+            retired column's.
+        unread: the views not read, each with the reason; an empty reason where a right is missing.
     """
 
     shown: dict[str, int]
@@ -107,7 +105,7 @@ class Places:
                 self._keys[view].setdefault(position, column)
 
     def key_in(self, view: int) -> tuple[str, ...] | None:
-        """The columns of a view that show the whole key; None unless all are shown."""
+        """Find the columns of a view that show the whole key; None unless all are shown."""
         found = self._keys[view]
         if len(found) < self.width:
             return None
@@ -115,9 +113,9 @@ class Places:
 
 
 def find_unreadable(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, str]:
-    """Read a row of every view; find those that fail, each with the reason.
+    """Read a row of every view; find the failing views, each with the reason.
 
-    Lock: ACCESS SHARE on the views and what they read.
+    Lock: ACCESS SHARE on the views and their tables.
     """
     failed = {}
     with engine_transaction(connection):
@@ -130,7 +128,7 @@ def find_unreadable(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, st
 
 
 def _failure(connection: BaseDatabaseWrapper, query: sql.Composable) -> str | None:
-    """Run a query; say why it fails, an empty text where a right is missing, or None."""
+    """Run a query; say why the query fails, an empty text where a right is missing, or None."""
     try:
         with engine_transaction(connection):
             execute(connection, query)
@@ -143,16 +141,16 @@ def _failure(connection: BaseDatabaseWrapper, query: sql.Composable) -> str | No
 
 
 def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -> Seen:
-    """Read every view on the table, and the views on those; count the retired values they show.
+    """Read every view on the table, and views on views; count the retired values shown.
 
-    A text that holds the value is found too. Where a view shows the retired column itself, on
-    purpose, nothing is counted.
+    A text with the value in the middle is found too. A view that shows the retired column itself
+    does so on purpose: nothing is counted.
 
-    Lock: ACCESS SHARE on the views and what they read.
+    Lock: ACCESS SHARE on the views and their tables.
 
     Arguments:
         unique: whether the column is unique, so that a value is a secret by itself. Elsewhere two
-            rows may have one value, and a view's rows are compared with their own, by the key.
+            rows may have the same value, and a view's rows are compared with their own, by the key.
     """
     seen = Seen({}, {})
     with engine_transaction(connection):
@@ -180,8 +178,8 @@ def _count_shown(
 ) -> int:
     """Count the retired values in a view: columns of the type in one join, texts in another.
 
-    A text is compared byte by byte: equal texts are that in every deterministic collation, and to
-    compare them by the rules of a language takes three times as long.
+    A text is compared byte by byte: equal texts have equal bytes in every deterministic collation,
+    and a comparison by the rules of a language takes three times as long.
     """
     same = [column for column, same_type in reader.columns if same_type]
     texts = [column for column, same_type in reader.columns if not same_type]
@@ -261,10 +259,10 @@ READERS = sql.SQL("""
 
 
 def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
-    """Read the views on the table or its partitions and the views on those, as deep as they go.
+    """Read the views on the table or its partitions, and views on views, as deep as they go.
 
-    The retired column is recognised through any number of views by where PostgreSQL says that a
-    result column comes from; a view may show it on purpose.
+    PostgreSQL says where a result column comes from: so the retired column is recognised through
+    any number of views. A view may show the retired column on purpose.
 
     Lock: ACCESS SHARE on the views and the table, to describe their queries.
     """
@@ -285,10 +283,10 @@ def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
 
 
 def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, Place]]:
-    """Describe a query's columns, each with the relation and the column that it comes from.
+    """Describe a query's columns, each with its source: a relation and a column.
 
-    The query is parsed and never planned: a planner runs functions that say they are stable. Nor is
-    it read, so that it makes no difference whose rows a policy would hide.
+    The query is parsed and never planned: a planner runs functions marked as stable. Nor is the
+    query run, so policies that hide rows make no difference.
     """
     with engine_transaction(connection, row_security="on"), connection.cursor() as cursor:
         protocol = cursor.connection.pgconn

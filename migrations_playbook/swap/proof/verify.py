@@ -1,4 +1,4 @@
-"""The proof: nothing that is reachable under the live name is a leaked value.
+"""The proof: no value reachable under the live name is a leaked value.
 
 Everything is counted inside the server: no value is sent to the client, whose memory is constant.
 
@@ -42,7 +42,7 @@ class Digest:
     """A set of live values, told by three numbers that do not depend on the order.
 
     Arguments:
-        rows: how many there are.
+        rows: how many rows have a value.
         sum: the sum of PostgreSQL's 64-bit hashes of their texts.
         xor: the exclusive or of the same.
     """
@@ -52,6 +52,7 @@ class Digest:
     xor: int
 
     def as_json(self) -> dict[str, int | str]:
+        """Build the form of the digest in the evidence."""
         # Strings: a JSON number beyond 2**53 is not exact everywhere.
         return {"rows": self.rows, "sum": str(self.sum), "xor": str(self.xor)}
 
@@ -59,11 +60,11 @@ class Digest:
 def verify_values(
     connection: BaseDatabaseWrapper, pair: Pair, *, rights_changed: tuple[str, ...] = ()
 ) -> Verified:
-    """Count what must be zero. Sequential scans and hash joins inside the server.
+    """Count the numbers that must be zero. Sequential scans and hash joins inside the server.
 
     Arguments:
         pair: the columns as they stand after the exchange.
-        rights_changed: what the exchange has found of that.
+        rights_changed: the changes of rights found by the exchange.
     """
     with engine_transaction(connection):
         pin_search_path(connection, pair.live.type_schema)
@@ -121,7 +122,7 @@ def verify_values(
 def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
     """Build the digest of the set of live values. One parallel sequential scan.
 
-    A value has the same text whatever role asks, and whenever.
+    A value has the same text for every role at any time.
     """
     with engine_transaction(connection, TimeZone="UTC"):
         pin_search_path(connection)
@@ -138,9 +139,9 @@ def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
 
 
 def read_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
-    """What each role may do with the live column, by whatever way it came to it.
+    """Read each role's privileges on the live column, however acquired.
 
-    A partition is asked for by itself: who goes through the table needs no right on it.
+    Partitions are asked for separately: access through the table needs no right on a partition.
     """
     return frozenset(
         fetch_all(
@@ -180,9 +181,9 @@ def _duplicates(
 def _leaked(
     connection: BaseDatabaseWrapper, names: dict[str, sql.Composable], others: tuple[str, ...]
 ) -> int:
-    """Rows whose live value is another row's retired one.
+    """Count rows whose live value is another row's retired value.
 
-    A row written since the swap has the same value in both columns: it is apart.
+    A row written since the swap has the same value in both columns, and is counted apart.
     """
     return int(
         fetch_value(
@@ -201,7 +202,7 @@ def _leaked(
 
 
 def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | None:
-    """Rows whose live value is remembered as leaked; None where the memory may not be read."""
+    """Count rows whose live value is remembered as leaked; None where the role may not look."""
     quarantine = inventory.quarantine
     if not has_memory(connection, quarantine):
         return 0
@@ -223,7 +224,7 @@ def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | 
 
 
 def _still_bound(inventory: Inventory) -> Iterator[str]:
-    """Name what is refused and on the retired column: it came to the column since the swap."""
+    """Name refused objects on the retired column: bound there since the swap."""
     for each in inventory.refused:
         if inventory.pair.replacement.shadow in each.columns:
             yield str(each)
