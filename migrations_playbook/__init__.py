@@ -1,6 +1,6 @@
 """Online column replacement for Django and PostgreSQL: the shadow-column playbook.
 
-Declare once on the model which column is replaced and with what::
+Declare once on the model which column is replaced, and the new value::
 
     class Meta:
         triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers

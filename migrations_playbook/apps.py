@@ -1,4 +1,4 @@
-"""The app, and the check that it is one."""
+"""The app, and the check of INSTALLED_APPS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MigrationsPlaybookConfig(AppConfig):
 
 @register("migrations_playbook")
 def check_installed(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
-    """Without these in INSTALLED_APPS no trigger is ever made, and nothing else would say so."""
+    """Check INSTALLED_APPS: without these no trigger is ever made, and nothing else says so."""
     from migrations_playbook.shadow import ShadowTrigger  # noqa: PLC0415 - as above
 
     declared = any(

@@ -1,7 +1,7 @@
-"""What a person types: the command of each play, as this project has it.
+"""The command of each play, as a person types it in this project.
 
 Every project has `manage.py playbook`. An app may declare aliases of two lines (see
-`management.base`); a message then names the alias, since that is what is typed there.
+`management.base`); a message then names the alias, since people type the alias there.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ STATUS = "status"
 
 
 def spell_command(play: str, label: str = "", shadow: str = "", *options: str) -> str:
-    """Spell the command that plays a part for one replacement.
+    """Spell the command that plays a part for a replacement.
 
     Arguments:
         play: "backfill", "swap", "status", "rehearse", "expand", "forget" or "contract".
         label: the model's label, `tickets.Ticket`; empty for all replacements.
         shadow: the shadow field's name.
-        options: what is added, `--revert` say.
+        options: more arguments, `--revert` say.
 
     Returns:
         A line such as `manage.py playbook swap tickets.Ticket.new_token --revert`.

@@ -1,7 +1,7 @@
-"""What can go wrong, each with its remedy and its exit code.
+"""The errors, each with its remedy and its exit code.
 
-A message is one sentence that says what is wrong, and one that says which command mends it.
-No message holds a column's value: PostgreSQL puts the offending value into the DETAIL of an
+A message is a sentence that says what is wrong, and another that says which command mends the
+fault. No message holds a column's value: PostgreSQL puts the offending value into the DETAIL of an
 error, so only `primary_message` of a database error may be quoted.
 """
 
@@ -39,17 +39,17 @@ class Refused(PlaybookError):
 
 
 class VerificationFailed(PlaybookError):
-    """The play was done, but the numbers afterwards are not what they must be."""
+    """The play was done, but a number afterwards is wrong."""
 
 
 class LockNotAvailable(PlaybookError):
-    """A lock was not to be had within its bounds; nothing was changed."""
+    """A lock was not granted within its bounds; nothing was changed."""
 
     exit_code = TRY_AGAIN
 
 
 class TryAgain(PlaybookError):
-    """Somebody else was at work, or something is short; the same command may do it later."""
+    """Somebody else was at work, or something is short; the same command may succeed later."""
 
     exit_code = TRY_AGAIN
 
@@ -70,7 +70,7 @@ class Stopped(PlaybookError):
     """A signal ended the play; its progress is kept.
 
     Arguments:
-        message: what is done and how to go on.
+        message: the progress, and how to go on.
         exit_code: 128 + the signal's number, as a shell has it.
     """
 
@@ -82,9 +82,9 @@ class Stopped(PlaybookError):
 def primary_message(error: DatabaseError) -> str:
     """Return the first line of a database error, without the DETAIL that may quote a row's values.
 
-    Of a value that cannot be converted, or an error that somebody's own function raises, the
-    first line itself may quote one. Where in the line depends on the server's language and on the
-    value, so such an error is told by the name of its SQLSTATE, and by the function that raised it.
+    The first line itself may quote a value that cannot be converted, or an error of somebody's own
+    function. Where in the line depends on the server's language and on the value, so such an error
+    is told by the name of its SQLSTATE, and by the function that raised the error.
     """
     diagnostic = getattr(error.__cause__, "diag", None)
     primary = getattr(diagnostic, "message_primary", None)

@@ -1,8 +1,8 @@
-"""What the migrations remember of shadows, those included that no model declares any more.
+"""The migrations' memory of shadows, including shadows that no model declares any more.
 
-A database can be releases behind the code: it has the shadow column, and the models have forgotten
-it. The migrations have not. The state before the one that took the field away has the model, the
-field and the compiled triggers, and the fill trigger's text holds the value expression.
+A database can be releases behind the code: the database has the shadow column, and the models have
+forgotten the field. The migrations have not. The state before the field's removal has the model,
+the field and the compiled triggers, and the fill trigger's text holds the value expression.
 
 Reads files alone, and no database.
 """
@@ -40,7 +40,7 @@ DRAW = re.compile(
 
 
 class CompiledValue(models.Expression):
-    """A value expression of which only its SQL is known.
+    """A value expression known by its SQL only.
 
     Arguments:
         text: the SQL, as a trigger has it.
@@ -51,6 +51,7 @@ class CompiledValue(models.Expression):
         self.text = text
 
     def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
+        """Return the SQL as the trigger has it."""
         return self.text.replace("%", "%%"), ()
 
 
@@ -61,9 +62,9 @@ class Remembered:
     Arguments:
         app_label: the app of the model.
         model: the model's name.
-        declaration: what the model declared, with the value as compiled SQL.
-        state: the last state of the project that has the shadow.
-        forgotten: whether a later migration takes it out of the state.
+        declaration: the model's declaration, with the value as compiled SQL.
+        state: the last state of the project with the shadow.
+        forgotten: whether a later migration takes the shadow out of the state.
         contracted: whether a later migration drops the column.
     """
 
@@ -84,6 +85,7 @@ class Remembered:
 
     @property
     def model_state(self) -> ModelState:
+        """The model's state, in the last state with the shadow."""
         found: ModelState = self.state.models[self.app_label, self.model.lower()]
         return found
 
@@ -98,7 +100,7 @@ class Remembered:
         return own_triggers(self.model_state, self.declaration)
 
     def replacement(self) -> Replacement:
-        """Bind the declaration to the model as it was."""
+        """Bind the declaration to the model of its time."""
         return Replacement(self.state.apps.get_model(self.app_label, self.model), self.declaration)
 
 
@@ -121,7 +123,7 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
     """Read every shadow that the migrations on disk have, or have had.
 
     Arguments:
-        loader: the migrations; those on disk without one.
+        loader: the migrations; without a loader the migrations on disk.
     """
     loader = loader or load_migrations()
     state = ProjectState(real_apps=loader.unmigrated_apps)
@@ -153,7 +155,7 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
 
 
 def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
-    """Read what a model's state declares, from the text of its fill triggers."""
+    """Read the declarations of a model's state, from the text of its fill triggers."""
     for trigger in model_state.options.get("triggers", []):
         text = getattr(trigger, "sql", None)
         found = isinstance(text, PinnedTriggerSql) and DRAW.search(text.kwargs["func"])
@@ -189,7 +191,7 @@ def find_remembered(
 
 
 def known_replacements(history: list[Remembered] | None = None) -> Iterator[Replacement]:
-    """Every shadow that a model declares, then those that only the migrations remember."""
+    """List every shadow that a model declares, then shadows that only the migrations remember."""
     declared = list(declared_replacements())
     yield from declared
     names = {str(each) for each in declared}
@@ -199,12 +201,12 @@ def known_replacements(history: list[Remembered] | None = None) -> Iterator[Repl
 
 
 def is_declared(replacement: Replacement) -> bool:
-    """Whether a model declares it, and not the migrations alone."""
+    """Tell whether a model declares the shadow, and not the migrations alone."""
     return not isinstance(replacement.declaration.value, CompiledValue)
 
 
 def spell_expand(replacement: Replacement) -> str:
-    """Spell the command that brings the shadow column: `migrate`, once a migration has it."""
+    """Spell the command that brings the shadow column: `migrate`, once a migration is written."""
     was = find_remembered(replacement.label, replacement.declaration.shadow)
     unwritten = is_declared(replacement) and (was is None or was.forgotten)
     return replacement.command("expand") if unwritten else "manage.py migrate"
@@ -214,7 +216,7 @@ def find_known(label: str, shadow: str) -> Replacement:
     """Find a shadow that a model declares, or that only the migrations remember.
 
     Raises:
-        PlaybookError: neither has it.
+        PlaybookError: neither knows the shadow.
     """
     try:
         return find_replacement(label, shadow)
@@ -226,7 +228,7 @@ def find_known(label: str, shadow: str) -> Replacement:
 
 
 def _in_order(loader: MigrationLoader) -> Iterator[Migration]:
-    """The migrations on disk, each after those that it depends on."""
+    """Yield the migrations on disk, each after its dependencies."""
     graph = loader.graph
     plan = (key for leaf in sorted(graph.leaf_nodes()) for key in graph.forwards_plan(leaf))
     for key in dict.fromkeys(plan):

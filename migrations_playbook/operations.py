@@ -1,4 +1,4 @@
-"""What migrations import. FROZEN: applied migrations name this module.
+"""The operations that migrations import. FROZEN: applied migrations name this module.
 
 The operations stand with their plays; here is their public address.
 """

@@ -22,7 +22,7 @@ from migrations_playbook.replacement import Replacement
 
 
 class Phase(StrEnum):
-    """Where a shadow column stands; see `phase`."""
+    """Where a shadow column stands; see `read_state`."""
 
     NONE = "none"
     EXPANDED = "expanded"
@@ -32,12 +32,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class State:
-    """All that a play needs to decide what is missing.
+    """A replacement's phase, with the facts by which a play decides.
 
     Arguments:
-        table: the table, or None when it does not exist.
-        phase: see `phase`.
-        problem: what keeps the shadow from being filled, in one sentence; None when all is well.
+        table: the table; None when missing.
+        phase: see `read_state`.
+        problem: the obstacle to filling the shadow, in a sentence; None without.
     """
 
     table: Table | None
@@ -46,14 +46,15 @@ class State:
 
     @property
     def swapped(self) -> bool:
+        """Whether the columns are exchanged."""
         return self.phase is Phase.SWAPPED
 
 
 def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> State:
-    """Where the shadow stands.
+    """Read where the shadow stands.
 
     - `none`: no shadow column: before the expand, or after the contract.
-    - `expanded`: the shadow column is there, and some rows have no value in it yet.
+    - `expanded`: the shadow column is there, and some rows have no fresh value yet.
     - `filled`: no null is left. The swap may run.
     - `swapped`: the two names are exchanged; see `Table.has_exchanged`.
     """
@@ -75,7 +76,7 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:
-    """Whether any row with a live value has no shadow. A sequential scan when none is."""
+    """Tell whether a row with a live value lacks the shadow. A full scan when no row does."""
     return bool(
         fetch_value(
             connection,

@@ -1,4 +1,4 @@
-"""What is exchanged, by the names that PostgreSQL knows it by: a declaration bound to its model."""
+"""A declaration bound to its model, by the names that PostgreSQL uses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Replacement:
     """A declaration bound to its model: every name as PostgreSQL knows it.
 
     Arguments:
-        model: the model that declares the two fields (never a proxy or a child of it).
-        declaration: what the model's `Meta.triggers` says.
+        model: the model that declares the two fields (never its proxy or child).
+        declaration: the `Shadow` in the model's `Meta.triggers`.
     """
 
     model: type[models.Model]
@@ -30,7 +30,7 @@ class Replacement:
 
     @property
     def label(self) -> str:
-        """`tickets.Ticket`: how a person names it."""
+        """`tickets.Ticket`: how a person names the model."""
         return self.model._meta.label
 
     def __str__(self) -> str:
@@ -43,14 +43,17 @@ class Replacement:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The table's name, to be composed into SQL."""
         return sql.Identifier(*self.table_parts)
 
     @property
     def live(self) -> str:
+        """The name of the live field's column."""
         return column_of(self.model, self.declaration.live)
 
     @property
     def shadow(self) -> str:
+        """The name of the shadow field's column."""
         return column_of(self.model, self.declaration.shadow)
 
     @property
@@ -60,11 +63,12 @@ class Replacement:
 
     @property
     def value(self) -> sql.SQL:
-        """The value expression, for a statement that has parameters beside it.
+        """The value expression, for a statement with parameters of its own.
 
-        In a trigger PL/pgSQL makes it the column's type, and refuses what is too long. Beside the
-        live column in a statement it must be of that type already. Of the type without its length:
-        a cast to `varchar(32)` would cut a longer value and say nothing.
+        In a trigger PL/pgSQL casts the value to the column's type, and refuses a value that is too
+        long. Beside the live column in a statement the value must have this type already. The cast
+        is to the type without its length: a cast to `varchar(32)` would cut a longer value and say
+        nothing.
         """
         text = self.declaration.value_sql(self.model)
         connection = connections[DEFAULT_DB_ALIAS]
@@ -77,44 +81,44 @@ class Replacement:
 
     @property
     def unfilled(self) -> sql.Composable:
-        """The condition under which a row is still to be filled: null means that it has none."""
+        """The condition under which a row is still to be filled: a live value, and no shadow."""
         return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(
             sql.Identifier(self.shadow), sql.Identifier(self.live)
         )
 
     @property
     def trigger_names(self) -> tuple[str, ...]:
-        """The declared triggers as they are named in the catalog."""
+        """The declared triggers' names in the catalog."""
         return tuple(
             trigger.get_pgid(self.model)  # type: ignore[arg-type]
             for trigger in self.declaration.triggers
         )
 
     def command(self, play: str, *options: str) -> str:
-        """Spell the command that plays a part for this replacement; see `spell_command`."""
+        """Spell the command to play a part for this replacement; see `spell_command`."""
         return spell_command(play, self.label, self.declaration.shadow, *options)
 
     def object_name(self, purpose: str) -> str:
-        """A name for an object that the engine makes for this shadow: one name a purpose."""
+        """Build the name of an engine's object for this shadow: a name for each purpose."""
         return compose_name(self.table_parts[-1], self.shadow, purpose)
 
 
 def declared_replacements() -> Iterator[Replacement]:
-    """Every shadow that an installed model declares, in the order of the models."""
+    """List every shadow that an installed model declares, in the order of the models."""
     for model, trigger in pgtrigger.registered():
         if isinstance(trigger, FillTrigger):
             yield Replacement(cast("type[models.Model]", model), trigger.declaration)
 
 
 def find_replacement(label: str, shadow: str) -> Replacement:
-    """The shadow of a model.
+    """Find the replacement that a model declares.
 
     Arguments:
         label: the model's label, `tickets.Ticket`.
         shadow: the shadow field's name.
 
     Raises:
-        PlaybookError: no such model, or it declares no such shadow.
+        PlaybookError: no such model, or no such shadow.
     """
     declared = list(declared_replacements())
     for replacement in declared:

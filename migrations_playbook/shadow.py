@@ -1,6 +1,6 @@
-"""What a model declares, and the two triggers that follow from it, kept by django-pgtrigger.
+"""A model's declaration, and the two triggers that follow, kept by django-pgtrigger.
 
-A model says once which column shadows which, and with what value::
+A model says once which column shadows which, and with which value::
 
     class Ticket(models.Model):
         token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
@@ -9,23 +9,23 @@ A model says once which column shadows which, and with what value::
         class Meta:
             triggers = Shadow(live="token", shadow="new_token", value=RandomUUID()).triggers
 
-The triggers, the commands, the checks and the status all read that declaration: there is no
-registry but django-pgtrigger's own. The expand migration installs the triggers, and they stay
-until the contract:
+The triggers, the commands, the checks and the status all read this declaration: there is no
+registry but django-pgtrigger's own. The expand migration installs the triggers, and they stay until
+the contract:
 
 - *fill* (INSERT): the shadow is drawn, whatever the write brings.
 - *keep* (UPDATE): once filled, the shadow is never changed. A row that is not filled yet is filled
-  by its first write, so the set of rows to fill only shrinks: that makes it a resume point. A save
-  that would write the shadow's value into the live column of its own row comes from an object that
-  was loaded while the columns were exchanged: it changes neither, and the rest of it goes through.
+  by its first write, so the set of rows to fill only shrinks, which makes the set a resume point. A
+  save that would write the shadow's value into the live column of its own row comes from an object
+  loaded while the columns were exchanged: the save changes neither column, and its rest goes
+  through.
 
-So the shadow is written by the plays alone: none of it is a copy, and none was chosen by anybody.
-A row without a live value has no shadow either: null means that there is none, or none any more.
+So the plays alone write the shadow: no shadow is a copy, and nobody chose any. A row without a live
+value has no shadow either: null means no token, or no token any more.
 
-Both have a WHEN clause that PostgreSQL evaluates without calling the function, so an UPDATE that
-does not concern them costs nothing: neither does a row of the backfill. The plays themselves set
-django-pgtrigger's `pgtrigger.ignore` where they draw a value again. Anybody may set it; nobody does
-so by accident.
+Both have a WHEN clause that PostgreSQL evaluates without calling the function, so any other UPDATE
+costs nothing: neither does a row of the backfill. The plays themselves set django-pgtrigger's
+`pgtrigger.ignore` where they draw a value again. Anybody may set it; nobody does so by accident.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ DRAW = (
 
 
 def mark_row(shadow: str) -> str:
-    """Compose the mark of a row: the hash of its shadow, and the statement that is at work."""
+    """Compose the mark of a row: the hash of its shadow, and the statement at work."""
     return (
         f"hash_record_extended(ROW({shadow}), 0)::text "
         "|| extract(epoch FROM statement_timestamp())::text"
@@ -80,13 +80,13 @@ def mark_row(shadow: str) -> str:
 
 @dataclass(frozen=True)
 class Shadow:
-    """Declares that one column is going to be replaced by another.
+    """The declaration of a column's replacement by another column.
 
     Arguments:
         live: the field whose values are replaced.
         shadow: the nullable field that collects the new values; same type, declared later.
-        value: a Django expression that PostgreSQL evaluates for each row, such as
-            `RandomUUID()`. It refers to no column: it makes a value, it does not convert one.
+        value: a Django expression that PostgreSQL evaluates for each row, such as `RandomUUID()`.
+            The expression refers to no column: it makes a value, and converts none.
     """
 
     live: str
@@ -95,11 +95,11 @@ class Shadow:
 
     @property
     def triggers(self) -> list[pgtrigger.Trigger]:
-        """The triggers that a model's `Meta.triggers` takes."""
+        """The triggers for a model's `Meta.triggers`."""
         return [FillTrigger(self), KeepTrigger(self)]
 
     def attach_to(self, model: type[models.Model]) -> None:
-        """Declare the shadow on a model that is not yours: add its field, register its triggers.
+        """Declare the shadow on somebody else's model: add its field, register its triggers.
 
         To be called in the `ready()` of an app of yours.
 
@@ -115,14 +115,14 @@ class Shadow:
 
     @property
     def value_field(self) -> models.Field[Any, Any] | None:
-        """The field of the type that the value is made in; None where Django cannot tell."""
+        """Resolve the field of the value's type; None where Django cannot tell."""
         try:
             return self.value.output_field
         except FieldError:
             return None
 
     def value_sql(self, model: type[models.Model]) -> str:
-        """The value expression as SQL, its parameters written out as literals."""
+        """Write the value expression as SQL, its parameters as literals."""
         connection = connections[DEFAULT_DB_ALIAS]
         query = Query(model)
         resolved = self.value.resolve_expression(query, allow_joins=False)
@@ -158,7 +158,7 @@ def spread_declarations(sender: type[models.Model], **kwargs: Any) -> None:
 
 
 class ShadowTrigger(pgtrigger.Trigger):
-    """A trigger that a `Shadow` declares; named after what it does and the shadow field."""
+    """A trigger that a `Shadow` declares; named after its duty and the shadow field."""
 
     purpose = ""
     when = pgtrigger.Before
@@ -173,12 +173,12 @@ class ShadowTrigger(pgtrigger.Trigger):
         )
 
     def compile(self, model: type[models.Model]) -> compiler.Trigger:  # type: ignore[override]
-        """The trigger's SQL, with the function's search_path pinned."""
+        """Compile the trigger's SQL, with the function's search_path pinned."""
         plain = super().compile(model)  # type: ignore[arg-type]
         return compiler.Trigger(name=plain.name, sql=PinnedTriggerSql(**plain.sql.kwargs))
 
     def names(self, model: type[models.Model]) -> dict[str, str]:
-        """The quoted column names that the trigger's SQL is written with."""
+        """Quote the column names for the trigger's SQL."""
 
         def quoted(field: str) -> str:
             return sql.Identifier(column_of(model, field)).as_string(None)
@@ -190,7 +190,7 @@ class ShadowTrigger(pgtrigger.Trigger):
 
 
 class FillTrigger(ShadowTrigger):
-    """Draws the shadow of each new row."""
+    """The trigger that draws the shadow of each new row."""
 
     purpose = "fill"
     operation = pgtrigger.Insert
@@ -214,7 +214,7 @@ class FillTrigger(ShadowTrigger):
 
 
 class KeepTrigger(ShadowTrigger):
-    """Keeps the shadow as it is once it is filled, and fills it where it is not."""
+    """The trigger that keeps a filled shadow as it is, and fills an empty shadow."""
 
     purpose = "keep"
     operation = pgtrigger.Update

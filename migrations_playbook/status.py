@@ -44,7 +44,7 @@ QUIET = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class ShadowStatus:
-    """One declared shadow column.
+    """A declared shadow column.
 
     Arguments:
         model: the model's label.
@@ -55,12 +55,13 @@ class ShadowStatus:
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
-        control: what was set for every backfill everywhere.
-        next: the next command, or what to do.
-        dependents: what is bound to the columns, and what the swap (or its revert) does about it.
-        left: materialized views that an interrupted exchange has not renewed.
-        problems: what of the quarantine is missing or switched off.
-        at_work: what each backfill does now, on any host.
+        control: the settings for every backfill everywhere.
+        next: the next command, or the thing to do.
+        dependents: the objects bound to the columns, with the treatment by the swap (or its
+            revert).
+        left: materialized views not renewed by an interrupted exchange.
+        problems: the missing or disabled objects of the quarantine.
+        at_work: the doings of each backfill now, on any host.
     """
 
     model: str
@@ -79,6 +80,7 @@ class ShadowStatus:
     at_work: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
+        """Build the form in which the commands print the status with --json."""
         return {
             "model": self.model,
             "live": self.live,
@@ -100,7 +102,7 @@ class ShadowStatus:
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
-        """The same for a person, as pairs of a name and a value."""
+        """Build the lines for a person, as pairs of a name and a value."""
         yield "columns", f"{self.live} <- {self.shadow}"
         yield "phase", str(self.phase)
         left = "unknown" if self.rows_remaining is None else f"{self.rows_remaining:,}"
@@ -131,11 +133,11 @@ class ShadowStatus:
 def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
     """Read the status of every shadow column that a model declares or a database still has.
 
-    Lock: ACCESS SHARE on the tables; one sequential scan of each that is not swapped.
+    Lock: ACCESS SHARE on the tables; a sequential scan of each table that is not swapped.
 
     Arguments:
         using: the database's alias.
-        only: the one that is asked for; None for all.
+        only: the wanted replacement; None for all.
     """
     connection = postgresql(using)
     history = read_history()
@@ -205,10 +207,10 @@ def _read_one(
 
 
 def next_command(phase: Phase, replacement: Replacement, remembered: Remembered | None) -> str:
-    """The right next command in a phase.
+    """Spell the right next command in a phase.
 
     Arguments:
-        remembered: what the migrations have of the shadow.
+        remembered: the shadow as the migrations have it.
     """
     forgotten = remembered is not None and remembered.forgotten
     contracted = remembered is not None and remembered.contracted
@@ -230,7 +232,7 @@ def next_command(phase: Phase, replacement: Replacement, remembered: Remembered 
 def _outdated_value(
     connection: BaseDatabaseWrapper, replacement: Replacement, state: State
 ) -> str | None:
-    """What to do when the triggers draw by another value than the model declares."""
+    """Say the remedy when the triggers draw another value than the model declares."""
     if state.phase not in (Phase.EXPANDED, Phase.FILLED) or state.table is None:
         return None
     installed = fetch_value(
@@ -251,7 +253,7 @@ def _outdated_value(
 
 
 def _stands_in_the_way(state: State, bound_to: Iterable[Dependent]) -> str | None:
-    """What to do first when the swap would refuse."""
+    """Say the remedies to apply first when the swap would refuse."""
     refused = [each for each in bound_to if each.refused is not None]
     if state.phase is not Phase.FILLED or not refused:
         return None
@@ -259,7 +261,7 @@ def _stands_in_the_way(state: State, bound_to: Iterable[Dependent]) -> str | Non
 
 
 def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:
-    """When the last one was, how many there were, and what that means."""
+    """Say when the last stale write was, how many there were, and the meaning."""
     if stale.last is None:
         return "none yet"
     ago = now - stale.last

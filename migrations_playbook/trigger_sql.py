@@ -1,4 +1,4 @@
-"""How a trigger is installed. FROZEN: applied migrations import it; a change is a new class."""
+"""How a trigger is installed. FROZEN: applied migrations import this; a change is a new class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class PinnedTriggerSql(compiler.UpsertTriggerSql):
     """
 
     def get_template(self) -> str:
+        """Return django-pgtrigger's template with the search_path pinned."""
         return (
             super().get_template()
             + "ALTER FUNCTION {pgid}() SET search_path = pg_catalog, public, pg_temp;"

@@ -1,19 +1,19 @@
-"""Expressions that draw a secret inside PostgreSQL: what a `Shadow` takes as its value.
+"""Expressions that draw a secret inside PostgreSQL, for the value of a `Shadow`.
 
-PostgreSQL itself has one strong source that needs no extension: `gen_random_uuid()`, which asks
+PostgreSQL itself has a single strong source without an extension: `gen_random_uuid()`, which asks
 the operating system (pg_strong_random). `random()` is a generator with a state that its outputs
 give away, and no source of secrets. So each of these draws UUIDs and takes their random bits:
 
 - a version 4 UUID has six fixed bits, in its 7th and 9th byte; these two bytes are left out, which
   leaves 112 bits that are all random;
 - the bytes are written in 16 symbols (hex) or 64 (base64), each as likely as any other;
-- the symbols are exchanged for the alphabet's characters, as many symbols for each of them, and
-  what is left over is thrown away: rejection instead of a remainder, so no character is likelier.
+- the symbols are exchanged for the alphabet's characters, as many symbols for each of them, and the
+  rest is thrown away: rejection instead of a remainder, so no character is likelier.
 
-There is no subquery in them: PostgreSQL would evaluate one once for a whole UPDATE, and every row
-would get the same value. Volatile functions in the open are called for each row.
+No expression has a subquery: PostgreSQL would evaluate a subquery once for a whole UPDATE, and
+every row would get the same value. Volatile functions in the open are called for each row.
 
-Every function is qualified, so that no search_path puts another one in front. Migrations may name
+Every function is qualified, so no search_path puts another function in front. Migrations may name
 these classes (`db_default=RandomText(16)`): the address and the arguments are FROZEN.
 """
 
@@ -52,19 +52,19 @@ SHORTFALL_BITS = 64
 
 
 class RandomText(Func):
-    """Draws a text of random characters, another one for each row.
+    """A text of random characters, another text for each row.
 
     Its entropy is `length * log2(len(alphabet))` bits, see `entropy_bits`: 96 for the default
-    alphabet and 16 characters. From 64 bits nobody guesses one that a server has to be asked for.
+    alphabet and 16 characters. From 64 bits nobody guesses a text that only a server can confirm.
 
     With an alphabet of 2, 4, 8, 16, 32 or 64 characters the text is always complete. With another
-    one it lacks characters at its end with a chance of less than 2 ** -64.
+    length of alphabet the text lacks characters at its end with a chance of less than 2 ** -64.
 
     Arguments:
         length: characters to draw, from 1; the prefix comes on top.
         alphabet: 2 to 64 different characters, such as `URL_SAFE` (the default), `HEX`, `DIGITS`
             or `UNAMBIGUOUS`.
-        prefix: what each text begins with, `sk_live_` say.
+        prefix: the beginning of each text, `sk_live_` say.
     """
 
     def __init__(self, length: int, alphabet: str = URL_SAFE, *, prefix: str = "") -> None:
@@ -76,7 +76,7 @@ class RandomText(Func):
 
     @property
     def entropy_bits(self) -> float:
-        """How many bits a guesser lacks."""
+        """The bits that a guesser lacks."""
         return self.length * math.log2(len(self.alphabet))
 
     def as_sql(  # type: ignore[override]  # nothing is left to vary
@@ -85,7 +85,7 @@ class RandomText(Func):
         """Write the draw as SQL.
 
         Raises:
-            ValueError: the length, the alphabet or the prefix cannot be one.
+            ValueError: the length, the alphabet or the prefix is unusable.
         """
         self._refuse_nonsense()
         text, parameters = self._drawn_text()
@@ -94,7 +94,7 @@ class RandomText(Func):
         return text, parameters
 
     def _drawn_text(self) -> tuple[str, tuple[str, ...]]:
-        """The text without its prefix, and what its SQL has placeholders for."""
+        """Write the text without its prefix, and the parameters for its placeholders."""
         symbols, drawn, each = (
             (HEX, DRAWN_HEX, HEX_SYMBOLS)
             if len(self.alphabet) <= len(HEX)
@@ -124,7 +124,7 @@ class RandomText(Func):
 
 
 class RandomHexUUID(Func):
-    """Draws a version 4 UUID as 32 hex characters, as `uuid4().hex` has it.
+    """A version 4 UUID as 32 hex characters, like `uuid4().hex`.
 
     Its entropy is 122 bits: six of a version 4 UUID's 128 are fixed.
     """
@@ -137,13 +137,13 @@ class RandomHexUUID(Func):
 
 
 def match_symbols(symbols: str, alphabet: str) -> tuple[str, str]:
-    """Say which symbols are exchanged for which characters, as `translate()` takes it.
+    """Say which symbols are exchanged for which characters, in the form for `translate()`.
 
-    Each character gets as many symbols as any other. A symbol that is a character itself stays, as
-    one of its own. Symbols beyond the second text's end are thrown away.
+    Each character gets as many symbols as any other. A symbol that is a character itself stays, and
+    counts for itself. Symbols beyond the second text's end are thrown away.
 
     Arguments:
-        symbols: those that are drawn, each as likely as any other.
+        symbols: the drawn symbols, each as likely as any other.
         alphabet: the characters wanted, no more than there are symbols.
 
     Returns:
@@ -163,12 +163,12 @@ def match_symbols(symbols: str, alphabet: str) -> tuple[str, str]:
 def count_symbols(length: int, kept: float) -> int:
     """Count the symbols to draw, so that enough are kept but for a chance of 2 ** -64.
 
-    By Chernoff's bound: that of N symbols fewer than `length` are kept has at most the chance
-    exp(-N * D), where D is the relative entropy of the share that would be too few and `kept`.
+    By Chernoff's bound: the chance of keeping fewer than `length` of N symbols is at most exp(-N *
+    D), where D is the relative entropy between the share `(length - 1) / N`, too few, and `kept`.
 
     Arguments:
         length: how many must be kept.
-        kept: the share of symbols that is kept, up to 1.
+        kept: the share of kept symbols, up to 1.
     """
     if kept == 1:
         return length

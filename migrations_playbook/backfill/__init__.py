@@ -1,1 +1,1 @@
-"""Play 2: fill the nulls, in batches of one short transaction each."""
+"""Play 2: fill the nulls, in batches of a short transaction each."""

@@ -1,6 +1,6 @@
-"""The statements of a batch: the one that searches for nulls, and the one that claims and fills.
+"""The statements of a batch: the search for nulls, and the claim with the fill.
 
-All of it is one leaf's: `ctid` means something within one table only.
+Each statement is for a single leaf: `ctid` means something within a table only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ NAME_BYTES = 34
 
 
 def application_name(replacement: Replacement) -> str:
-    """Say what the sessions of a backfill call themselves in pg_stat_activity, on every host.
+    """Say the name of a backfill's sessions in pg_stat_activity, on every host.
 
-    What is not ASCII PostgreSQL writes in another way. A colon may follow, and what a session does.
+    PostgreSQL writes characters beyond ASCII in another way. A colon may follow, and the session's
+    doings.
     """
     name = compose_name(
         replacement.table_parts[-1], replacement.shadow, "backfill", limit=NAME_BYTES
@@ -30,13 +31,13 @@ def application_name(replacement: Replacement) -> str:
 
 
 def batch_settings(application: str) -> Mapping[str, str | None]:
-    """Say what holds for the transaction of a batch (see `engine_transaction`).
+    """Say the settings for the transaction of a batch (see `engine_transaction`).
 
     Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's synchronous
-    commit makes them durable, and a crash before that leaves nulls to fill again. The name tells an
-    administrator, and our own throttles, who this is; the session has the name already, unless a
-    pooler has not carried it over. The planner has no statistics of a column that was just added,
-    and must not read the table from its beginning for every batch.
+    commit makes them durable, and an earlier crash leaves nulls to fill again. The name tells an
+    administrator, and our own throttles, who this is; the session has the name already, unless lost
+    at a pooler. The planner has no statistics of a new column, and must not read the table from its
+    beginning for every batch.
 
     Arguments:
         application: see `application_name`.
@@ -70,19 +71,19 @@ def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
 
 
 def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
-    """Compose the statement that claims and fills a batch: rows filled, rows that the value
-    expression has left null, and the last place that was claimed.
+    """Compose the statement to claim and fill a batch.
+
+    Its row: rows filled, rows left null by the value expression, and the last claimed place.
 
     Its parameters: the place to begin behind, the place to end before, the number of shares, the
     share, and how many rows.
 
-    That a null row never moves makes `ctid` safe between the SELECT and the UPDATE of one
-    statement. FOR NO KEY UPDATE does not block an insert that references the row by foreign key.
-    A value equal to the live one is nulled again, for the fill trigger to draw another.
+    A null row never moves, so `ctid` is safe between the SELECT and the UPDATE of the statement.
+    FOR NO KEY UPDATE does not block inserts that reference the row by foreign key. A value equal to
+    the live one is nulled again, for the fill trigger to draw another.
 
-    The hash of a row's place says which share the row is in: some rows of each page are in each.
-    The claim reads a range of places, and not a list of them, because a page is pruned only by a
-    scan of the page.
+    The hash of a row's place says which share has the row: some rows of each page are in each. The
+    claim reads a range of places, not a list, because a page is pruned only by a scan of the page.
     """
     return sql.SQL("""
         WITH claimed AS MATERIALIZED (
@@ -106,10 +107,10 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
 
 
 def place_before(block: int) -> str:
-    """The place before a block's first row, as a `tid`: line pointers count from 1."""
+    """Spell the place before a block's first row, as a `tid`: line pointers count from 1."""
     return f"({block},0)"
 
 
 def block_of(place: str) -> int:
-    """The block of a `tid`."""
+    """Read the block of a `tid`."""
     return int(place[1:].split(",", maxsplit=1)[0])

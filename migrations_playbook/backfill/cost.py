@@ -1,9 +1,8 @@
-"""What a backfill will cost the server: WAL, heap, indexes; and whether the disk has room.
+"""The cost of a backfill for the server: WAL, heap, indexes; and whether the disk has room.
 
 A model of a few lines, to tell a WAL volume of a gigabyte from one of a terabyte. The result of
-each backfill puts what it really took beside the prediction. The model takes for granted that pages
-can be pruned: where an old snapshot keeps the old versions alive, heap and indexes grow to about
-twice their size.
+each backfill puts the real cost beside the prediction. The model assumes prunable pages: where an
+old snapshot keeps the old versions alive, heap and indexes grow to about twice their size.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class Prediction:
 
     Arguments:
         rows: rows to fill.
-        wal: WAL that will be written.
-        heap_growth: bytes that the heap grows by.
-        index_growth: bytes that the indexes grow by.
+        wal: WAL to be written.
+        heap_growth: the heap's growth.
+        index_growth: the indexes' growth.
         disk_free: bytes free where the data lie; None when the server cannot tell.
     """
 
@@ -55,7 +54,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """False only when the disk is known to be too small for what the table grows by."""
+        """False only when the disk is known to be too small for the table's growth."""
         return self.disk_free is None or self.heap_growth + self.index_growth < self.disk_free
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was predicted, and what the whole server wrote and the whole table grew by meanwhile.
+    """The prediction, and meanwhile the whole server's writes and the whole table's growth.
 
     Arguments:
         predicted: see `predict_cost`.
@@ -104,11 +103,11 @@ class Cost:
 
 
 class Meter:
-    """Measures what a backfill costs, from when the meter is made.
+    """The meter of a backfill's cost, from the making of the meter on.
 
     Arguments:
         connection: the supervisor's.
-        table: what is filled.
+        table: the table to fill.
         predicted: see `predict_cost`.
     """
 
@@ -122,7 +121,7 @@ class Meter:
         self._wal = _read_log(connection)
 
     def refuse_without_room(self) -> None:
-        """Refuse to begin what would not end.
+        """Refuse to begin a backfill that could not end.
 
         Raises:
             PlaybookError: the table would outgrow the server's disk.
@@ -138,7 +137,7 @@ class Meter:
         return None if now is None or self._wal is None else now - self._wal
 
     def read_cost(self) -> Cost:
-        """Read what it has cost so far."""
+        """Read the cost so far."""
         heap, indexes = measure_sizes(self.connection, self.table)
         before_heap, before_indexes = self._sizes
         return Cost(self.predicted, self.written(), heap - before_heap, indexes - before_indexes)
@@ -186,7 +185,7 @@ def predict_cost(
 
 
 def _read_log(connection: BaseDatabaseWrapper) -> int | None:
-    """Read the end of the log; None where the server, or the role, has no function for that."""
+    """Read the end of the log; None where the server has no function, or the role no right."""
     try:
         return wal_position(connection)
     except DatabaseError as error:
@@ -202,8 +201,8 @@ def _in_megabytes(size: int | None) -> str:
 def moved_share(width: float) -> float:
     """Tell the share of the rows whose new version finds no room on its page (see `walk`).
 
-    One pass's share goes elsewhere from a page that is full, and of the others those for which the
-    room is too small that the smaller old versions leave.
+    From a full page a single pass's share goes elsewhere. Of the others, rows go elsewhere when the
+    smaller old versions leave too little room.
 
     Arguments:
         width: bytes of a row, with its line pointer.
@@ -216,7 +215,7 @@ def moved_share(width: float) -> float:
 def read_disk_free(connection: BaseDatabaseWrapper) -> int | None:
     """Read the bytes free where the data folder lies; None if the server is not here to ask.
 
-    SQL has no function for it, so only a server behind a Unix socket can be asked.
+    SQL has no function for the free disk, so only a server behind a Unix socket can be asked.
     """
     try:
         with engine_transaction(connection):

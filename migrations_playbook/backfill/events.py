@@ -1,4 +1,4 @@
-"""What a backfill reports while it works."""
+"""The events of a backfill at work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Started:
 
     Arguments:
         total: rows to fill.
-        exact: whether the rows were counted, and not told from a sample.
-        workers: threads that fill.
+        exact: whether the rows were counted, not estimated from a sample.
+        workers: filling threads.
     """
 
     total: int
@@ -24,7 +24,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Batch:
-    """One committed batch.
+    """A committed batch.
 
     Arguments:
         rows: rows filled.
@@ -37,11 +37,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recounted:
-    """The rows that are left, whoever filled the others.
+    """The remaining rows, whoever filled the others.
 
     Arguments:
         remaining: how many.
-        exact: whether they were counted, and not told from a sample.
+        exact: whether they were counted, not estimated from a sample.
     """
 
     remaining: int
@@ -54,7 +54,7 @@ class Waiting:
 
     Arguments:
         reason: why, in a few words.
-        signals: the names of what is waited for, by which the time is counted.
+        signals: the names of the signals waited for, by which the time is counted.
         seconds: the wait since the last event of this kind.
     """
 
@@ -65,13 +65,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Paced:
-    """What the site feels, and the pace that follows, twice a second beside others.
+    """The site's feeling, and the resulting pace, twice a second beside others.
 
     Arguments:
         felt_ms: by how much the 99th percentile of requests has grown, as near as probes tell.
-        allowed_ms: by how much it may.
+        allowed_ms: the growth allowed, in milliseconds.
         target_ms: how long a batch should take.
-        duty: the share of the time that a worker is at work.
+        duty: the share of the time at work for a worker.
     """
 
     felt_ms: float
@@ -120,8 +120,8 @@ class Finished:
         rows_remaining: exact; None when the server could not be asked any more.
         complete: whether no null is left.
         batch_size: rows in a batch, at the end.
-        cost: what was predicted, and what the backfill took; None as above.
-        reason: which bound was reached, in a sentence; None when it was none.
+        cost: the prediction, and the backfill's real cost; None as above.
+        reason: which bound was reached, in a sentence; None without.
     """
 
     rows_remaining: int | None

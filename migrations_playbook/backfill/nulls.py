@@ -1,4 +1,4 @@
-"""How many rows are left to fill: counted, counted for a while, or told from a sample.
+"""How many rows are left to fill: counted, counted for a while, or estimated from a sample.
 
 Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 """
@@ -30,7 +30,7 @@ COUNT_SHARE, COUNT_EVERY = 0.01, 5.0
 def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> int:
     """Count the rows whose shadow is null.
 
-    One sequential scan by one process: parallel ones would take the site's cores.
+    A sequential scan by a single process: parallel scans would take the site's cores.
     """
     with engine_transaction(connection):
         set_local(connection, "max_parallel_workers_per_gather", "0")
@@ -47,7 +47,7 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
 def count_nulls_within(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table, limit_ms: int
 ) -> int | None:
-    """Count the rows whose shadow is null; None when that takes longer than `limit_ms`."""
+    """Count the rows whose shadow is null; None when the count takes longer than `limit_ms`."""
     try:
         with engine_transaction(connection):
             set_local(connection, "statement_timeout", f"{limit_ms}ms")
@@ -82,7 +82,7 @@ def sample_nulls(
 ) -> int:
     """Estimate how many rows' shadow is null, from pages at random: a few per cent off.
 
-    The planner's statistics do not know a column that was just added, and are of yesterday.
+    The planner's statistics do not know a new column, and are of yesterday.
     """
     in_all = sum(leaf.blocks for leaf in read_leaves(connection, table))
     share = min(1.0, pages / max(1, in_all))
@@ -97,12 +97,14 @@ def sample_nulls(
 
 
 class Remaining:
-    """The rows that are left, as far as is known: counted once before the first batch, then less
-    what each batch fills, then counted again now and then, for what others fill.
+    """The remaining rows, as far as known.
+
+    Counted once before the first batch, then less with each batch, then counted again now and then,
+    for the fills of others.
 
     Arguments:
         connection: the supervisor's.
-        replacement: what is filled.
+        replacement: the replacement to fill.
         table: its table.
     """
 
@@ -118,7 +120,7 @@ class Remaining:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to count again."""
+        """Whether the time to count again has come."""
         return time.monotonic() - self._counted > max(COUNT_EVERY, self._took / COUNT_SHARE)
 
     def recount(self) -> bool:

@@ -1,7 +1,7 @@
 """Play 2: fill the nulls. Yields events, and knows no terminal.
 
 The null predicate is the only state: stop the backfill anyhow, start it anywhere, run it as often
-as you like at once. It never waits for a live transaction: rows that somebody has locked are
+as you like at once. The backfill never waits for a live transaction: rows locked by others are
 skipped, and come back in the next sweep.
 """
 
@@ -46,24 +46,24 @@ def backfill(
     options: Options = Options(),  # noqa: B008 - it is frozen
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
-    """Fill every null of the shadow column, in batches of one short transaction each.
+    """Fill every null of the shadow column, in batches of a short transaction each.
 
-    A KeyboardInterrupt, raised in here or thrown in, cancels the batches under way; what came of
-    the backfill is told nevertheless, before the interrupt goes on.
+    A KeyboardInterrupt, raised in here or thrown in, cancels the batches under way; the result is
+    told nevertheless, before the interrupt goes on.
 
-    Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until it commits;
-    SHARE UPDATE EXCLUSIVE on the table while a slice is vacuumed. Rows that another session has
-    locked are skipped.
+    Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until the commit;
+    SHARE UPDATE EXCLUSIVE on the table while a slice is vacuumed. Rows locked by another session
+    are skipped.
 
     Arguments:
-        replacement: what to fill.
+        replacement: the replacement to fill.
         using: the database alias.
-        options: how to go about it. By default one worker, never stepping aside.
-        stop: asked ten times a second; when it says True, the batches under way end the backfill.
+        options: how to work. By default a single worker, never stepping aside.
+        stop: asked ten times a second; when True, the batches under way end the backfill.
 
     Raises:
         WrongPhase: there is no shadow column, or the columns are exchanged.
-        RowsLeft: the rows that are left have been locked by others for too long.
+        RowsLeft: the remaining rows have been locked by others for too long.
         ConnectionLost: every worker has lost its connection.
         PlaybookError: the value expression makes nulls, or the disk is too small.
     """
@@ -89,18 +89,18 @@ def backfill(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a backfill would do, what it would cost, and what the signals say now.
+    """The work of a backfill, its predicted cost, and the signals now.
 
     Arguments:
-        table: what would be filled.
+        table: the table to fill.
         workers: how many threads would.
         vacuum_every: the share of the rows after which a slice is vacuumed.
-        statements: of a batch, one for each table that holds rows.
+        statements: of a batch, for each table with rows.
         predicted: its cost.
-        control: what is set for every worker everywhere.
+        control: the settings for every worker everywhere.
         notes: signals that the role may not read.
-        signals: what they say, beside their limits; None when none is looked at.
-        reasons: why it would wait now.
+        signals: their values, beside their limits; None without any.
+        reasons: why the backfill would wait now.
     """
 
     table: Table
@@ -133,7 +133,7 @@ def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> 
     Lock: ACCESS SHARE on the table, while its rows are counted.
 
     Arguments:
-        replacement: what would be filled.
+        replacement: the replacement to fill.
         using: the database alias.
         options: how.
 
@@ -165,7 +165,7 @@ def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> 
 
 
 def default_workers(connection: BaseDatabaseWrapper) -> int:
-    """Choose one worker for every four cores and ten free connections of the server, 1 to 4.
+    """Choose a worker for every four cores and ten free connections of the server, 1 to 4.
 
     Lock: none.
     """

@@ -1,8 +1,8 @@
-"""One run of a backfill: what looks after the workers from the first batch to the last.
+"""A run of a backfill: the supervisor of the workers from the first batch to the last.
 
 Twice a second the supervisor reads the control settings and the signals, and tells the workers to
-go or to wait; a slice is vacuumed when it is due; the rows that are left are counted now and then.
-The parts know nothing of each other, and only the supervisor makes events of what they find.
+go or to wait; a slice is vacuumed when due; the remaining rows are counted now and then. The parts
+know nothing of each other, and only the supervisor makes events of their findings.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Options:
         vacuum_every: the share of the rows after which to vacuum; 0 for never.
         wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
         max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
-        seconds: after which to end, with the batches that are under way; None for no bound.
+        seconds: after which to end, with the batches under way; None for no bound.
     """
 
     workers: int | None = 1
@@ -69,11 +69,11 @@ class Options:
 
 
 class Supervisor:
-    """Looks after the workers of a process.
+    """The supervisor of a process's workers.
 
     Arguments:
         connection: named as our sessions are.
-        replacement: what is filled.
+        replacement: the replacement to fill.
         table: its table.
         options: how.
         workers: how many threads fill.
@@ -159,7 +159,7 @@ class Supervisor:
             self._probing.join()
 
     def conclude(self) -> Finished:
-        """Tell what came of it.
+        """Tell the result.
 
         Raises:
             PlaybookError: see `Team.raise_failure`.
@@ -179,7 +179,7 @@ class Supervisor:
         )
 
     def conclude_cancelled(self) -> Finished:
-        """Tell what came of it when the batches under way were cut short, as far as is known."""
+        """Tell the result, as far as known, when the batches under way were cut short."""
         left, cost = None, None
         # A statement of the supervisor's own was cut short too, perhaps.
         self.connection.close()
@@ -228,7 +228,7 @@ class Supervisor:
             yield Recounted(self.remaining.rows, self.remaining.exact)
 
     def _publish(self, held: list[Reason]) -> None:
-        """Say in the session's name what we do, for pg_stat_activity and the status."""
+        """Publish our doings in the session's name, for pg_stat_activity and the status."""
         pacer = self.team.pacer
         doing = "fills"
         if held:
@@ -257,13 +257,13 @@ class Supervisor:
         return event
 
     def _say(self, sentence: str, about: str | None = None) -> Iterator[Note]:
-        """Say a sentence once; `about` stands for it where its numbers change."""
+        """Say a sentence once; `about` stands for the sentence where its numbers change."""
         if (about or sentence) not in self._said:
             self._said.add(about or sentence)
             yield Note(sentence)
 
     def _attend_probe(self) -> Generator[Event, None, list[Reason]]:
-        """Have the site felt beside others, say what it feels, and rest when the probe wants it."""
+        """Probe the site beside others, report the findings, and rest when the probe wants."""
         pacer = self.team.pacer
         if not pacer.gentle:
             return []

@@ -1,7 +1,7 @@
-"""VACUUM between slices: what the backfill leaves behind is used again before the table grows.
+"""VACUUM between slices: dead versions give their room to new versions before the table grows.
 
-An UPDATE writes a new version of the row and leaves the old one where it was. Freed after every
-tenth of the rows, that space takes the next tenth.
+An UPDATE writes a new version of the row and leaves the old version in its place. Freed after every
+tenth of the rows, this space takes the next tenth.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ASK_EVERY = 0.5
 
 
 class Slices:
-    """Says when the next VACUUM is due.
+    """The slices, which say when the next VACUUM is due.
 
     Arguments:
         rows: rows in all.
-        every: the share of them after which to vacuum; 0 for never.
+        every: the share of the rows after which to vacuum; 0 for never.
     """
 
     def __init__(self, rows: int, every: float) -> None:
@@ -38,10 +38,12 @@ class Slices:
         self.done = 0
 
     def add(self, rows: int) -> None:
+        """Count the rows of a batch."""
         self.done += rows
 
     @property
     def due(self) -> bool:
+        """Whether the next VACUUM is due."""
         return 0 < self.size <= self.done
 
     def vacuumed(self) -> None:
@@ -50,12 +52,12 @@ class Slices:
 
 
 class Clerk:
-    """Begins a VACUUM when a slice is due, one at a time, unless an old snapshot makes it useless.
+    """The clerk who begins a VACUUM when a slice is due, unless an old snapshot makes it useless.
 
     Arguments:
         slices: says when.
         besides: the name of our own sessions (see `batch.application_name`).
-        session: makes the session that a VACUUM has to itself.
+        session: makes a session for a VACUUM alone.
     """
 
     def __init__(
@@ -77,11 +79,11 @@ class Clerk:
         self._useless: list[str] = []
 
     def attend(self) -> list[str]:
-        """Begin a VACUUM if one is due; return who makes it useless, when it was so twice.
+        """Begin a due VACUUM; return who makes a VACUUM useless, when met twice.
 
-        Whoever is met once only is a request of the site's, perhaps, that is over soon.
+        A holder met only once may be a request of the site's, soon over.
 
-        Lock: none; the session that is begun takes that of `vacuum_table`.
+        Lock: none; the new session takes the lock of `vacuum_table`.
         """
         if self.busy or not self.slices.due:
             return []
@@ -114,13 +116,13 @@ class Clerk:
 
 
 def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool) -> bool:
-    """Vacuum the table, unless a vacuum is at work on it.
+    """Vacuum the table, unless another vacuum is at work there.
 
     SKIP_LOCKED makes two at once impossible, whoever began the other: a worker on another host,
-    autovacuum or an administrator. TRUNCATE FALSE, because giving back the end of the file
-    takes ACCESS EXCLUSIVE, and it is needed again at once.
+    autovacuum or an administrator. TRUNCATE FALSE, because giving back the end of the file takes
+    ACCESS EXCLUSIVE, and the room is needed again at once.
 
-    Lock: SHARE UPDATE EXCLUSIVE on the table, while it runs; reads and writes go on.
+    Lock: SHARE UPDATE EXCLUSIVE on the table, until the end; reads and writes go on.
 
     Arguments:
         connection: a session of its own, outside a transaction.
@@ -128,7 +130,7 @@ def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool)
             behind in a session of somebody else's.
 
     Returns:
-        Whether it ran.
+        Whether the vacuum ran.
     """
     skipped = False
 
@@ -173,8 +175,8 @@ def find_holders(connection: BaseDatabaseWrapper, since: int, *, besides: str) -
 
     Arguments:
         since: `next_transaction` when the slice began.
-        besides: the name of sessions that are left out (see `batch.application_name`). A batch of
-            ours, here or on another host, is over in milliseconds.
+        besides: the name of sessions to leave out (see `batch.application_name`). A batch of ours,
+            here or on another host, is over in milliseconds.
 
     Returns:
         Sessions, slots and prepared transactions, the oldest first, each for a person.

@@ -1,16 +1,15 @@
-"""One worker's way through a table: which rows come next.
+"""A worker's way through a table: which rows come next.
 
 A worker walks by block, not by key: `ctid` ranges are read in the order they lie on disk
-(PostgreSQL 14+), so it makes no difference whether the key is a number with gaps, a UUID or
-composite.
+(PostgreSQL 14+), so the key may as well be a number with gaps, a UUID or composite.
 
 And the walk passes over each stretch several times, filling a share of each page's rows at a time.
-An UPDATE whose new version finds room on the same page, while no indexed column changes, is a
-heap-only one (HOT): it makes no index entry. A full page has no room. But once the first share of
-its rows has gone elsewhere and is committed, the next reader of the page prunes their old versions
+An UPDATE whose new version finds room on the same page, while no indexed column changes, is
+heap-only (HOT) and makes no index entry. A full page has no room. But once the first share of its
+rows has gone elsewhere and is committed, the next reader of the page prunes their old versions
 away, and the next share takes their room, and so on. So most rows stay on their page, and the
-indexes hardly grow. `tests.benchmarks.walk` compares the walks, and
-docs/explanation-update-cost.md has the figures.
+indexes hardly grow. `tests.benchmarks.walk` compares the walks, and docs/explanation-update-cost.md
+has the figures.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ BATCHES_A_SHARE = 4
 
 @dataclass(frozen=True)
 class Filled:
-    """What one batch did.
+    """The result of a batch.
 
     Arguments:
         rows: rows filled; 0 where a stretch of the table had nothing to fill.
-        nulls: rows that the value expression has left null.
+        nulls: rows left null by the value expression.
         seconds: from the transaction's begin to its commit.
     """
 
@@ -65,7 +64,7 @@ class Filled:
 
 @dataclass
 class Stretch:
-    """A part of a table, and how far it has been searched for nulls.
+    """A part of a table, and how far the search for nulls has come.
 
     Arguments:
         leaf: the table.
@@ -80,15 +79,15 @@ class Stretch:
 
 @dataclass
 class Window:
-    """A few blocks with nulls in them, which are passed over once for each share.
+    """A few blocks with nulls, passed over once for each share.
 
     Arguments:
         batch: the statement of a batch, spelled.
         first: the first block.
         end: the block to end before.
         shares: how many.
-        share: the one that is being filled, counted from 0.
-        after: the place that this pass has come to.
+        share: the share being filled, counted from 0.
+        after: the place reached by this pass.
     """
 
     batch: str
@@ -99,7 +98,7 @@ class Window:
     after: str
 
     def next_share(self) -> bool:
-        """Begin the next pass; False when there is none."""
+        """Begin the next pass; False after the last."""
         self.share += 1
         self.after = place_before(self.first)
         return self.share < self.shares
@@ -108,15 +107,15 @@ class Window:
 class Walk:
     """Sweeps over the table, each once around, to the block that was last at its start.
 
-    Rows that come in behind that are filled by the trigger. A row that somebody has locked is
-    passed over, and is there in the next sweep: a null row never moves, since to move is to be
-    updated, and then the fill trigger fires.
+    Rows that come in behind are filled by the trigger. A locked row is passed over, and is there in
+    the next sweep: a null row never moves, since a move is an update, and then the fill trigger
+    fires.
 
-    Each sweep begins at a place of its own, at random, as those of the workers beside it do: two
-    who passed over the same pages would keep each other from pruning them.
+    Each sweep begins at a random place of its own: two workers on the same pages would keep each
+    other from pruning them.
 
     Arguments:
-        replacement: what is filled.
+        replacement: the replacement to fill.
         table: its table.
     """
 
@@ -165,7 +164,7 @@ class Walk:
     def _next_window(
         self, connection: BaseDatabaseWrapper, stretch: Stretch, size: int
     ) -> Window | None:
-        """The next blocks that have nulls in them; None when there was none in a span."""
+        """Find the next blocks with nulls; None when a span has none."""
         until = min(stretch.block + SPAN, stretch.end)
         first, _, _ = self._search(connection, stretch, until, 1)
         if first is None:
@@ -192,7 +191,7 @@ class Walk:
     def _search(
         self, connection: BaseDatabaseWrapper, stretch: Stretch, until: int, most: int
     ) -> tuple[str | None, str | None, int]:
-        """The places of the first and the last of the next `most` nulls, and how many they are.
+        """Search the places of the first and the last of the next `most` nulls, and their number.
 
         Lock: ACCESS SHARE on the table.
         """
@@ -218,7 +217,7 @@ def circle_leaves(leaves: list[Leaf], start: int) -> deque[Stretch]:
 
     Arguments:
         leaves: in their order.
-        start: the block to begin at, counted over all of them.
+        start: the block to begin at, counted over all leaves.
     """
     ahead, behind = [], []
     for leaf in leaves:

@@ -1,6 +1,6 @@
 """The threads that fill: each with a connection and a walk of its own, and nothing to coordinate.
 
-They leapfrog through SKIP LOCKED, as workers on other hosts do. What they share is the pace.
+They leapfrog through SKIP LOCKED, as workers on other hosts do. They share the pace.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PASSING = (pg_errors.QueryCanceled, pg_errors.LockNotAvailable, pg_errors.Deadlo
 
 
 class Team:
-    """The workers of a process, and what they share.
+    """The workers of a process, and their shared state.
 
     Arguments:
         using: the database alias.
-        replacement: what they fill.
+        replacement: the replacement to fill.
         table: its table.
         pacer: how hard they push.
         size: how many they are.
@@ -70,13 +70,13 @@ class Team:
             worker.start()
 
     def cancel(self) -> None:
-        """Stop at once: what is under way is rolled back."""
+        """Stop at once: the batches under way are rolled back."""
         self.stopping.set()
         for worker in self._workers:
             worker.cancel()
 
     def join(self) -> None:
-        """Wait for the workers to end, with the batches that are under way."""
+        """Wait for the workers to end, with the batches under way."""
         self.stopping.set()
         for worker in self._workers:
             if worker.ident is not None:
@@ -84,11 +84,15 @@ class Team:
 
     @property
     def at_work(self) -> bool:
+        """Whether any worker is alive."""
         return any(worker.is_alive() for worker in self._workers)
 
     def find_lost(self) -> tuple[int, int] | None:
-        """Find workers that have lost the connection since the last look: how many have in all,
-        of how many. Any other failure of one stops them all."""
+        """Find workers that have lost the connection since the last look: how many in all, of how
+        many.
+
+        Any other failure of a worker stops the team.
+        """
         failed = [worker for worker in self._workers if worker.error is not None]
         if any(not worker.lost for worker in failed):
             self.stopping.set()
@@ -97,7 +101,7 @@ class Team:
         return (len(self._lost), len(self._workers)) if new else None
 
     def raise_failure(self) -> None:
-        """Raise what ended the work before the last row was filled, if anything did.
+        """Raise the failure that ended the work before the last row was filled, if any.
 
         Raises:
             ConnectionLost: every worker has lost its connection.
@@ -120,10 +124,10 @@ class Team:
                     return None
 
     def _fill(self, connection: BaseDatabaseWrapper) -> None:
-        """Sweep until no null is left, or until all are to stop: one worker.
+        """Sweep until no null is left, or until all are to stop: a single worker.
 
         Raises:
-            RowsLeft: the rows that are left have been locked by others for too long.
+            RowsLeft: the remaining rows have been locked by others for too long.
             PlaybookError: the value expression makes nulls.
         """
         walk = Walk(self.replacement, self.table)

@@ -1,1 +1,1 @@
-"""Play 4: drop the shadow column and all that belongs to it."""
+"""Play 4: drop the shadow column and all that belongs to the column."""

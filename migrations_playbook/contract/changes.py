@@ -1,7 +1,7 @@
-"""Stops `migrate` before it renames, retypes or moves what a replacement under way is bound to.
+"""Stops `migrate` before a rename, a retype or a move under a replacement under way.
 
-The functions of the triggers are text: a column that is renamed makes every insert fail, and what
-the swap would prove or exchange is looked for in vain. So the change waits for the contract.
+The functions of the triggers are text: a renamed column makes every insert fail, and the swap would
+look for its columns in vain. So the change waits for the contract.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def refuse_changes(
     Lock: none that conflicts with anything.
 
     Raises:
-        CommandError: names the migration, and what to do first.
+        CommandError: names the migration, and the thing to do first.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
@@ -62,7 +62,7 @@ def refuse_changes(
 
 
 def database_operations(operations: Iterable[Operation]) -> Iterator[Operation]:
-    """The operations that reach the database, however they are wrapped."""
+    """Yield the operations that reach the database, however wrapped."""
     for operation in operations:
         if isinstance(operation, WithTableLock):
             yield from database_operations(operation.operations)
@@ -75,7 +75,7 @@ def database_operations(operations: Iterable[Operation]) -> Iterator[Operation]:
 def _changed(
     connection: BaseDatabaseWrapper, apps: Apps, app_label: str, name: str, operation: Operation
 ) -> str | None:
-    """What an operation changes of a replacement under way; None where it changes none of it."""
+    """Say which part of a replacement under way an operation changes; None without any."""
     kinds = (
         migrations.RenameField,
         migrations.AlterField,
@@ -104,7 +104,7 @@ def _changed(
 
 
 def _alters(connection: BaseDatabaseWrapper, old: Any, new: models.Field[Any, Any]) -> bool:
-    """Whether the database would have to be told of it."""
+    """Tell whether the database would have to change."""
     new = new.clone()
     new.set_attributes_from_name(old.name)
     facts = ("column", "null", "unique", "db_index", "db_default")
@@ -114,7 +114,7 @@ def _alters(connection: BaseDatabaseWrapper, old: Any, new: models.Field[Any, An
 
 
 def _bound_columns(connection: BaseDatabaseWrapper, table: Table) -> set[str]:
-    """The columns that a *keep* trigger compares: a live column, and its shadow."""
+    """Read the columns that a *keep* trigger compares: a live column, and its shadow."""
     rows = fetch_all(
         connection,
         sql.SQL("""

@@ -1,6 +1,6 @@
-"""What drops a shadow column in a migration, once it holds only leaked values.
+"""The operations to drop a shadow column in a migration, once only leaked values are left there.
 
-FROZEN, as `expand.table_lock` is: migrations import it from `migrations_playbook.operations`.
+FROZEN, as `expand.table_lock` is: migrations import both from `migrations_playbook.operations`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from migrations_playbook.postgres.names import table_identifier
 
 
 class Was(Protocol):
-    """What must be known of a shadow to drop it, and to add it again."""
+    """The facts of a shadow, as needed to drop and to add the column again."""
 
     @property
     def field(self) -> models.Field[Any, Any]: ...
@@ -35,15 +35,15 @@ class Was(Protocol):
 
 
 class DropShadow(TableOperation):
-    """Drops a shadow column, its triggers and the quarantine, once it holds only leaked values.
+    """Drops a shadow column with only leaked values, its triggers and the quarantine.
 
-    It belongs in the release after the one whose migration has taken the field and the triggers
-    out of Django's state: by then no process selects the column any more. It changes no state.
-    `manage.py playbook contract` writes it.
+    The operation belongs in the release after the removal of the field and the triggers from
+    Django's state: by then no process selects the column any more. No state is changed. `manage.py
+    playbook contract` writes the migration.
 
-    It refuses unless the columns are swapped or the table is empty, as on a fresh database.
-    Its reverse adds an empty column and the triggers again, as the migrations before it have them:
-    the values are gone for good.
+    The operation refuses unless the columns are swapped or the table is empty, as on a fresh
+    database. Its reverse adds an empty column and the triggers again, as the earlier migrations
+    have them: the values are gone for good.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly, to the end of the migration.
 
@@ -132,7 +132,7 @@ class DropShadow(TableOperation):
         return f"contract_{self.model_name.lower()}_{self.shadow.lower()}"
 
     def read_shadow(self, app_label: str) -> Was | None:
-        """Read what the shadow was from the migrations; None when they do not say it."""
+        """Read the shadow's facts from the migrations; None when they do not say."""
         return find_remembered(f"{app_label}.{self.model_name}", self.shadow)
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
@@ -148,7 +148,7 @@ class DropShadow(TableOperation):
 
 
 class ContractShadow(DropShadow):
-    """As `DropShadow`, with all that it must know written out in the migration.
+    """As `DropShadow`, with all facts written out in the migration.
 
     Arguments:
         model_name: the model.
@@ -176,7 +176,7 @@ class ContractShadow(DropShadow):
         return name, arguments, {**options, "field": self.field, "triggers": self.triggers}
 
     def read_shadow(self, app_label: str) -> Was:
-        """Say what the shadow was, as this migration has it."""
+        """Return the shadow's facts, as this migration has them."""
         return self
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
@@ -191,7 +191,7 @@ for _operation in (DropShadow, ContractShadow):
 def _statements(
     table: sql.Identifier, column: str, triggers: Sequence[compiler.Trigger]
 ) -> list[str]:
-    """Write what `sqlmigrate` shows, which looks nothing up in a database."""
+    """Write the statements for `sqlmigrate`, which looks nothing up in a database."""
     name = table.as_string(None)
     return [
         f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE",

@@ -1,6 +1,6 @@
-"""What plays the whole rotation inside `migrate`, for installations that nobody watches.
+"""The operation that plays the whole rotation inside `migrate`, for unattended installations.
 
-FROZEN, as `expand.table_lock` is: migrations import it from `migrations_playbook.operations`.
+FROZEN, as `expand.table_lock` is: migrations import both from `migrations_playbook.operations`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ROWS = 10_000
 
 
 class EnsureSwapped(TableOperation):
-    """Makes sure that a shadow column is filled and swapped; does both where the table is small.
+    """Makes sure of a filled and swapped shadow column; does both where the table is small.
 
-    It stands in a migration of its own between the expand and the contract, with `atomic = False`:
-    the plays commit as they go on. An empty table needs no swap, and one that is swapped is left
-    as it is. A table of more than `up_to` rows is refused, with the command to run.
+    The operation stands in a migration of its own between the expand and the contract, with `atomic
+    = False`: the plays commit as they go on. An empty table needs no swap, and swapped columns are
+    left as they are. A table of more than `up_to` rows is refused, with the command to run.
 
-    Squashed, it is left out: a fresh database has no rows. Its reverse does nothing.
+    Squashed, the operation is left out: a fresh database has no rows. Its reverse does nothing.
 
     Lock: as `backfill` and `swap`.
 
@@ -102,7 +102,7 @@ class EnsureSwapped(TableOperation):
         return f"ensure_{self.model_name.lower()}_{self.shadow.lower()}_swapped"
 
     def _replacement(self, app_label: str, state: ProjectState) -> Replacement:
-        """Find the declaration in the state; after it is forgotten, in the migrations before."""
+        """Find the declaration in the state; once forgotten there, in the migrations before."""
         for declaration in read_declarations(state.models[app_label, self.model_name.lower()]):
             if (declaration.live, declaration.shadow) == (self.live, self.shadow):
                 return Replacement(state.apps.get_model(app_label, self.model_name), declaration)
@@ -140,7 +140,7 @@ EnsureSwapped.__module__ = "migrations_playbook.operations"
 
 
 def _has_more(connection: BaseDatabaseWrapper, table: Table, rows: int) -> bool:
-    """Whether a table has more rows than that. Reads no more of them. Lock: ACCESS SHARE."""
+    """Tell whether a table has more rows. Reads no more than needed. Lock: ACCESS SHARE."""
     found = fetch_value(
         connection,
         sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) AS first").format(table.identifier),

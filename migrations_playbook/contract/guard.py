@@ -1,11 +1,11 @@
-"""Stops `migrate` before it drops a shadow column that holds the fresh values.
+"""Stops `migrate` before a shadow column with the fresh values is dropped.
 
-Removing the field from the model and running `makemigrations` gives a bare RemoveField. Before
-the swap it would keep the leaked values and lose the fresh ones; so it is stopped before the
-first operation of the plan runs. After the swap it may run where Django drops a column with what
-is bound to it. Since Django 6.1 it does not, and PostgreSQL would refuse because of the quarantine:
-so it is stopped there too. Which column is a shadow, and whether it is swapped, is read from the
-catalog: the models no longer say it.
+Removing the field from the model and running `makemigrations` gives a bare RemoveField. Before the
+swap this would keep the leaked values and lose the fresh values; so the plan is stopped before its
+first operation. After the swap the operation may run where Django drops a column with its
+dependents. Since Django 6.1 Django does not, and PostgreSQL would refuse because of the quarantine:
+so the plan is stopped there too. The catalog says which column is a shadow, and whether swapped:
+the models no longer do.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def refuse_bare_removals(
 ) -> None:
     """Stop a plan that removes a shadow column before its values are live, or in vain.
 
-    A receiver of `pre_migrate`, which is sent for every app: each time, its own migrations are
-    looked at.
+    A receiver of `pre_migrate`, which is sent for every app: each time, the app's own migrations
+    are looked at.
 
     Lock: ACCESS SHARE on a table whose field is removed, as any SELECT.
 
@@ -58,9 +58,9 @@ def refuse_bare_removals(
 
 
 def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField]:
-    """The operations that drop a column, however they are wrapped.
+    """Yield the operations that drop a column, however wrapped.
 
-    What SeparateDatabaseAndState removes from the state alone drops nothing.
+    SeparateDatabaseAndState drops nothing by a removal from the state alone.
     """
     for operation in operations:
         if isinstance(operation, migrations.RemoveField):
@@ -74,7 +74,7 @@ def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField
 def _why_not(
     connection: BaseDatabaseWrapper, apps: Apps, app_label: str, operation: migrations.RemoveField
 ) -> str | None:
-    """The column, why the operation must not drop it now, and what to do; None when it may."""
+    """Say the column, why its drop must wait, and the remedy; None when the drop may run."""
     try:
         model = apps.get_model(app_label, operation.model_name)
         field = model._meta.get_field(operation.name)
@@ -105,7 +105,7 @@ def _why_not(
 
 
 def _cascades(connection: BaseDatabaseWrapper) -> bool:
-    """Whether RemoveField drops what is bound to the column too."""
+    """Tell whether RemoveField drops the column's dependents too."""
     editor = connection.SchemaEditorClass
     return editor is not None and "CASCADE" in editor.sql_delete_column
 
@@ -113,9 +113,9 @@ def _cascades(connection: BaseDatabaseWrapper) -> bool:
 def _live_columns(
     connection: BaseDatabaseWrapper, table: Table, shadow: str, field: str
 ) -> list[str]:
-    """The columns that the declared triggers pair with this one; none when it is no shadow.
+    """Read the columns that the declared triggers pair with this column; none without a shadow.
 
-    The *keep* trigger compares the two columns in its WHEN, so it depends on both.
+    The *keep* trigger compares the two columns in its WHEN, so the trigger depends on both.
     """
     rows = fetch_all(
         connection,

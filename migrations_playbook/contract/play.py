@@ -1,7 +1,7 @@
-"""Play 4: drop the shadow column and all that belongs to it, once it holds only leaked values.
+"""Play 4: drop the shadow column with all its belongings, once only leaked values are left.
 
-The code of that release knows no shadow column any more, so nothing here reads a declaration: a
-migration says the names (`operations.DropShadow`), and the catalog says the phase.
+The code of the contract's release knows no shadow column any more, so nothing here reads a
+declaration: a migration says the names (`operations.DropShadow`), and the catalog says the phase.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def contract(
 ) -> Seized:
     """Drop the shadow column, inside the caller's transaction.
 
-    What belongs to it goes too: the declared triggers and the quarantine with their functions,
-    the count of stale writes, the column's constraint and index. Anything else that is bound to
-    the column makes PostgreSQL refuse, and name it.
+    Its belongings go too: the declared triggers and the quarantine with their functions, the count
+    of stale writes, the column's constraint and index. Anything else bound to the column makes
+    PostgreSQL refuse, and name the object.
 
     Lock: SHARE UPDATE EXCLUSIVE, then ACCESS EXCLUSIVE on the table until the transaction ends;
     catalog changes only.
@@ -50,14 +50,14 @@ def contract(
         identifier: the table.
         live: the live column's name.
         shadow: the shadow column's name.
-        triggers: the declared triggers, as they are named in the catalog.
+        triggers: the declared triggers' names in the catalog.
         policy: how long and how often to ask for the lock.
 
     Raises:
         WrongPhase: there is no such column.
-        Refused: the columns are not swapped, and the table has rows; or something else is bound
-            to the column.
-        LockNotAvailable: the lock was not to be had; nothing was changed.
+        Refused: the columns are not swapped, and the table has rows; or something else is bound to
+            the column.
+        LockNotAvailable: the lock was not granted; nothing was changed.
     """
     locks.reserve(connection, identifier, policy)
     table = read_table(connection, identifier)
@@ -87,9 +87,9 @@ def contract(
 
 
 def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str) -> None:
-    """Refuse to drop a shadow column that holds the fresh values.
+    """Refuse to drop a shadow column with the fresh values.
 
-    Lock: ACCESS SHARE on the table; reads one row at most.
+    Lock: ACCESS SHARE on the table; reads a single row at most.
 
     Raises:
         Refused: the columns are not swapped, and the table has rows.
@@ -108,7 +108,7 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
 def refuse_code_by_name(
     connection: BaseDatabaseWrapper, table: Table, *, shadow: str, triggers: Sequence[str]
 ) -> None:
-    """Refuse while a trigger's function names the column: every write would fail without it.
+    """Refuse while a trigger's function names the column: without, every write would fail.
 
     A function's body is text, which DROP COLUMN neither finds nor changes.
 
@@ -148,9 +148,9 @@ def steps(
     shadow: str,
     triggers: Sequence[str],
 ) -> Iterator[Step]:
-    """The contract, statement by statement.
+    """Build the contract, statement by statement.
 
-    Lock: ACCESS EXCLUSIVE on the table, which the first of them takes.
+    Lock: ACCESS EXCLUSIVE on the table, from the first statement on.
     """
     functions = _functions(connection, table, triggers)
     bound = read_objects(connection, table, shadow)
@@ -179,12 +179,12 @@ def steps(
 def installed_triggers(
     connection: BaseDatabaseWrapper, identifier: sql.Identifier, field: str
 ) -> list[str]:
-    """Read the names of the triggers that a declared shadow has on a table.
+    """Read the names of a declared shadow's triggers on a table.
 
     Lock: none that conflicts with anything.
 
     Arguments:
-        field: the shadow field's name, which is part of theirs.
+        field: the shadow field's name, which is part of the triggers' names.
     """
     # django-pgtrigger writes names in lower case, with five hex digits behind them.
     triggers = Shadow(live="", shadow=field, value=Value(None)).triggers
@@ -204,7 +204,7 @@ def installed_triggers(
 def _functions(
     connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """The functions that these triggers call, and no other table's trigger does."""
+    """Read the functions that these triggers call, and no other table's trigger does."""
     return [
         (schema, name)
         for schema, name in fetch_all(

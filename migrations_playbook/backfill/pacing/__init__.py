@@ -1,1 +1,1 @@
-"""How hard a backfill pushes: what the site feels, what the server says, what the owner has set."""
+"""How hard a backfill pushes: by the site's feeling, the server's signals, the owner's settings."""

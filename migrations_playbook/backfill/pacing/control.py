@@ -2,9 +2,9 @@
 
 The settings are the comment of the fill trigger's function, as a small JSON object: there is no
 table of ours, COMMENT ON FUNCTION takes no lock on the table (a comment on the column would wait
-for a VACUUM), it survives restarts of workers and server, and goes with the function at the
-contract. A backfill that has filled the last row takes it away, so none is left at the swap.
-(The comment of the trigger itself is django-pgtrigger's.)
+for a VACUUM), the comment survives restarts of workers and server, and goes with the function at
+the contract. A backfill that has filled the last row takes the comment away, so none is left at the
+swap. (The comment of the trigger itself is django-pgtrigger's.)
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from migrations_playbook.replacement import Replacement
 
 @dataclass(frozen=True)
 class Control:
-    """What was set for every worker everywhere; None leaves a worker's own option in force.
+    """The settings for every worker everywhere; None leaves a worker's own option in force.
 
     Arguments:
         paused: whether to wait.
         target_ms: how long a batch should take, in milliseconds.
         max_rows_per_second: the most that each process may fill.
-        duty: the share of the time that a worker is at work, above 0 and up to 1.
+        duty: the share of the time at work for a worker, above 0 and up to 1.
         max_added_ms: by how much the 99th percentile of the site's requests may grow, in ms.
     """
 
@@ -42,7 +42,7 @@ class Control:
     max_added_ms: float | None = None
 
     def over(self, pace: Pace) -> Pace:
-        """Overrule a worker's own pace by what was set."""
+        """Overrule a worker's own pace by the settings."""
         changes: dict[str, Any] = {
             name: value
             for name in ("target_ms", "max_rows_per_second", "duty", "max_added_ms")
@@ -51,7 +51,7 @@ class Control:
         return replace(pace, **changes)
 
     def as_json(self) -> dict[str, Any]:
-        """Give only what was set."""
+        """Give only the settings in force."""
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Control:
 def read_control(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
 ) -> Control:
-    """Read what is set now.
+    """Read the settings now.
 
     Lock: none on the table; reads the catalog.
     """
@@ -83,7 +83,7 @@ def change_control(
         changes: attributes of `Control`.
 
     Returns:
-        What is set now.
+        The settings now.
 
     Raises:
         PlaybookError: somebody else's comment is there, or there is no trigger.

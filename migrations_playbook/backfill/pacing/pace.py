@@ -27,15 +27,15 @@ FAR_OVER, HARDLY_LONG_MS = 5.0, 100.0
 
 @dataclass(frozen=True)
 class Pace:
-    """What the user asks for.
+    """The pace that the user asks for.
 
     Arguments:
-        target_ms: how long a batch should take, in milliseconds; None for `ALONE_MS`, and what
-            `Steering` says while others are at work on the server.
+        target_ms: how long a batch should take, in milliseconds; None for `ALONE_MS`, and for
+            `Steering` while others are at work on the server.
         batch_size: rows in a batch, fixed; None to let `target_ms` decide.
         max_rows_per_second: the most that this process may fill; None for no bound.
-        duty: the share of the time that a worker is at work, above 0 and up to 1; None for all of
-            it, and what `Steering` says while others are at work on the server.
+        duty: the share of the time at work for a worker, above 0 and up to 1; None for all the
+            time, and for `Steering` while others are at work on the server.
         max_added_ms: by how much the 99th percentile of the site's requests may grow, in
             milliseconds.
     """
@@ -53,7 +53,7 @@ class Pace:
 
 
 class BatchSize:
-    """Rows in the next batch, from how long the last ones took.
+    """Rows in the next batch, from the durations of the last batches.
 
     Arguments:
         fixed: a size that never changes, but for being halved when a batch fails.
@@ -68,10 +68,11 @@ class BatchSize:
         """Take a committed batch into account.
 
         Arguments:
-            rows: rows in it. One that was not full, at the end of a stretch, tells little.
-            ms: how long it took, in milliseconds.
-            target_ms: how long it should have taken.
-            share: of the batches, that are to take no longer.
+            rows: rows in the batch. A batch that was not full, at the end of a stretch, tells
+                little.
+            ms: the batch's duration, in milliseconds.
+            target_ms: the intended duration, in milliseconds.
+            share: of the batches, to take no longer.
         """
         if self.fixed or not rows:
             return
@@ -86,7 +87,7 @@ class BatchSize:
             self._set(self.rows * min(target_ms / max(slow, 0.001), GROWTH))
 
     def failed(self) -> None:
-        """A statement timeout or a deadlock: halve it, also when it is fixed."""
+        """Halve the size after a statement timeout or a deadlock, also a fixed size."""
         self._recent.clear()
         self.rows = max(1, self.rows // 2)
 
@@ -96,7 +97,7 @@ class BatchSize:
 
 
 def nearest_rank(values: deque[float], share: float) -> float:
-    """Pick the smallest value that at least this share of the values does not exceed."""
+    """Pick the smallest value not exceeded by at least this share of the values."""
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1]
 
@@ -105,7 +106,7 @@ class Pacer:
     """The pace of a process, shared by its workers; may be changed while they work.
 
     Arguments:
-        pace: what the user asks for.
+        pace: the user's pace.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -124,22 +125,22 @@ class Pacer:
 
     @property
     def duty(self) -> float:
-        """The share of the time that a worker is to be at work now."""
+        """The share of the time at work for a worker now."""
         return self.pace.duty or (self.steering.duty if self.shared else 1.0)
 
     @property
     def gentle(self) -> bool:
-        """Whether the pace is for the sake of others; not when the user has said how to go."""
+        """Whether the pace is for the sake of others; not when the user has set the pace."""
         return self.shared and self.pace.steered
 
     @property
     def rows(self) -> int:
-        """Rows in the next batch. A bound on the rate also bounds it, to a second's worth."""
+        """Rows in the next batch. A bound on the rate also bounds them, to a second's worth."""
         most = self.pace.max_rows_per_second
         return self.size.rows if most is None else max(1, min(self.size.rows, int(most)))
 
     def feel(self, felt: Felt, *, at_rest: bool, now: float) -> None:
-        """Take into account what the site feels, at rest or beside our own work.
+        """Take a probe of the site into account, at rest or beside our own work.
 
         Arguments:
             now: in seconds of the monotonic clock.
@@ -158,8 +159,8 @@ class Pacer:
         """Take a committed batch into account; return how long to pause, in seconds.
 
         Arguments:
-            rows: rows in it.
-            seconds: how long it took.
+            rows: rows in the batch.
+            seconds: the batch's duration.
             now: for tests; `time.monotonic()`.
         """
         now = time.monotonic() if now is None else now

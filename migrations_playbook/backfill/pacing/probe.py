@@ -1,7 +1,7 @@
-"""Feels what the site feels: does what a request does, ten times a second, in its own session.
+"""Feels as the site feels: works like a request, ten times a second, in its own session.
 
-A row is read by its key, and a commit is made that changes nothing: a message in the write-ahead
-log that nobody reads, whose commit waits for the disk (and for a synchronous replica) as any other
+A row is read by its key, and a commit without a change is made: a message in the write-ahead log
+that nobody reads, whose commit waits for the disk (and for a synchronous replica) as any other
 does.
 """
 
@@ -54,19 +54,19 @@ COMMIT = sql.SQL("SELECT pg_catalog.pg_logical_emit_message(true, 'playbook', ''
 
 
 class Messages(NamedTuple):
-    """What a probe sends besides its reads, spelled once."""
+    """The probe's messages besides its reads, spelled once."""
 
     commit: str
     behind: str
 
 
 class Probe:
-    """Feels the site, and tells the pacer.
+    """The probe, which feels the site and tells the pacer.
 
     Arguments:
-        replacement: what is filled.
+        replacement: the replacement to fill.
         table: its table.
-        application: what our own sessions call themselves (see `batch.application_name`).
+        application: the name of our own sessions (see `batch.application_name`).
         pacer: of the workers.
         stopping: ends the probe.
     """
@@ -107,8 +107,9 @@ class Probe:
             self._resting_since = time.monotonic()
 
     def adopt_baseline(self, connection: BaseDatabaseWrapper) -> None:
-        """See who else fills, on any host: their workers do not rest for us, so their baseline is
-        ours; and the steps of all add up.
+        """See who else fills, on any host.
+
+        Their workers do not rest for us, so their baseline is ours; and the steps of all add up.
 
         Lock: none.
         """
@@ -119,7 +120,7 @@ class Probe:
         self._alone = not others
 
     def run(self, connection: BaseDatabaseWrapper) -> None:
-        """Probe until the end; what fails is no reason to end the backfill."""
+        """Probe until the end; a failure here is no reason to end the backfill."""
         while not self.stopping.is_set():
             try:
                 self._probe_on(connection)
@@ -172,7 +173,7 @@ class Probe:
         rename_session(connection, f"{self.application}: rest {reads:.1f} {commits:.1f}")
 
     def _spell_reads(self, connection: BaseDatabaseWrapper) -> list[str]:
-        """Spell reads of a row by its key, whose key is found by a place of the table.
+        """Spell reads of a row by its key, with the key found by a place of the table.
 
         So no key travels to this process: a key may be as secret as a token.
         """
@@ -199,7 +200,7 @@ class Probe:
 
 
 def read_baselines(connection: BaseDatabaseWrapper, application: str) -> list[tuple[float, float]]:
-    """Read the baselines that the probes of other processes say in their sessions' names.
+    """Read the baselines in the sessions' names of other processes' probes.
 
     Lock: none.
     """

@@ -1,6 +1,6 @@
-"""What the server says of its health, read twice a second: nothing is decided here.
+"""The server's own signals of its health, read twice a second: nothing is decided here.
 
-`throttle` says what is made of it.
+`throttle` decides.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ REMEMBER = 3600.0
 
 @dataclass(frozen=True)
 class Readings:
-    """What the signals said. A field keeps its default where the server has no such thing (no
-    replica, no slot).
+    """The readings of the signals.
+
+    A field keeps its default where the server has no such thing (no replica, no slot).
 
     Arguments:
         replica_lag: seconds of each replica by name.
@@ -46,10 +47,10 @@ class Readings:
         waiting_ms: the longest wait behind us, in milliseconds.
         waiting: sessions behind us.
         active_sessions: of others.
-        recent_sessions: of others, with those that were active within the last second.
+        recent_sessions: of others, active now or within the last second.
         wal_rate: bytes a second since the last reading.
-        query: what the user's query gave.
-        unreadable: what could not be read, and why.
+        query: the result of the user's query.
+        unreadable: the unreadable signals, and why.
     """
 
     replica_lag: dict[str, float] = field(default_factory=dict)
@@ -65,10 +66,10 @@ class Readings:
 
 
 class Signals:
-    """Reads the signals, again and again.
+    """The reader of the signals, again and again.
 
     Arguments:
-        application: what our own sessions call themselves (see `batch.application_name`).
+        application: the name of our own sessions (see `batch.application_name`).
         query: the user's own signal.
     """
 
@@ -88,7 +89,7 @@ class Signals:
             self._readers["throttle query"] = self._read_query
 
     def leave_out(self, connection: BaseDatabaseWrapper) -> list[str]:
-        """Leave out what the role may not read, or the server does not have; return sentences.
+        """Leave out signals that the role may not read, or the server lacks; return sentences.
 
         Lock: none.
         """
@@ -118,7 +119,7 @@ class Signals:
     def read_all(self, connection: BaseDatabaseWrapper) -> Readings:
         """Read each signal.
 
-        Lock: none, but for what the user's own query takes.
+        Lock: none, but for the locks of the user's own query.
         """
         readings: dict[str, Any] = {}
         unreadable = {}
@@ -131,7 +132,7 @@ class Signals:
     def _read_one(
         self, connection: BaseDatabaseWrapper, name: str, readings: dict[str, Any]
     ) -> DatabaseError | None:
-        """Read one signal into the readings; return why it cannot be read, if it cannot."""
+        """Read a signal into the readings; return why not, if unreadable."""
         try:
             with engine_transaction(connection):
                 set_local(connection, "statement_timeout", f"{READ_TIMEOUT_MS}ms")
@@ -172,7 +173,7 @@ class Signals:
         }
 
     def _seconds_behind(self, replayed: int, now: float) -> float:
-        """Tell the seconds since the oldest remembered position that is not replayed yet."""
+        """Tell the seconds since the oldest remembered position not replayed yet."""
         return next((now - at for at, written in self._positions if written > replayed), 0.0)
 
     def _read_slot_wal(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
@@ -251,12 +252,12 @@ class Signals:
 
 
 def read_doings(connection: BaseDatabaseWrapper, application: str) -> list[str]:
-    """Read what the backfills of all hosts do now, as their sessions' names say.
+    """Read the doings of the backfills of all hosts, as their sessions' names say.
 
     Lock: none.
 
     Arguments:
-        application: what our own sessions call themselves.
+        application: the name of our own sessions.
     """
     rows = fetch_all(
         connection,
