@@ -26,10 +26,13 @@ from migrations_playbook.replacement import Replacement
 
 
 class BackfillCommand(ShadowCommand):
+    """The command that fills a shadow column."""
+
     play = "backfill"
     help = "Fill the shadow column where it is null. Can be stopped and run again at any time."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the backfill's options."""
         super().add_arguments(parser)
         add_options(parser)
 
@@ -46,6 +49,7 @@ class BackfillCommand(ShadowCommand):
         target: Target | None = None,
         **options: Any,
     ) -> None:
+        """Fill, show the plan, or change the settings of running backfills."""
         self.tally = progress.Tally()
         replacement = self.replacement(target)
         wanted: dict[str, Any] = dict(changes or [])
@@ -68,6 +72,7 @@ class BackfillCommand(ShadowCommand):
     def change_control(
         self, database: str, replacement: Replacement, changes: dict[str, Any], *, json: bool
     ) -> None:
+        """Change the settings of all running backfills, and say them."""
         connection = postgresql(database)
         table = fillable_table(connection, replacement)
         now = control.change_control(connection, replacement, table, **changes)
@@ -93,6 +98,7 @@ class BackfillCommand(ShadowCommand):
     def fill(
         self, database: str, replacement: Replacement, options: Options, *, json: bool, draw: bool
     ) -> None:
+        """Fill the column, and draw the progress."""
         with GracefulStop() as stop:
             events = backfill(replacement, using=database, options=options, stop=stop)
             stream = sys.stdout if draw else None
@@ -108,7 +114,7 @@ class BackfillCommand(ShadowCommand):
         self.conclude(replacement, stop, json=json)
 
     def conclude(self, replacement: Replacement, stop: GracefulStop, *, json: bool) -> None:
-        """Say what came of it.
+        """Say the result.
 
         Raises:
             Stopped: by a signal.
@@ -140,12 +146,13 @@ class BackfillCommand(ShadowCommand):
                 self.stdout.write(f"Waited for {name}: {seconds:.1f} s.")
 
     def explain(self, error: DatabaseError) -> PlaybookError:
+        """Build the refusal for a database error: a lost connection has its own."""
         if is_connection_lost(error) and not is_connection_refused(error):
             return self.lost()
         return super().explain(error)
 
     def lost(self) -> ConnectionLost:
-        """Build the refusal for a lost connection: what is kept, and how to go on."""
+        """Build the refusal for a lost connection: the progress kept, and how to go on."""
         return ConnectionLost(
             f"The connection to the server was lost: {self.tally.rows:,} rows were filled and "
             "kept. Run the same command again to go on."

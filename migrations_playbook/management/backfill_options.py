@@ -1,4 +1,4 @@
-"""The backfill's options: what the command line takes, and what it means to the engine."""
+"""The backfill's options: on the command line, and in the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def parse_size(text: str) -> float:
-    """An argparse type: bytes, such as 500MB or 20GB."""
+    """Parse an option's bytes, such as 500MB or 20GB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", text.strip().lower())
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 20GB")
@@ -28,7 +28,7 @@ def parse_size(text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """An argparse type: seconds, such as 240s, 5min or 2h."""
+    """Parse an option's seconds, such as 240s, 5min or 2h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip().lower())
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 240s, 5min or 2h")
@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """An argparse type: a share such as 10% or 0.1, or 0."""
+    """Parse an option's share, such as 10% or 0.1, or 0."""
     try:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
@@ -47,7 +47,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_duty(text: str) -> float:
-    """An argparse type: a share above 0."""
+    """Parse an option's share above 0."""
     number = parse_share(text)
     if not number:
         raise argparse.ArgumentTypeError("a duty of 0 would never be done; use --pause")
@@ -64,7 +64,7 @@ SETTABLE = {
 
 
 def parse_setting(text: str) -> tuple[str, float | None]:
-    """An argparse type: NAME=VALUE, or NAME= for a worker's own option."""
+    """Parse an option NAME=VALUE, or NAME= for a worker's own option."""
     name, equals, value = text.partition("=")
     if name not in SETTABLE or not equals:
         raise argparse.ArgumentTypeError(
@@ -219,7 +219,7 @@ def add_options(parser: CommandParser) -> None:
 
 
 def options_from(given: dict[str, Any]) -> Options:
-    """Make of the options what the engine takes."""
+    """Turn the command's options into the engine's."""
     limits = Limits(
         replica_lag=given["max_lag"],
         slot_wal=given["max_slot_wal"],

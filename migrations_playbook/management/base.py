@@ -1,4 +1,4 @@
-"""The commands' common shape: every refusal is one sentence and an exit code.
+"""The commands' common shape: every refusal is a sentence and an exit code.
 
 `manage.py playbook` has them all. An alias that a project writes for itself is two lines::
 
@@ -30,7 +30,7 @@ Target = tuple[str, str]
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
+    """Parse an option's whole number from 1."""
     try:
         number = int(text)
     except ValueError:
@@ -41,7 +41,7 @@ def positive_int(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a number above 0."""
+    """Parse an option's number above 0."""
     try:
         number = float(text)
     except ValueError:
@@ -60,13 +60,13 @@ def add_number(
     kind: Callable[[str], float] = positive_int,
     metavar: str | None = None,
 ) -> None:
-    """Add an option that is a number above 0 and has a default, which its help ends with.
+    """Add an option of a number above 0, with its default at the end of its help.
 
     Arguments:
         flag: `--rows`, say.
         what: its help, without a full stop.
         kind: the argparse type.
-        metavar: the unit, where it has one.
+        metavar: the unit, if any.
     """
     parser.add_argument(
         flag, type=kind, default=default, metavar=metavar, help=f"{what} (default: %(default)s)."
@@ -77,11 +77,12 @@ class Terminal(Console):
     """rich's console, which leaves a pipe that nobody reads to `PlaybookCommand.execute`."""
 
     def on_broken_pipe(self) -> NoReturn:
+        """Raise the error, where rich would exit."""
         raise BrokenPipeError
 
 
 class PlaybookCommand(BaseCommand):
-    """A command whose every refusal is one sentence and an exit code, never a traceback."""
+    """A command whose every refusal is a sentence and an exit code, never a traceback."""
 
     requires_system_checks = ("models", "migrations_playbook")
     play = ""  # by which `commands` knows it
@@ -103,6 +104,7 @@ class PlaybookCommand(BaseCommand):
         add_json(parser)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        """Execute the command; end quietly when nobody reads the output any more."""
         try:
             output = self._execute_and_say(*args, **options)
             # What is still buffered may meet a closed pipe, too.
@@ -112,7 +114,7 @@ class PlaybookCommand(BaseCommand):
         return output
 
     def _execute_and_say(self, *args: Any, **options: Any) -> str | None:
-        """Execute the command; a stop is what was asked for, and no error: an ordinary line."""
+        """Execute the command; a requested stop is an ordinary line, not an error."""
         json = options.get("json") is True
         try:
             return self._in_one_sentence(*args, **options)
@@ -131,7 +133,7 @@ class PlaybookCommand(BaseCommand):
             raise
 
     def _in_one_sentence(self, *args: Any, **options: Any) -> str | None:
-        """Execute the command; whatever can go wrong is one sentence and an exit code."""
+        """Execute the command; any failure becomes a sentence and an exit code."""
         try:
             return super().execute(*args, **options)
         except Stopped:
@@ -146,7 +148,7 @@ class PlaybookCommand(BaseCommand):
     def _end_unread(self) -> NoReturn:
         """End quietly: whoever read the output (`| head`) has gone.
 
-        Python flushes standard output once more as it exits, so that goes to nowhere.
+        Python flushes standard output once more at its exit, so the output now goes to nowhere.
         """
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -157,11 +159,12 @@ class PlaybookCommand(BaseCommand):
         return explain_failure(error)
 
     def say_json(self, result: object) -> None:
+        """Print the result as JSON."""
         self.stdout.write(json.dumps(result))
 
 
 class ShadowCommand(PlaybookCommand):
-    """A command for one declared shadow column, which the command line names, or an alias."""
+    """A command for a declared shadow column, named by the command line or an alias."""
 
     model = ""
     shadow = ""
@@ -172,7 +175,7 @@ class ShadowCommand(PlaybookCommand):
         super().add_arguments(parser)
 
     def replacement(self, target: Target | None) -> Replacement:
-        """Find what the command is for.
+        """Find the replacement that the command is for.
 
         Raises:
             PlaybookError: there is no such shadow column, or the command line must name one.
@@ -186,10 +189,10 @@ class ShadowCommand(PlaybookCommand):
 
 
 def only_one(candidates: Sequence[Target]) -> Target:
-    """Pick what a command is for, where the command line does not say it.
+    """Pick the only replacement, where the command line names none.
 
     Raises:
-        PlaybookError: there is none, or more than one.
+        PlaybookError: there is none, or there are several.
     """
     if not candidates:
         raise PlaybookError(
@@ -213,7 +216,7 @@ def add_target(parser: CommandParser, default: str = "the only one that is decla
     """Add the argument that names a shadow column.
 
     Arguments:
-        default: what is meant without it, in words.
+        default: the meaning of a missing argument, in words.
     """
     parser.add_argument(
         "target",
@@ -225,7 +228,7 @@ def add_target(parser: CommandParser, default: str = "the only one that is decla
 
 
 def target(text: str) -> Target:
-    """An argparse type: `app.Model.shadow`, as the model's label and the shadow field's name."""
+    """Parse `app.Model.shadow` into the model's label and the shadow field's name."""
     label, _, shadow = text.rpartition(".")
     if label.count(".") != 1 or not all((*label.split("."), shadow)):
         raise argparse.ArgumentTypeError(f"{text!r} is not app.Model.shadow")

@@ -18,14 +18,14 @@ DRIVER = logging.getLogger("psycopg")
 
 
 class GracefulStop:
-    """Within this context the first SIGINT or SIGTERM only makes it true.
+    """A context in which the first SIGINT or SIGTERM only makes the object true.
 
-    The second raises KeyboardInterrupt. The previous handlers come back at the end.
-    Outside the main thread, where Python allows no handlers, it is never true.
+    The second raises KeyboardInterrupt. The previous handlers come back at the end. Outside the
+    main thread Python allows no handlers: there the object is never true.
 
     Arguments:
-        patient: False to raise at the first signal, and to ignore any other while what was begun
-            is being undone: for work that is rolled back rather than finished.
+        patient: False to raise at the first signal, and to ignore others during the undoing: for
+            work that is rolled back rather than finished.
     """
 
     def __init__(self, *, patient: bool = True) -> None:

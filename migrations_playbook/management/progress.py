@@ -1,6 +1,6 @@
 """Draws events: a live line on a terminal, plain lines where the output is piped.
 
-Knows what happened only from events, and knows no database.
+Knows events only, and no database.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLAIN_EVERY = 5.0
 
 
 class Tally:
-    """What the events add up to, for the result at the end."""
+    """The sum of the events, for the result at the end."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -63,7 +63,7 @@ class Tally:
         self.notes: list[str] = []
 
     def add(self, event: Event) -> None:
-        """Take one event into account."""
+        """Take an event into account."""
         if isinstance(event, Batch):
             self.rows += event.rows
             self.batches += 1
@@ -119,7 +119,7 @@ class Tally:
 
 
 class Live(Progress):
-    """The progress line; below it, lest it be cut off, what is waited for, or the pace."""
+    """The progress line; on a line below, lest they be cut off, the waits or the pace."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
@@ -151,7 +151,7 @@ class RowsColumn(ProgressColumn):
 
 
 class TimesColumn(ProgressColumn):
-    """The time that has elapsed, and the time that is left."""
+    """The elapsed time, and the time left."""
 
     def get_table_column(self) -> Column:
         return Column(no_wrap=True)
@@ -166,14 +166,14 @@ def draw_progress(
     """Draw events as they come, and add them up.
 
     Arguments:
-        events: what a backfill yields.
+        events: the events of a backfill.
         tally: where the events are added up.
         what: the name in front of the bar.
-        stream: where to draw; None draws nothing. It must be the raw stream: Django's
-            OutputWrapper adds a newline to every write, which would print a line a frame.
+        stream: the raw stream to draw on; None draws nothing. Django's OutputWrapper adds a newline
+            to every write, which would print a line a frame.
 
     Raises:
-        KeyboardInterrupt: after the backfill has told what came of it.
+        KeyboardInterrupt: after the backfill has told its result.
     """
     picture = None if stream is None else Picture(stream, what)
     with picture or nullcontext():
@@ -196,7 +196,7 @@ def draw_progress(
 
 
 class Picture:
-    """The progress as it is drawn: a live line on a terminal, plain lines elsewhere.
+    """The drawn progress: a live line on a terminal, plain lines elsewhere.
 
     Arguments:
         stream: where to draw.
@@ -230,7 +230,7 @@ class Picture:
         self.progress.stop()
 
     def draw(self, event: Event) -> None:
-        """Draw what has changed with an event."""
+        """Draw the changes by an event."""
         _advance(self.progress, self.task, event)
         if isinstance(event, Note):
             self.console.print(event.text, soft_wrap=True, highlight=False)
@@ -253,12 +253,12 @@ def plain_line(task: Task) -> str:
 
 
 def _below(task: Task) -> str:
-    """Say what is waited for, or else the pace."""
+    """Say the reason of the wait, or else the pace."""
     return str(task.fields["note"] or task.fields["pace"])
 
 
 def describe_times(task: Task) -> list[str]:
-    """Say which time has elapsed, and which is left once there is something to base that on."""
+    """Say which time has elapsed, and which is left once there is a basis for the estimate."""
     times = [f"{_clock(task.finished_time or task.elapsed or 0)} elapsed"]
     if task.time_remaining:
         times.append(f"{_clock(task.time_remaining)} left")
@@ -266,7 +266,7 @@ def describe_times(task: Task) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, with the hours in front where there are any."""
+    """Write minutes and seconds, with the hours in front if any."""
     return str(timedelta(seconds=int(seconds))).removeprefix("0:").removeprefix("0")
 
 

@@ -34,9 +34,9 @@ from migrations_playbook.replacement import Replacement
 
 
 class RehearseCommand(ShadowCommand):
-    """A rehearsal of one declared shadow column.
+    """A rehearsal of a declared shadow column.
 
-    A subclass may say what the options `--stamp`, `--row` and `--read` say.
+    A subclass may take the place of the options `--stamp`, `--row` and `--read`.
     """
 
     play = "rehearse"
@@ -73,7 +73,7 @@ class RehearseCommand(ShadowCommand):
         self.add_client_arguments(parser)
 
     def add_client_arguments(self, parser: CommandParser) -> None:
-        """Add what a project may say of its rows."""
+        """Add the options for a project's own rows."""
         parser.add_argument(
             "--stamp",
             default=self.stamp,
@@ -142,7 +142,7 @@ class RehearseCommand(ShadowCommand):
         read: str | None,
         **options: Any,
     ) -> Script:
-        """Build what is rehearsed from the options, and from what a subclass says."""
+        """Build the script from the options, and from the subclass."""
         return Script(
             model=replacement.label,
             shadow=replacement.declaration.shadow,
@@ -153,7 +153,7 @@ class RehearseCommand(ShadowCommand):
 
 
 def play_to_end(events: Generator[Happening, None, None], console: Console) -> None:
-    """Play a rehearsal, and draw what happens.
+    """Play a rehearsal, and draw the happenings.
 
     Raises:
         Stopped: a signal came.
@@ -173,7 +173,7 @@ def play_to_end(events: Generator[Happening, None, None], console: Console) -> N
 
 
 def refuse_report(folder: Path) -> None:
-    """Make the report's folder, and see that it can be written, before minutes are spent.
+    """Make the report's folder, and try to write there, before minutes are spent.
 
     Raises:
         PlaybookError: the folder cannot be written, or the plotting library is not there.
@@ -204,9 +204,9 @@ def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float
     """Write report.json and report.html.
 
     Arguments:
-        folder: is there, and can be written.
+        folder: an existing, writable folder.
         verdict: of the rehearsal.
-        label: what was rehearsed, `tickets.Ticket.new_token`.
+        label: the rehearsed column, `tickets.Ticket.new_token`.
         max_stall_ms: the bound of a request, in milliseconds.
     """
     # Imported late: the plotting library takes a while, and need not be installed.
@@ -217,7 +217,7 @@ def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float
 
 
 def follow_rehearsal(events: Generator[Happening, None, None], console: Console) -> None:
-    """Draw what happens as it comes: a live line on a terminal, a line a phase elsewhere."""
+    """Draw the happenings as they come: a live line on a terminal, a line a phase elsewhere."""
     with Status("Setting the stage ...", console=console) as status:
         for event in events:
             match event:
@@ -246,7 +246,7 @@ def follow_rehearsal(events: Generator[Happening, None, None], console: Console)
 
 
 def show_verdict(verdict: Verdict, report: Path | None, console: Console) -> None:
-    """Print the tables, each reason for a failure, and the last line of a rehearsal that passed."""
+    """Print the tables, each reason for a failure, and the last line of a passed rehearsal."""
     console.print(build_phase_table(verdict))
     console.print(build_check_table(verdict))
     for reason in verdict.reasons:

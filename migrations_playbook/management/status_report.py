@@ -15,16 +15,20 @@ from migrations_playbook.management.base import PlaybookCommand, Target, Termina
 
 
 class StatusCommand(PlaybookCommand):
+    """The command that shows where each shadow column stands."""
+
     play = STATUS
     help = "Show each declared shadow column: its phase, the rows left, and the next command."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the status's options."""
         add_target(parser, default="all of them")
         super().add_arguments(parser)
 
     def handle(
         self, *, database: str, json: bool, target: Target | None = None, **options: Any
     ) -> None:
+        """Print the status, for a person or as JSON."""
         found = status.read(database, target and find_known(*target))
         if json:
             self.say_json([each.as_json() for each in found])

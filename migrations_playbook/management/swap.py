@@ -1,4 +1,4 @@
-"""The swap as a command: options in, what happened out."""
+"""The swap as a command: options in, events out."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ from migrations_playbook.swap.reports import (
 
 
 class SwapCommand(ShadowCommand):
+    """The command that exchanges the columns, back too, and proves the exchange."""
+
     play = "swap"
     help = "Exchange the shadow column and the live column, in one short transaction."
 
@@ -183,14 +185,14 @@ class SwapCommand(ShadowCommand):
 
 
 def step_result(step: Step) -> dict[str, str]:
-    """What a statement of the plan is in the JSON result."""
+    """Build a statement's part of the JSON result."""
     return {"what": step.what, "lock": str(step.lock), "statement": step.text}
 
 
 def plan_lines(
     planned: SwapPlan, noticed: Noticed, stages: Iterable[tuple[str, Sequence[Step]]]
 ) -> Iterator[str]:
-    """What a plan looks like to a person: SQL, with comments."""
+    """Write a plan for a person: SQL, with comments."""
     yield "-- Bound to the columns"
     for each in planned.dependents:
         why = f": {each.refused}" if each.refused else ""
@@ -214,7 +216,7 @@ def testified(
     database: str,
     replacement: Replacement,
 ) -> Generator[Event, None, None]:
-    """Pass events on, and write the evidence at their end, whatever it is."""
+    """Pass events on, and write the evidence at their end, however they end."""
     connection = postgresql(database)
 
     def pair() -> Pair | None:
@@ -243,7 +245,7 @@ def testified(
 
 
 def swap_result(event: Event) -> dict[str, Any]:
-    """What an event adds to the JSON result."""
+    """Build an event's part of the JSON result."""
     match event:
         case Exchanged():
             return {
@@ -280,7 +282,7 @@ def swap_result(event: Event) -> dict[str, Any]:
 
 
 def swap_line(event: Event, *, revert: bool) -> str:
-    """What an event looks like to a person."""
+    """Write an event for a person."""
     match event:
         case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
@@ -315,7 +317,7 @@ def swap_line(event: Event, *, revert: bool) -> str:
 
 
 def notice_lines(noticed: Noticed) -> Iterator[str]:
-    """Say what a person should look at first."""
+    """Say which things a person should look at first."""
     if noticed.unreadable:
         named = ", ".join(
             f"{name} ({why or 'permission denied'})" for name, why in noticed.unreadable.items()

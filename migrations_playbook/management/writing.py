@@ -29,7 +29,7 @@ from migrations_playbook.writing.releases import (
 
 
 class WriteCommand(PlaybookCommand):
-    """A command that writes a migration, and needs no database for it."""
+    """A command that writes a migration, without a database."""
 
     following = 'Next: "manage.py migrate".'
 
@@ -62,17 +62,19 @@ class WriteCommand(PlaybookCommand):
             self.stdout.write(f"Written: {path}. {self.following}")
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
-        """List what the command can be for, where the command line does not say it."""
+        """List the replacements to choose from, where the command line names none."""
         raise NotImplementedError
 
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any
     ) -> list[Operation]:
-        """Build what the migration does."""
+        """Build the migration's operations."""
         raise NotImplementedError
 
 
 class ExpandCommand(WriteCommand):
+    """The command that writes release N+1's migration, which adds the column."""
+
     play = "expand"
     help = "Write the migration that adds a declared shadow column and its triggers."
 
@@ -86,6 +88,8 @@ class ExpandCommand(WriteCommand):
 
 
 class ForgetCommand(WriteCommand):
+    """The command that writes release N+2's migration, which forgets the field."""
+
     play = "forget"
     help = (
         "Write the migration of the release whose models have no shadow column any more; the "
@@ -106,6 +110,8 @@ class ForgetCommand(WriteCommand):
 
 
 class EnsureCommand(ForgetCommand):
+    """The command that writes the migration for installations that nobody watches."""
+
     play = "ensure"
     help = (
         "Write a migration that fills and swaps a small table by itself, for installations that "
@@ -123,6 +129,8 @@ class EnsureCommand(ForgetCommand):
 
 
 class ContractCommand(WriteCommand):
+    """The command that writes release N+3's migration, which drops the column."""
+
     play = "contract"
     help = "Write the migration that drops the shadow column, one release after it was forgotten."
     following = (

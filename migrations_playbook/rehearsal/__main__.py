@@ -1,6 +1,6 @@
 """One process of a rehearsal: `python -m migrations_playbook.rehearsal`.
 
-Reads one JSON object from standard input: the job, the scratch database, the script, and the job's
+Reads a JSON object from standard input: the job, the scratch database, the script, and the job's
 arguments. The project's settings are used as they are, but for the databases' names.
 """
 
@@ -35,7 +35,7 @@ JOBS: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
-    """Do the job that standard input names; end with one sentence if it cannot be done."""
+    """Do the job that standard input names; end with a sentence where impossible."""
     task: dict[str, Any] = json.loads(sys.stdin.readline())
     point_databases(settings.DATABASES, task["database"])
     django.setup()
@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def point_databases(databases: dict[str, dict[str, Any]], name: str) -> None:
-    """Give every database of the settings the name of the scratch one, before Django is set up.
+    """Give every database of the settings the scratch database's name, before Django is set up.
 
     A router or a second alias of the project then leads there too, or nowhere: no process of a
-    rehearsal can reach anything that is real.
+    rehearsal can reach anything real.
 
     Arguments:
         databases: the setting, which is changed.
@@ -76,7 +76,7 @@ def point_databases(databases: dict[str, dict[str, Any]], name: str) -> None:
 
 
 def refuse_other_database(alias: str, name: str) -> None:
-    """Make sure that this process is where it should be: a pooler may lead elsewhere.
+    """Refuse any database but the scratch database: a pooler may lead elsewhere.
 
     Raises:
         PlaybookError: the connection leads to another database.
@@ -97,7 +97,7 @@ def run_command(words: list[str]) -> None:
 
 
 def end_with_input() -> None:
-    """End by SIGTERM once the rehearsal is gone, so that one that is killed leaves nobody behind.
+    """End by SIGTERM once the rehearsal is gone, so a killed rehearsal leaves nobody behind.
 
     Whoever reads standard input from here on finds it at its end.
     """

@@ -1,6 +1,6 @@
-"""What happens in each phase, under traffic.
+"""The work of each phase, under traffic.
 
-What is played are the commands that an operator types, each in a process of its own.
+The phases play an operator's commands, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Act = Generator[Happening, None, float | None]
 
 @dataclass
 class Acts:
-    """The phases, each a generator of what happens in it.
+    """The phases, each a generator of its happenings.
 
     Arguments:
         states: the project's migrations.
@@ -42,8 +42,8 @@ class Acts:
         course: says how the phases go.
         audit: the books.
         plain: the table's definition before the expand, a line each.
-        swap: what the first exchange said of its lock.
-        differences: definitions that are not as expected.
+        swap: the first exchange's figures of its lock.
+        differences: definitions other than expected.
     """
 
     states: ReleaseStates
@@ -58,7 +58,7 @@ class Acts:
     _expanded: set[str] = field(default_factory=set)
 
     def play_all(self) -> Generator[Happening, None, None]:
-        """Play the phases in their order, to the last one that is asked for."""
+        """Play the phases in their order, to the last wanted phase."""
         for name, act in {
             "baseline": self._baseline,
             "expand": self._expand,
@@ -123,7 +123,7 @@ class Acts:
         return float(done["lock_hold_ms"])
 
     def _swap_again(self) -> Act:
-        """The exchange for good, and what the status says of it."""
+        """The exchange for good, and the status afterwards."""
         done = yield from self._exchange()
         status = yield from self._command("playbook", "status", self.runner.script.target)
         yield Remark(status.rstrip())
@@ -187,7 +187,7 @@ class Acts:
             time.sleep(LOOK)
 
     def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:
-        """Let a process of one release take the place of a process of another."""
+        """Let a process of a release take the place of another release's process."""
         yield from self.course.watch(self._join(new))
         yield from self.course.watch(self.fleets.leave(old))
 

@@ -1,4 +1,4 @@
-"""How the phases go: their times, and what is told of them meanwhile."""
+"""How the phases go: their times, and the news of them meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Course:
     """Keeps the phases' times.
 
     Arguments:
-        fleets: whose requests are told of.
+        fleets: the fleets with the requests to tell of.
     """
 
     def __init__(self, fleets: Fleets) -> None:
@@ -34,11 +34,11 @@ class Course:
     def play(
         self, name: str, act: Generator[Happening, None, float | None]
     ) -> Generator[Happening, None, None]:
-        """Play one phase.
+        """Play a phase.
 
         Arguments:
             name: the phase.
-            act: what happens in the phase; returns how long its strongest lock was held, in
+            act: the work of the phase; returns how long its strongest lock was held, in
                 milliseconds, or None.
         """
         yield PhaseBegan(name)
@@ -55,7 +55,7 @@ class Course:
         """Wait for something, and say now and then how the phase goes.
 
         Returns:
-            What the waiting returns.
+            The result of the waiting.
         """
         with closing(waiting):
             while True:

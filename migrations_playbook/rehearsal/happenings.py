@@ -1,4 +1,4 @@
-"""What happens in a rehearsal, as a command shows it."""
+"""The happenings of a rehearsal, for a command to show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PhaseEnded:
     """A phase ended.
 
     Arguments:
-        figures: what its requests add up to, and its strongest lock.
+        figures: the sums of its requests, and its strongest lock.
     """
 
     figures: PhaseFigures
@@ -48,7 +48,7 @@ class Remark:
     """Something that a person wants to see.
 
     Arguments:
-        text: one sentence or a few lines.
+        text: a sentence or a few lines.
     """
 
     text: str

@@ -1,6 +1,6 @@
 """The whole rehearsal: the stage is set, the phases are played, the books are balanced.
 
-Yields what happens, and knows no terminal.
+Yields happenings, and knows no terminal.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MAKERS = 2
 
 
 class Rehearsal:
-    """One rehearsal.
+    """A rehearsal.
 
     Arguments:
-        script: what is rehearsed.
+        script: the script to rehearse.
         options: how.
         replacement: the script's shadow.
         connection: any of the server.
@@ -57,11 +57,11 @@ class Rehearsal:
         self.verdict = Verdict(options.max_added_ms)
 
     def run(self) -> Generator[Happening, None, None]:
-        """Play all of it; `verdict` says what came of it.
+        """Play the whole rehearsal; `verdict` has the result.
 
         Raises:
-            PlaybookError: it could not be started: no such template, no right to create a
-                database, no release before the expand, no such callable.
+            PlaybookError: the rehearsal could not be started: no such template, no right to create
+                a database, no release before the expand, no such callable.
         """
         self._refuse_unfit()
         states = ReleaseStates(self.connection, self.replacement)
@@ -93,7 +93,7 @@ class Rehearsal:
             yield from self._judge(acts)
 
     def _refuse_unfit(self) -> None:
-        """Refuse what cannot be rehearsed, whatever the migrations say."""
+        """Refuse a replacement that cannot be rehearsed, whatever the migrations say."""
         if len(self.replacement.key) != 1:
             raise PlaybookError(
                 f"{self.replacement.label} has a composite key: it cannot be rehearsed."
@@ -133,7 +133,7 @@ class Rehearsal:
         settle_database(runner.database)
 
     def _play(self, acts: Acts) -> Generator[Happening, None, None]:
-        """Play the phases; what fails goes into the verdict."""
+        """Play the phases; failures go into the verdict."""
         watched = acts.audit.draw_keys(3)
         yield Fingerprints("before", tuple(acts.audit.read_fingerprints(watched)))
         try:
@@ -161,7 +161,7 @@ class Rehearsal:
 
 
 def settle_database(database: ScratchDatabase) -> None:
-    """Vacuum, analyse and write out what was made, or that would come under the requests.
+    """Vacuum, analyse and write out the new rows, lest the server do so under the requests.
 
     Lock: SHARE UPDATE EXCLUSIVE on each table, as VACUUM.
     """

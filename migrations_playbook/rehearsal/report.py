@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: to be attached to a change request."""
+"""The report as a single page without other files: to be attached to a change request."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 
     Arguments:
         verdict: of the rehearsal.
-        label: what was rehearsed, `tickets.Ticket.new_token`.
+        label: the rehearsed column, `tickets.Ticket.new_token`.
         max_stall_ms: the bound of a request, in milliseconds.
     """
     outcome = "passed" if verdict.passed else "failed"
@@ -165,7 +165,7 @@ def _draw_bound(axes: Axes, max_stall_ms: float) -> None:
 
 
 def _draw_throughput(axes: Axes, requests: Sequence[ClientRequest], began: float) -> None:
-    """Answers in each second, by release, one on top of the other."""
+    """Draw the answers in each second, by release, stacked."""
     answered = Counter(
         (each.release, int(each.due - began + each.ms / 1000))
         for each in requests

@@ -1,4 +1,4 @@
-"""Starts the processes of a rehearsal: what each does is in `__main__`.
+"""Starts the processes of a rehearsal: `__main__` has the work of each.
 
 Every process has the project's own settings; `__main__` lets their databases lead to the scratch
 database, and nowhere else.
@@ -29,7 +29,7 @@ DEADLINE = 3600.0
 
 
 class StepFailed(Exception):
-    """A step of the play ended otherwise than it must; the text is what it said."""
+    """A step of the play ended otherwise than it must; the text is the step's own last line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ProcessRunner:
     """Starts processes that know the script and the scratch database.
 
     Arguments:
-        script: what is rehearsed.
+        script: the script to rehearse.
         database: where.
     """
 
@@ -49,10 +49,10 @@ class ProcessRunner:
 
         Arguments:
             job: a name in `__main__.JOBS`.
-            arguments: what the job takes, fit for JSON.
+            arguments: the job's arguments, fit for JSON.
 
         Raises:
-            PlaybookError: the settings are in no module that a process could be started with.
+            PlaybookError: the settings are in no module to start a process with.
         """
         started = subprocess.Popen(
             [sys.executable, "-m", "migrations_playbook.rehearsal"],
@@ -83,7 +83,7 @@ class ProcessRunner:
         """Run a job to its end; yield while the job is under way.
 
         Returns:
-            What the job printed.
+            The job's output.
 
         Raises:
             StepFailed: the job ended with an exit code of its own.
@@ -97,7 +97,7 @@ class ProcessRunner:
 
 
 def _wait_for(started: subprocess.Popen[str], name: str) -> Generator[None, None, str]:
-    """Yield while a process is under way; return what it printed."""
+    """Yield while a process is under way; return its output."""
     deadline = time.monotonic() + DEADLINE
     try:
         while started.poll() is None and time.monotonic() < deadline:
@@ -120,13 +120,13 @@ def finish_all(*running: Generator[None, None, Any]) -> None:
 
 
 def read_last_line(complaint: str) -> str:
-    """Read what a process said last: the one sentence of a refusal."""
+    """Read a process's last line: the sentence of a refusal."""
     lines = complaint.strip().splitlines() or ["it said nothing"]
     return lines[-1].removeprefix("CommandError: ")
 
 
 def _read_environment() -> dict[str, str]:
-    """The settings of this process, and its import path."""
+    """Read the settings of this process, and its import path."""
     if not settings.SETTINGS_MODULE:
         raise PlaybookError(
             "The settings are in no module, so no other process can have them. Put them into one, "

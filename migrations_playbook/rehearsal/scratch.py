@@ -1,8 +1,8 @@
 """A database for the rehearsal alone: made on the same server, and dropped whatever happens.
 
 Whatever happens but SIGKILL and a power cut. So every scratch database bears a comment, and its
-rehearsal holds an advisory lock of its name for as long as it lives: one that bears the comment
-and whose lock is free has lost its rehearsal, and the next one drops it.
+rehearsal holds an advisory lock of its name for life. A database with the comment and a free lock
+has lost its rehearsal, and the next rehearsal drops such a database.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MARK = "Scratch database of a rehearsal. The next one drops it if this one was k
 
 @dataclass(frozen=True)
 class ScratchDatabase:
-    """The database that a rehearsal happens in.
+    """The database of a rehearsal.
 
     Arguments:
-        alias: the project's alias that leads to it, in the processes of the rehearsal.
+        alias: the project's alias for the database, in the processes of the rehearsal.
         name: its name on the server.
-        conninfo: how libpq reaches it.
+        conninfo: how libpq reaches the database.
     """
 
     alias: str
@@ -47,11 +47,11 @@ def make_scratch(
 ) -> Iterator[ScratchDatabase]:
     """Make a database, hand it out, and drop it in the end with whoever is connected.
 
-    Lock: an advisory one of its name, in a session of its own in the maintenance database.
+    Lock: an advisory lock of its name, in a session of its own in the maintenance database.
 
     Arguments:
         connection: any of the server.
-        template: a database to copy; None for an empty one.
+        template: a database to copy; None for an empty database.
 
     Raises:
         PlaybookError: the template is not there or in use, or the role may not create databases.
@@ -76,13 +76,13 @@ def make_scratch(
 def drop_orphans(connection: BaseDatabaseWrapper) -> list[str]:
     """Drop the scratch databases whose rehearsal was killed.
 
-    Lock: the advisory one of each, while it is dropped.
+    Lock: the advisory lock of each, during its drop.
 
     Arguments:
         connection: any of the server.
 
     Returns:
-        The names of those that were dropped.
+        The names of the dropped databases.
     """
     dropped = []
     with psycopg.connect(compose_conninfo(connection, MAINTENANCE), autocommit=True) as session:

@@ -1,4 +1,4 @@
-"""What is rehearsed, and how: everything that a rehearsal must be told."""
+"""The script and the options: everything that a rehearsal must be told."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RowReader = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Script:
-    """A project's part in the rehearsal of one shadow column.
+    """A project's part in the rehearsal of a shadow column.
 
     Arguments:
         model: the model's label, `tickets.Ticket`.
@@ -51,7 +51,7 @@ class RehearsalOptions:
         rate: requests a second, of all clients together.
         seconds: how long each phase goes on at least.
         max_stall_ms: a request that takes longer fails the rehearsal, in milliseconds.
-        max_added_ms: what the backfill may add to the 99th percentile of the requests, in
+        max_added_ms: how much the backfill may add to the 99th percentile of the requests, in
             milliseconds; the backfill is told the same.
         template: a database to copy instead of making rows, or None.
         until: the last phase to play, or None for all.
@@ -67,7 +67,7 @@ class RehearsalOptions:
 
 
 def import_callable(path: str) -> Any:
-    """Import what a project names by its dotted path.
+    """Import a project's callable by its dotted path.
 
     Raises:
         PlaybookError: there is no such callable.

@@ -1,7 +1,7 @@
-"""What is done to the scratch database besides the commands: each in a process of its own.
+"""Work on the scratch database besides the commands: each in a process of its own.
 
-A table as release N has it, rows, the swap's preparation alone, and the contract that the project
-has not written yet.
+Release N's table, rows, the swap's preparation alone, and a contract that the project has not
+written yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from migrations_playbook.swap.prepare import prepare
 
 
 def read_states(script: Script, alias: str) -> ReleaseStates:
-    """Read the migrations of the project that this process runs in."""
+    """Read the migrations of this process's project."""
     return ReleaseStates(connections[alias], find_replacement(script.model, script.shadow))
 
 
@@ -42,7 +42,7 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
     Lock: ROW EXCLUSIVE on the table.
 
     Raises:
-        PlaybookError: PostgreSQL takes no row that is made so.
+        PlaybookError: PostgreSQL takes no such row.
     """
     replacement = find_replacement(script.model, script.shadow)
     model = read_states(script, alias).read_model("N")
@@ -58,7 +58,7 @@ def add_rows(script: Script, alias: str, *, count: int) -> None:
 
 
 def prepare_swap(script: Script, alias: str) -> None:
-    """Do all of the swap that scans, and exchange nothing, so that the rehearsal can time it.
+    """Do the scanning part of the swap, and exchange nothing, for the rehearsal to time.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table, as `swap.prepare` says.
     """
@@ -70,7 +70,7 @@ def prepare_swap(script: Script, alias: str) -> None:
 
 
 def drop_shadow(script: Script, alias: str) -> None:
-    """Drop the shadow column by the operation that release N+3 has in its migration.
+    """Drop the shadow column by the operation of release N+3's migration.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly.
     """

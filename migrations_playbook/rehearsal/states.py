@@ -33,14 +33,14 @@ MigrationKey = tuple[str, str]
 
 
 class ReleaseStates:
-    """A project's migrations, before and after the expand of one shadow column.
+    """A project's migrations, before and after the expand of a shadow column.
 
     Arguments:
         connection: says which squashed migrations stand in for others.
         replacement: the declared shadow.
 
     Raises:
-        PlaybookError: no migration adds the shadow column, or the one that does makes its table,
+        PlaybookError: no migration adds the shadow column, or the same migration makes its table,
             or a migration fills and swaps by itself.
     """
 
@@ -59,7 +59,7 @@ class ReleaseStates:
         return len(self._loader.graph.backwards_plan(self.expand)) > 1
 
     def before(self) -> list[MigrationKey]:
-        """List what to migrate to for release N: the last migrations that need no expand.
+        """List the targets of `migrate` for release N: the last migrations that need no expand.
 
         Returns:
             A key for each of the graph's ends, once the expand and all that depend on it are
@@ -74,7 +74,7 @@ class ReleaseStates:
         )
 
     def read_state(self, release: Release) -> ProjectState:
-        """Build the state that a release's models have.
+        """Build the state of a release's models.
 
         Returns:
             A state of the caller's own.
@@ -87,11 +87,11 @@ class ReleaseStates:
         return state
 
     def read_model(self, release: Release) -> type[models.Model]:
-        """Build the model as a release has it."""
+        """Build the model of a release."""
         return self.read_state(release).apps.get_model(*self._model)
 
     def _find_expand(self) -> MigrationKey:
-        """Find the migration that adds the shadow field to a table that is there."""
+        """Find the migration that adds the shadow field to an existing table."""
         app_label = self._model[0]
         state = ProjectState(real_apps=self._loader.unmigrated_apps)
         graph = self._loader.graph

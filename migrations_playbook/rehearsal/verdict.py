@@ -1,4 +1,4 @@
-"""What came of a rehearsal: what must be zero, and why it was not."""
+"""The verdict of a rehearsal: the numbers that must be zero, and the reasons against."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from migrations_playbook.rehearsal.traffic.measure import (
 
 @dataclass(frozen=True)
 class Added:
-    """What the backfill added to the requests of the site, in milliseconds.
+    """The backfill's addition to the requests of the site, in milliseconds.
 
-    No check fails by it: a baseline of a few seconds on a machine that others use proves little.
+    No check fails because of this: a baseline of a few seconds on a shared machine proves little.
 
     Arguments:
         baseline_ms: the 99th percentile of the baseline.
-        backfill_ms: that of the backfill.
-        allowed_ms: by how much it might grow.
+        backfill_ms: the 99th percentile of the backfill.
+        allowed_ms: the growth allowed.
     """
 
     baseline_ms: float
@@ -36,7 +36,7 @@ class Added:
 
     @property
     def kept(self) -> bool:
-        """Whether the 99th percentile grew by no more than was allowed."""
+        """Whether the 99th percentile grew by no more than allowed."""
         return self.added_ms <= self.allowed_ms
 
     def __str__(self) -> str:
@@ -58,15 +58,15 @@ class Added:
 
 @dataclass
 class Verdict:
-    """What came of a rehearsal.
+    """The verdict of a rehearsal.
 
     Arguments:
-        max_added_ms: what the backfill may add to the 99th percentile, in milliseconds.
+        max_added_ms: how much the backfill may add to the 99th percentile, in milliseconds.
         rows: in the table at the start.
         phases: with their times.
         requests: all of them.
         swap: the first exchange's lock: wait and hold in milliseconds, attempts.
-        checks: what must be zero, by name.
+        checks: the numbers that must be zero, by name.
         reasons: a sentence for each way in which the rehearsal failed.
     """
 
@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether everything is zero that must be."""
+        """Whether every check is zero."""
         return not any(self.checks.values())
 
     @property
@@ -90,19 +90,19 @@ class Verdict:
 
     @property
     def figures(self) -> list[PhaseFigures]:
-        """What the requests of each phase add up to."""
+        """The sums of each phase's requests."""
         return [add_up(phase, self.requests) for phase in self.phases]
 
     @property
     def added(self) -> Added | None:
-        """What the backfill added to the requests; None until both phases have been played."""
+        """The backfill's addition to the requests; None until both phases have been played."""
         p99 = {each.name: each.p99_ms for each in self.figures}
         if not {"baseline", "backfill"} <= p99.keys():
             return None
         return Added(p99["baseline"], p99["backfill"], self.max_added_ms)
 
     def add_failure(self, check: str, reason: str) -> None:
-        """Count a violation, and say what it was."""
+        """Count a violation, and name the fault."""
         self.checks[check] = self.checks.get(check, 0) + 1
         self.reasons.append(reason)
 
@@ -110,7 +110,7 @@ class Verdict:
         """Count the requests that failed or took too long.
 
         Arguments:
-            max_stall_ms: how long one may take, in milliseconds.
+            max_stall_ms: how long a request may take, in milliseconds.
         """
         failed = [each for each in self.requests if each.wrong]
         slow = [each.ms for each in self.requests if each.ms > max_stall_ms]
@@ -129,7 +129,7 @@ class Verdict:
         self.reasons += [f"{each[0].upper()}{each[1:]}." for each in problems]
 
     def judge_schema(self, differences: set[str]) -> None:
-        """Count the definitions that are not as expected; each is said."""
+        """Count the definitions other than expected; each is said."""
         self.checks["schema"] = len(differences)
         self.reasons += [f"Not as expected: {line}" for line in sorted(differences)]
 

@@ -1,1 +1,1 @@
-"""The migrations of the releases: what expand, forget and contract are, as files."""
+"""The migrations of the releases: expand, forget and contract, as files."""

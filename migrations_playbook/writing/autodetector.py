@@ -1,7 +1,7 @@
-"""Lets a plain `makemigrations` write what expand and forget write.
+"""Lets a plain `makemigrations` write the same migrations as expand and forget.
 
-Somebody runs it out of habit, and gets an AddField that queues the site behind its lock, or a
-RemoveField of a column that older processes still select.
+Somebody runs `makemigrations` out of habit, and gets an AddField that queues the site behind its
+lock, or a RemoveField of a column that older processes still select.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class PlaybookAutodetector(MigrationAutodetector):
     """Puts an expand under the bounded lock, and forgets a shadow in the state alone."""
 
     def changes(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Detect the changes as Django does, then make expands and forgets of them."""
         changes: dict[str, Any] = super().changes(*args, **options)
         for app_label, found in changes.items():
             for migration in found:
@@ -37,7 +38,7 @@ class PlaybookAutodetector(MigrationAutodetector):
 
 
 def lock_expands(operations: list[Operation], app_label: str) -> list[Operation]:
-    """Put the operations of declared shadows under the lock, where their table is there already."""
+    """Put the operations of declared shadows under the lock, where their table exists already."""
     names: Names = set()
     for each in declared_replacements():
         if each.model._meta.app_label == app_label:
@@ -54,7 +55,7 @@ def lock_expands(operations: list[Operation], app_label: str) -> list[Operation]
 def keep_forgotten(
     operations: list[Operation], app_label: str, before: ProjectState
 ) -> list[Operation]:
-    """Take the fields and triggers of shadows that no model declares any more out of the state."""
+    """Take the fields and triggers of no longer declared shadows out of the state alone."""
     removed = {
         (each.model_name.lower(), each.name)
         for each in operations
@@ -96,10 +97,10 @@ def _gather(
 
 
 def install_autodetector() -> None:
-    """Let `makemigrations` and `migrate` use it, on top of what other packages have put there.
+    """Let `makemigrations` and `migrate` use this autodetector, on top of other packages' ones.
 
-    django-pgtrigger takes the module's one and overwrites the commands' with it, before us or after
-    us, so both are set.
+    django-pgtrigger takes the module's autodetector and overwrites the commands' too, before us or
+    after us, so both are set.
     """
     base: Any = makemigrations.Command.autodetector
     if not issubclass(base, PlaybookAutodetector):

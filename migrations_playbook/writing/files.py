@@ -1,4 +1,4 @@
-"""A migration as a file: its number, what it depends on, and where it goes."""
+"""A migration as a file: its number, its dependencies, and its place."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CLASS = "class Migration(migrations.Migration):\n"
 def build_migration(
     loader: MigrationLoader, app_label: str, name: str, operations: Sequence[Operation]
 ) -> Migration:
-    """Build the migration that follows an app's last one.
+    """Build the migration after an app's last.
 
     Arguments:
         loader: the migrations on disk.
         app_label: the app.
         name: the migration's name, without a number.
-        operations: what it does.
+        operations: the migration's operations.
 
     Raises:
-        Refused: the app has no migration, or more than one last one.
+        Refused: the app has no migration, or several last migrations.
     """
     leaves = loader.graph.leaf_nodes(app_label)
     if not leaves:
@@ -71,11 +71,11 @@ def write_migration(migration: Migration) -> Path:
     """Write a migration as a new file in the app's migrations package.
 
     Returns:
-        The file, as seen from the current folder where it is in there.
+        The file, relative to the current folder where inside.
 
     Raises:
-        Refused: the package is an installed one's, which the next install would overwrite; or it
-            cannot be written.
+        Refused: the package is installed, and the next install would overwrite the file; or the
+            file cannot be written.
     """
     path = Path(MigrationWriter(migration).path)
     if any(path.is_relative_to(sysconfig.get_path(name)) for name in ("purelib", "platlib")):

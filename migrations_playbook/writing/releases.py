@@ -1,6 +1,6 @@
-"""What each release's migration does: the operations that are missing, and ours alone.
+"""The operations of each release's migration: the missing operations, and ours alone.
 
-Whatever else the models and the migrations differ in is none of this: `makemigrations` finds it.
+Other differences between the models and the migrations are left to `makemigrations`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from migrations_playbook.replacement import Replacement, declared_replacements
 
 
 def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Operation]:
-    """Build what adds the shadow column and its triggers, or brings the triggers up to date.
+    """Build the operations that add the shadow column and its triggers, or renew the triggers.
 
     Raises:
-        WrongPhase: no migration makes the table yet, or the migrations have it all.
+        WrongPhase: no migration makes the table yet, or the migrations have everything.
     """
     options = replacement.model._meta
     state = loader.project_state().models.get((options.app_label, str(options.model_name)))
@@ -45,7 +45,7 @@ def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Oper
 
 
 def _missing(replacement: Replacement, state: ModelState) -> Iterator[Operation]:
-    """What the model declares of the shadow and the migrations do not have."""
+    """Yield the operations for the parts of the shadow that the migrations lack."""
     name, shadow = state.name.lower(), replacement.declaration.shadow
     if shadow not in state.fields:
         field = ModelState.from_model(replacement.model).fields[shadow]
@@ -61,10 +61,10 @@ def _missing(replacement: Replacement, state: ModelState) -> Iterator[Operation]
 
 
 def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
-    """Build what takes the shadow out of Django's state, and leaves it in the database.
+    """Build the operations that take the shadow out of Django's state, not out of the database.
 
     Raises:
-        WrongPhase: the model still has it, or the migrations have never had it, or no more.
+        WrongPhase: the model still has the shadow, or the migrations never had, or no more.
     """
     was = _remembered(label, shadow, loader)
     if was.forgotten:
@@ -89,10 +89,10 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
 
 
 def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -> list[Operation]:
-    """Build what fills and swaps a small table inside `migrate`.
+    """Build the operation to fill and swap a small table inside `migrate`.
 
     Arguments:
-        up_to: rows up to which it does.
+        up_to: rows up to which `migrate` fills and swaps.
 
     Raises:
         WrongPhase: the migrations drop the column already.
@@ -104,10 +104,11 @@ def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -
 
 
 def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
-    """Build what drops the shadow column.
+    """Build the operation to drop the shadow column.
 
     Raises:
-        WrongPhase: the migrations have not forgotten it, or have dropped it already.
+        WrongPhase: the migrations have not forgotten the shadow, or have dropped the column
+            already.
     """
     was = _remembered(label, shadow, loader)
     if not was.forgotten:
@@ -133,7 +134,7 @@ def _remembered(label: str, shadow: str, loader: MigrationLoader) -> Remembered:
 
 
 def _still_there(was: Remembered) -> bool:
-    """Whether today's model has the shadow field, or declares it."""
+    """Tell whether today's model has the shadow field, or declares the shadow."""
     shadow = was.declaration.shadow
     if any(str(each) == str(was) for each in declared_replacements()):
         return True

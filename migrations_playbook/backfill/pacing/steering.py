@@ -1,11 +1,11 @@
-"""What the site decides: batches are lengthened and shortened by what requests feel.
+"""The pace by the site: batches are lengthened and shortened as requests feel them.
 
-A probe does what a request does, again and again (`probe`); here its times are compared with those
-of the site at rest, and a pace follows from the difference. Knows no database and no clock.
+A probe works like a request, again and again (`probe`). Here its times are compared with the site's
+times at rest, and a pace follows from the difference. Knows no database and no clock.
 
-There is one number, the level, in milliseconds. Down to `SHORTEST_MS` the level is the length of a
-batch at full duty, since the length of a batch is what a request waits for. Below that, batches
-stay as short as they are, and rests come between them.
+There is a single number, the level, in milliseconds. Down to `SHORTEST_MS` the level is the length
+of a batch at full duty, since a request waits for a batch to end. Below that, batches stay as short
+as they are, and rests come between them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ SETTLE = 0.2
 
 @dataclass(frozen=True)
 class Felt:
-    """One probe: what a request would have felt.
+    """A probe: the feeling of a request.
 
     Arguments:
         read_ms: how long a read by key took, in milliseconds.
-        commit_ms: how long a commit took that changes nothing.
+        commit_ms: how long a commit without a change took, in milliseconds.
         behind_us: whether a session of the site's stood behind a row of ours.
     """
 
@@ -67,11 +67,13 @@ class Baseline:
         self.told: tuple[float, float] | None = None
 
     def add(self, felt: Felt) -> None:
+        """Take a probe at rest into account."""
         self._reads.append(felt.read_ms)
         self._commits.append(felt.commit_ms)
 
     @property
     def known(self) -> bool:
+        """Whether the site at rest is known: by our own probes, or from another process."""
         return self._own or self.told is not None
 
     @property
@@ -123,19 +125,19 @@ class Steering:
 
     @property
     def duty(self) -> float:
-        """The share of the time that a worker is to be at work."""
+        """The share of the time at work for a worker."""
         return min(1.0, self.level / SHORTEST_MS)
 
     @property
     def doubtful(self) -> bool:
-        """Whether steps down have not helped: perhaps it is not us that the site feels."""
+        """Whether steps down have not helped: perhaps the site feels somebody else."""
         return self.level <= SHORTEST_MS * DOWN
 
     def renew(self, allowed_ms: float) -> None:
         """Begin anew with the shortest batches if the site at rest has become slower by itself.
 
         Arguments:
-            allowed_ms: as those of `feel`.
+            allowed_ms: as for `feel`, in milliseconds.
         """
         before, self._rest_before = self._rest_before, self.baseline.high
         slower = [now - was for now, was in zip(self._rest_before, before, strict=True)]
@@ -146,7 +148,7 @@ class Steering:
 
     @property
     def felt_ms(self) -> float:
-        """What the site feels: the 99th percentile's growth, as near as the last probes tell."""
+        """The site's feeling: the 99th percentile's growth, as near as the last probes tell."""
         return near_highest(self._told)
 
     def give_up(self) -> None:
@@ -154,11 +156,11 @@ class Steering:
         self.level = min(self.level, UNFELT_MS)
 
     def feel(self, felt: Felt, allowed_ms: float, now: float) -> None:
-        """Take a probe into account that was made while workers were at work.
+        """Take into account a probe made while workers were at work.
 
         Arguments:
-            felt: what it felt.
-            allowed_ms: how much it may be, in milliseconds.
+            felt: the probe's times.
+            allowed_ms: the growth allowed, in milliseconds.
             now: in seconds, of any clock.
         """
         if now - self._changed < SETTLE or not self.baseline.known:
@@ -202,7 +204,7 @@ class Steering:
 
 
 def near_highest(values: Sequence[float] | deque[float]) -> float:
-    """The highest but one in fifty, at least one, of the values; 0 of none."""
+    """Pick the highest value after the top fiftieth, at least the second highest; 0 of none."""
     if not values:
         return 0.0
     ordered = sorted(values)

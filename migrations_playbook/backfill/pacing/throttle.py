@@ -1,7 +1,7 @@
-"""When to step aside: what is made of the signals.
+"""When to step aside: decided by the signals.
 
-A signal that cannot be read any more means stop, not go. One that the role may not read is left
-out, and that is said once.
+A signal that cannot be read any more means stop, not go. A signal that the role may not read is
+left out, which is said once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Limits:
         active_sessions: sessions of others at work; None for twice the server's cores
             (see `server_cores`), and at least 4.
         wal_rate: WAL that the whole server may write, in bytes a second; None for no bound.
-        query: the user's own: one value; 0 or false means go, anything else stop.
+        query: the user's own, of a single value; 0 or false means go, anything else stop.
     """
 
     replica_lag: float = 5.0
@@ -52,7 +52,7 @@ class Reason:
 
     Arguments:
         signal: the signal's name, by which the time is counted.
-        text: what it says, for a person.
+        text: the signal's news, for a person.
     """
 
     signal: str
@@ -117,7 +117,7 @@ def find_reasons(readings: Readings, limits: Limits) -> list[Reason]:
 
 
 def derive_limits(connection: BaseDatabaseWrapper, limits: Limits) -> Limits:
-    """Replace what is None by the default that follows from the server's settings.
+    """Replace None by the default that follows from the server's settings.
 
     Lock: none.
     """
@@ -158,11 +158,11 @@ def describe_readings(readings: Readings, limits: Limits) -> str:
 
 
 class Throttle:
-    """Looks at the signals, and says why to wait and whether others are at work.
+    """The throttle, which says why to wait and whether others are at work.
 
     Arguments:
         connection: the supervisor's.
-        application: what our own sessions call themselves.
+        application: the name of our own sessions.
         limits: where each signal says stop.
     """
 

@@ -1,4 +1,4 @@
-"""`manage.py playbook`: one command for all the plays, a sub-command each."""
+"""`manage.py playbook`: a command for all the plays, a sub-command each."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ PLAYS: dict[str, type[PlaybookCommand]] = {
 
 
 class Command(BaseCommand):
+    """All the plays, a sub-command each."""
+
     help = "Give every row a new value in a column, online: expand, backfill, swap, contract."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the sub-commands, each with its own options."""
         plays = parser.add_subparsers(dest="play", required=True, metavar="PLAY", title="plays")
         # Django's own options may stand before the play or after it.
         usual = {action.dest for action in parser._actions}
@@ -55,7 +58,7 @@ class Command(BaseCommand):
             )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Hand over to the play, which checks what it needs."""
+        """Hand over to the play, which checks its own needs."""
         play = PLAYS[options.pop("play")]()
         play._called_from_command_line = getattr(self, "_called_from_command_line", False)
         return play.execute(*args, **options)

@@ -1,6 +1,6 @@
-"""The books are balanced: what the clients were told and did, against what the table says.
+"""The books are balanced: the clients' answers and deeds, against the table.
 
-Everything is compared inside the scratch database, so no value leaves it: only numbers do.
+Everything is compared inside the scratch database, so no value leaves the server: only numbers do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DATED = """(
 
 @dataclass(frozen=True)
 class AuditedColumns:
-    """The table and the columns that are compared, as PostgreSQL knows them.
+    """The table and the columns to compare, as PostgreSQL knows them.
 
     Arguments:
         stamp: the column that the clients write, or None.
@@ -47,8 +47,8 @@ class AuditedColumns:
         """Read the names from a model.
 
         Arguments:
-            replacement: what is rehearsed.
-            model: as release N has it.
+            replacement: the rehearsed replacement.
+            model: release N's model.
             stamp: the field that the clients write, or None.
         """
         return cls(
@@ -63,17 +63,17 @@ class AuditedColumns:
 class Audit:
     """The books, and the questions that they answer.
 
-    A client that is told a value while the columns are swapped must find it in the new column at
-    the end, and one that is told it while they are not, in the old one: through a revert and a
-    second swap. What is told in the very moment of an exchange may be either. A row that is made
-    while they are swapped keeps its value through all of it.
+    A value told to a client while the columns are swapped must be in the new column at the end, and
+    a value told otherwise in the old column: through a revert and a second swap. A value told in
+    the very moment of an exchange may be in either. A row made while they are swapped keeps its
+    value to the end.
 
-    A lookup by a value that has been exchanged since it was told misses, rightly: that is what a
-    rotation is for. Any other miss is a violation.
+    A lookup by a value exchanged since misses, rightly: such is the purpose of a rotation. Any
+    other miss is a violation.
 
     Arguments:
         connection: of the scratch database, in autocommit.
-        columns: what is compared.
+        columns: the columns to compare.
     """
 
     def __init__(self, connection: psycopg.Connection[Any], columns: AuditedColumns) -> None:
@@ -118,13 +118,13 @@ class Audit:
             )
 
     def balance(self, *, rotated: bool) -> None:
-        """Compare what was told so far with the table, and strike it out.
+        """Compare the values told so far with the table, and strike them out.
 
-        What belongs in a column that is not there (any more) cannot be compared: so balance
-        once before the contract.
+        A value of a missing (or dropped) column cannot be compared: so balance once before the
+        contract.
 
         Arguments:
-            rotated: whether the live column is the new one now.
+            rotated: whether the live column is the new column now.
         """
         self._add_leaked()
         self._changed += self._count("""
@@ -144,7 +144,7 @@ class Audit:
         self._run("TRUNCATE rehearsal.told")
 
     def _add_leaked(self) -> None:
-        """Add what was told before the first exchange: it has leaked with the rest."""
+        """Add the values told before the first exchange: they have leaked with the rest."""
         self._run("""
             INSERT INTO rehearsal.leaked
             SELECT DISTINCT l.key, l.value FROM rehearsal.told AS t
@@ -153,7 +153,7 @@ class Audit:
              WHERE t.answered < (SELECT min(began) FROM rehearsal.exchange)""")
 
     def _count_otherwise(self, when: sql.SQL, columns: set[str]) -> int:
-        """Count what was told at such a time, and is in none of these columns."""
+        """Count the values told at such a time that are in none of these columns."""
         found = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {key}::text, {}::text FROM {table}").format(
                 self._parts[column], key=self._parts["key"], table=self._parts["table"]
@@ -169,11 +169,11 @@ class Audit:
         )
 
     def read_checks(self, *, rows: int, rotated: bool) -> dict[str, int]:
-        """Count what must be zero.
+        """Count the numbers that must be zero.
 
         Arguments:
             rows: how many there were at the start.
-            rotated: whether the live column is the new one now.
+            rotated: whether the live column is the new column now.
         """
         found = {
             "lost_rows": self._count("""
@@ -265,7 +265,7 @@ class Audit:
         return filled / len(keys)
 
     def is_rotated(self) -> bool:
-        """Say whether the live column is the new one: after an odd number of exchanges."""
+        """Say whether the live column is the new column: after an odd number of exchanges."""
         return bool(self._count("SELECT count(*) FROM rehearsal.exchange") % 2)
 
     def _created(self) -> int:

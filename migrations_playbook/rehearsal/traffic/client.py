@@ -1,9 +1,9 @@
-"""One client of a release, at work through Django's ORM; keeps its own books.
+"""A client of a release, at work through Django's ORM; keeps its own books.
 
-The models are the release's; the requests go through Django's ORM, as an application's would.
-Every client has rows of its own, which nobody else writes. Its books say what it was told, what it
-wrote, and which values it looked up in vain. At the end they are copied into the scratch database,
-to be compared there; the values appear nowhere else.
+The models are the release's; the requests go through Django's ORM, as an application's would. Every
+client has rows of its own, which nobody else writes. Its books have the values told, the values
+written, and the values looked up in vain. At the end they are copied into the scratch database, to
+be compared there; the values appear nowhere else.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ RENEWED = 0.3
 
 
 class WrongRowError(Exception):
-    """A lookup found another row than the one that its value was told for."""
+    """A lookup found another row than the value's own."""
 
 
 @dataclass
 class Books:
-    """What a client was told and did; times are of the machine's monotonic clock, in seconds."""
+    """A client's answers and deeds; times are of the machine's monotonic clock, in seconds."""
 
     told: list[tuple[str, str | None, float, float]] = field(default_factory=list)
     missed: list[tuple[str, float, float]] = field(default_factory=list)
@@ -45,14 +45,14 @@ class Books:
 
 
 class Client:
-    """One thread's requests.
+    """A thread's requests.
 
     Arguments:
         model: the release's own model.
-        script: what the project says of its rows.
-        replacement: what is rehearsed.
+        script: the project's part, with its rows.
+        replacement: the rehearsed replacement.
         alias: the database.
-        keys: the primary keys of the rows that are its own.
+        keys: the primary keys of its own rows.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Client:
             self.kept[key] = self.fetch_row(key)
 
     def request(self) -> tuple[str, str]:
-        """Make one request; its kind, and what went wrong (without any value)."""
+        """Make a request; return its kind, and the fault in words (without any value)."""
         kind = self.random.choices(list(MIX), list(MIX.values()))[0]
         if not self.kept:
             kind = "create"
@@ -98,7 +98,7 @@ class Client:
         return kind, ""
 
     def look_up(self) -> None:
-        """Find a row of our own by the value that we were last told."""
+        """Find a row of our own by the value last told."""
         key = self.choose_key()
         value, since = self.known[key]
         asked = time.monotonic()
@@ -115,7 +115,7 @@ class Client:
             self.kept[key] = found
 
     def stamp_row(self) -> None:
-        """Write to a row of our own, found by the value that we were last told."""
+        """Write to a row of our own, found by the value last told."""
         assert self.stamp is not None
         key = self.choose_key()
         value, since = self.known[key]
@@ -139,7 +139,7 @@ class Client:
         self.kept[str(made.pk)] = made
 
     def save_stale(self) -> None:
-        """Save all fields of an object that was loaded a while ago."""
+        """Save all fields of an object loaded a while ago."""
         key = self.choose_key()
         stale = self.kept[key]
         if self.stamp is None:
@@ -167,24 +167,24 @@ class Client:
         return rows
 
     def find_rows(self, key: str, value: Any) -> models.QuerySet[models.Model]:
-        """Find by the live value; a row without one can only be found by its key."""
+        """Find by the live value; a row without a live value can only be found by its key."""
         return self.rows.filter(**({"pk": key} if value is None else {self.live.name: value}))
 
     def fetch_row(self, key: str) -> models.Model:
-        """Read a row by its key, and believe what it says."""
+        """Read a row by its key, and believe the row."""
         asked = time.monotonic()
         found = self.rows.get(pk=key)
         self.note_row(found, asked, time.monotonic())
         return found
 
     def note_row(self, row: models.Model, asked: float, answered: float) -> None:
-        """Enter what a row said, and remember its live value for the next look-up."""
+        """Enter a row's values, and remember its live value for the next look-up."""
         key = str(row.pk)
         self.known[key] = (getattr(row, self.live.attname), asked)
         self.books.told.append((key, self.read_live(row), asked, answered))
 
     def read_live(self, row: models.Model) -> str | None:
-        """Give a row's live value as PostgreSQL writes it."""
+        """Give a row's live value in PostgreSQL's own spelling."""
         value = self.live.get_db_prep_value(
             getattr(row, self.live.attname), connections[self.alias], prepared=False
         )
@@ -194,5 +194,5 @@ class Client:
         return f"\\x{bytes(value).hex()}" if is_binary else str(value)
 
     def choose_key(self) -> str:
-        """Choose one of our own rows."""
+        """Choose a row of our own."""
         return self.random.choice(list(self.kept))

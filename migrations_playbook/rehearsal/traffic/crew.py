@@ -1,9 +1,9 @@
-"""One process of a release: its threads, each a client, and what they report.
+"""A process of a release: its threads, each a client, and their reports.
 
 Requests are reported as JSON lines on standard output; the process stops when standard input ends.
 
-The loop is open: requests are due at a fixed rate, and latency counts from when one was due. If
-the server stalls, the requests that came due meanwhile show it too.
+The loop is open: requests are due at a fixed rate, and latency counts from the due time. If the
+server stalls, the requests due meanwhile show the stall too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Schedule:
         self.lock = threading.Lock()
 
     def next(self) -> float:
-        """When the next request is due, in seconds of the monotonic clock."""
+        """Tell when the next request is due, in seconds of the monotonic clock."""
         with self.lock:
             self.number += 1
             return self.began + self.number * self.interval
@@ -59,7 +59,7 @@ class Reporter:
             self.lines.append(json.dumps(report))
 
     def flush(self) -> None:
-        """Write out what was added since the last time."""
+        """Write out the reports added since the last time."""
         with self.lock:
             lines, self.lines = self.lines, []
         if lines:
@@ -69,12 +69,12 @@ class Reporter:
 
 @dataclass
 class Crew:
-    """The threads of a process, and what they share.
+    """The threads of a process, and their shared state.
 
     Arguments:
         ready: all have read their rows.
         stop: all finish their last request.
-        reporter: collects what they report.
+        reporter: collects their reports.
         schedule: set before the first request.
     """
 
@@ -85,7 +85,7 @@ class Crew:
     failures: list[Exception] = field(default_factory=list)
 
     def work(self, make: Callable[[], Client]) -> None:
-        """Work through one client's requests from the first to the last; then file its books."""
+        """Work through a client's requests from the first to the last; then file its books."""
         try:
             client = make()
         except Exception as error:
@@ -106,7 +106,7 @@ class Crew:
         """Wait until every client has read its rows.
 
         Raises:
-            Exception: what kept one of them from it.
+            Exception: the failure of a client to read its rows.
         """
         try:
             self.ready.wait(timeout=COMING_UP)
@@ -142,13 +142,13 @@ def file_books(client: Client) -> None:
 def run_client(
     script: Script, alias: str, *, release: Release, keys: list[list[str]], rate: float
 ) -> None:
-    """Be one process of a release, until standard input ends.
+    """Be a process of a release, until standard input ends.
 
     Arguments:
-        script: what is rehearsed.
+        script: the script to rehearse.
         alias: the database.
         release: whose models are used.
-        keys: a list for each thread: the primary keys of the rows that are its own.
+        keys: a list for each thread: the primary keys of its own rows.
         rate: requests a second of all threads together.
     """
     # The terminal's ^C is the rehearsal's business, which then ends our input.

@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 
 class ClientProcess:
-    """One process of a release.
+    """A process of a release.
 
     Arguments:
         release: the release's name.
@@ -68,7 +68,7 @@ class ClientProcess:
             self.popen.stdin.close()
 
     def problem(self) -> str | None:
-        """Say what the end of the process was like; None when it was as it should be."""
+        """Say how the process failed; None when it ended as it should."""
         for thread in self._threads:
             thread.join(timeout=PATIENCE)
         self.leave()
@@ -80,7 +80,7 @@ class ClientProcess:
 
 
 class Fleets:
-    """All processes that are at work.
+    """All processes at work.
 
     Arguments:
         runner: starts their processes.
@@ -95,14 +95,14 @@ class Fleets:
         self._processes: list[ClientProcess] = []
 
     def join(self, release: Release, rate: float) -> Generator[None, None, None]:
-        """Start a process; yield until it is at work.
+        """Start a process; yield until its clients are at work.
 
         Arguments:
-            release: whose models it has.
+            release: the release of its models.
             rate: requests a second.
 
         Raises:
-            PlaybookError: it did not come up.
+            PlaybookError: the process did not come up.
         """
         popen = self._runner.start(
             "client",
@@ -139,7 +139,7 @@ class Fleets:
             yield from self.leave(release, len(self._processes))
 
     def kill_all(self) -> None:
-        """End what is left, without ceremony."""
+        """End the remaining processes, without ceremony."""
         for each in self._processes:
             each.popen.kill()
             each.popen.wait()

@@ -1,4 +1,4 @@
-"""Requests, and what they add up to."""
+"""Requests, and their sums."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 
 class ClientRequest(NamedTuple):
-    """One request of a client.
+    """A request of a client.
 
     Arguments:
         release: the release that made it.
-        kind: what it did.
-        due: when it was due, in seconds of the monotonic clock.
-        ms: from when it was due to its answer, in milliseconds.
-        wrong: what went wrong; empty when it went well.
+        kind: the kind of request.
+        due: its due time, in seconds of the monotonic clock.
+        ms: from its due time to its answer, in milliseconds.
+        wrong: the fault in words; empty without.
     """
 
     release: str
@@ -28,14 +28,13 @@ class ClientRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class PlayedPhase:
-    """A phase that was played.
+    """A played phase.
 
     Arguments:
         name: the phase.
         began: in seconds of the monotonic clock.
         ended: the same.
-        lock_hold_ms: how long its strongest lock was held, in milliseconds; None where it says
-            nothing of the kind.
+        lock_hold_ms: how long its strongest lock was held, in milliseconds; None where unknown.
     """
 
     name: str
@@ -46,7 +45,7 @@ class PlayedPhase:
 
 @dataclass(frozen=True)
 class PhaseFigures:
-    """What a phase's requests add up to; latencies in milliseconds, 0 when there was none."""
+    """The sums of a phase's requests; latencies in milliseconds, 0 without requests."""
 
     name: str
     seconds: float
@@ -71,7 +70,7 @@ class PhaseFigures:
 
 
 def add_up(phase: PlayedPhase, requests: Sequence[ClientRequest]) -> PhaseFigures:
-    """Add up the requests that were due in a phase."""
+    """Add up the requests due in a phase."""
     within = [each for each in requests if phase.began <= each.due < phase.ended]
     latencies = sorted(each.ms for each in within)
     return PhaseFigures(
@@ -87,7 +86,7 @@ def add_up(phase: PlayedPhase, requests: Sequence[ClientRequest]) -> PhaseFigure
 
 
 def find_quantile(ascending: Sequence[float], fraction: float) -> float:
-    """Find the smallest value that at least this fraction does not exceed; 0 of none."""
+    """Find the smallest value not exceeded by at least this fraction; 0 of none."""
     if not ascending:
         return 0.0
     return ascending[max(0, math.ceil(fraction * len(ascending)) - 1)]

@@ -1,7 +1,7 @@
 """How a row is made: as the project says, else of the model's defaults.
 
-A token often has no default: a save() of the project draws it, and no such code runs here. Where
-nobody gives a live value, it is drawn as the declared value is.
+A token often has no default: a save() of the project draws the token, and no such code runs here.
+Where nobody gives a live value, the value is drawn as the declared value.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DRAWN, BATCH = 500, 2_000
 
 
 class RowFactory:
-    """Makes the rows of a release, in one thread.
+    """Makes the rows of a release, in a single thread.
 
     Arguments:
-        model: as the release has it.
-        replacement: what is rehearsed.
+        model: the release's model.
+        replacement: the rehearsed replacement.
         alias: the database.
         make: returns a row's fields; None for the model's defaults.
     """
@@ -50,7 +50,7 @@ class RowFactory:
         return fields if given else {**fields, self._live.name: self._draw_value()}
 
     def insert(self, count: int) -> None:
-        """Insert rows, a batch in one statement.
+        """Insert rows, a batch in a statement.
 
         Lock: ROW EXCLUSIVE on the table.
         """

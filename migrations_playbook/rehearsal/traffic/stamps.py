@@ -1,4 +1,4 @@
-"""The field that the clients write, so that a lost write is seen."""
+"""The field that the clients write, so a lost write is seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = 12
 
 
 def make_stamp(field: Any) -> Any:
-    """Make a value that is hardly ever the one before.
+    """Make a value, hardly ever the same as before.
 
     Arguments:
         field: a field that `can_stamp`.
@@ -33,8 +33,8 @@ def choose_stamp(model: type[models.Model], named: str | None, own: set[str]) ->
     """Choose the field that the clients write.
 
     Arguments:
-        model: as release N has it.
-        named: what the project says; None to take the first that will do.
+        model: release N's model.
+        named: the project's choice; None to take the first fitting field.
         own: the live and the shadow field, which are no stamps.
 
     Returns:
@@ -63,7 +63,7 @@ def choose_stamp(model: type[models.Model], named: str | None, own: set[str]) ->
 
 
 def can_stamp(field: Any, own: set[str]) -> bool:
-    """Say whether a client may write anything to a field, and find it there later."""
+    """Say whether a client may write any value to a field, and find the value there later."""
     if not isinstance(field, models.DateTimeField | models.CharField | models.TextField) and not (
         isinstance(field, models.IntegerField)
     ):

@@ -1,4 +1,4 @@
-"""When the columns were exchanged, as a bystander sees it who trusts nobody's report."""
+"""The times of the exchanges, as seen by a bystander who trusts nobody's report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EVERY = 0.005
 
 @dataclass(frozen=True)
 class Exchange:
-    """One exchange; times in seconds of the monotonic clock.
+    """An exchange; times in seconds of the monotonic clock.
 
     Arguments:
-        began: the last moment at which it was certainly not visible yet.
-        ended: the first moment at which it certainly was.
+        began: the last moment at which the exchange was certainly not visible yet.
+        ended: the first moment at which the exchange was certainly visible.
     """
 
     began: float
@@ -28,7 +28,7 @@ class Exchange:
 
 
 class Witness:
-    """Within this context, watches the two columns' attribute numbers.
+    """A context that watches the two columns' attribute numbers.
 
     Arguments:
         conninfo: the scratch database.
