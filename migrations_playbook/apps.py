@@ -11,10 +11,13 @@ from django.db.models.signals import pre_migrate
 
 
 class MigrationsPlaybookConfig(AppConfig):
+    """The app, which registers the checks, the receivers and the autodetector."""
+
     name = "migrations_playbook"
     verbose_name = "Migrations playbook"
 
     def ready(self) -> None:
+        """Register the checks, the receivers of `pre_migrate` and the autodetector."""
         # Imported late: operations must not be loaded before the apps are.
         from migrations_playbook.contract.changes import refuse_changes  # noqa: PLC0415
         from migrations_playbook.contract.guard import refuse_bare_removals  # noqa: PLC0415

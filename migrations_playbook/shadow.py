@@ -196,11 +196,13 @@ class FillTrigger(ShadowTrigger):
     operation = pgtrigger.Insert
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: the row has a live value, or a shadow."""
         return pgtrigger.Condition(
             "NEW.{live} IS NOT NULL OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
         )
 
     def get_func(self, model: Any) -> str:
+        """Return the body: draw, unless the row comes from another partition."""
         # PostgreSQL inserts a row that an UPDATE moves to another partition: `quarantine`
         # marks such a row, and the row brings its shadow along.
         return (
@@ -220,6 +222,7 @@ class KeepTrigger(ShadowTrigger):
     operation = pgtrigger.Update
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: a change of the shadow, a row to fill, or a stale save."""
         return pgtrigger.Condition(
             "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
             "OR (NEW.{shadow} IS NULL) <> (NEW.{live} IS NULL) "
@@ -228,6 +231,7 @@ class KeepTrigger(ShadowTrigger):
         )
 
     def get_func(self, model: Any) -> str:
+        """Return the body: keep the shadow, or draw."""
         return (
             "IF NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} THEN "
             "NEW.{live} := OLD.{live}; END IF; "

@@ -58,6 +58,7 @@ class Prediction:
         return self.disk_free is None or self.heap_growth + self.index_growth < self.disk_free
 
     def as_json(self) -> dict[str, Any]:
+        """Build the form of the prediction in the JSON result."""
         return dict(vars(self))
 
     def __str__(self) -> str:
@@ -86,6 +87,7 @@ class Cost:
     index_growth: int
 
     def as_json(self) -> dict[str, Any]:
+        """Build the form of the cost in the JSON result."""
         actual = {name: value for name, value in vars(self).items() if name != "predicted"}
         return {"predicted": self.predicted.as_json(), "actual": actual}
 

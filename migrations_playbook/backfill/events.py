@@ -87,6 +87,7 @@ class Paced:
         )
 
     def as_json(self) -> dict[str, float]:
+        """Build the form of the event in the JSON result."""
         return {name: round(value, 2) for name, value in vars(self).items()}
 
 

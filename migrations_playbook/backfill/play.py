@@ -114,6 +114,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
+        """Build the form of the plan in the JSON result."""
         return {
             "table": str(self.table),
             "workers": self.workers,

@@ -63,6 +63,7 @@ class DropShadow(TableOperation):
         self.shadow = shadow
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return the arguments as MigrationWriter writes them."""
         return (
             type(self).__name__,
             [],
@@ -79,6 +80,7 @@ class DropShadow(TableOperation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        """Drop the column. Lock: ACCESS EXCLUSIVE on the table, taken boundedly."""
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
@@ -106,6 +108,7 @@ class DropShadow(TableOperation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        """Add an empty column again. Lock: ACCESS EXCLUSIVE, taken boundedly."""
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
@@ -125,10 +128,12 @@ class DropShadow(TableOperation):
                 schema_editor.execute(trigger.install_sql, params=None)
 
     def describe(self) -> str:
+        """Describe the operation for `migrate`."""
         return f"Drop the shadow column {self.shadow} of {self.model_name}, once it is swapped"
 
     @property
     def migration_name_fragment(self) -> str:
+        """Return the operation's part of a migration's name."""
         return f"contract_{self.model_name.lower()}_{self.shadow.lower()}"
 
     def read_shadow(self, app_label: str) -> Was | None:
@@ -172,6 +177,7 @@ class ContractShadow(DropShadow):
         self.triggers = list(triggers)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return the arguments as MigrationWriter writes them."""
         name, arguments, options = super().deconstruct()
         return name, arguments, {**options, "field": self.field, "triggers": self.triggers}
 

@@ -57,6 +57,7 @@ class EnsureSwapped(TableOperation):
         self.up_to = up_to
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return the arguments as MigrationWriter writes them."""
         return (
             type(self).__name__,
             [],
@@ -78,6 +79,7 @@ class EnsureSwapped(TableOperation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
+        """Fill and swap the column, if not done yet. Lock: as `backfill` and `swap`."""
         connection = schema_editor.connection
         model = from_state.apps.get_model(app_label, self.model_name)
         if connection.vendor != POSTGRES or not self.allow_migrate_model(connection.alias, model):
@@ -95,10 +97,12 @@ class EnsureSwapped(TableOperation):
         """Do nothing: the columns stay exchanged, and both names live on."""
 
     def describe(self) -> str:
+        """Describe the operation for `migrate`."""
         return f"Fill and swap {self.shadow} of {self.model_name}, up to {self.up_to:,} rows"
 
     @property
     def migration_name_fragment(self) -> str:
+        """Return the operation's part of a migration's name."""
         return f"ensure_{self.model_name.lower()}_{self.shadow.lower()}_swapped"
 
     def _replacement(self, app_label: str, state: ProjectState) -> Replacement:

@@ -95,6 +95,7 @@ class PlaybookCommand(BaseCommand):
         self.result: dict[str, Any] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add --database and --json."""
         parser.add_argument(
             "--database",
             default=DEFAULT_DB_ALIAS,
@@ -170,6 +171,7 @@ class ShadowCommand(PlaybookCommand):
     shadow = ""
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the argument for the column, unless an alias names the column."""
         if not self.model:
             add_target(parser)
         super().add_arguments(parser)

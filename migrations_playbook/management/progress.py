@@ -87,6 +87,7 @@ class Tally:
             self.cost = event.cost
 
     def as_json(self) -> dict[str, Any]:
+        """Build the result's form for --json."""
         return {
             "rows_filled": self.rows,
             "rows_remaining": self.remaining,
@@ -110,6 +111,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the beginning."""
         return time.monotonic() - self.began
 
     @property

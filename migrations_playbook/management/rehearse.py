@@ -49,6 +49,7 @@ class RehearseCommand(ShadowCommand):
     read: str | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the rehearsal's options."""
         super().add_arguments(parser)
         usual = RehearsalOptions()
         add_number(parser, "--rows", usual.rows, "Rows in the table")
@@ -111,6 +112,7 @@ class RehearseCommand(ShadowCommand):
         target: Target | None = None,
         **options: Any,
     ) -> None:
+        """Rehearse, draw the happenings, and report the verdict."""
         replacement = self.replacement(target)
         rehearsal = Rehearsal(
             self.build_script(replacement, **options),

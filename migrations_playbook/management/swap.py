@@ -41,6 +41,7 @@ class SwapCommand(ShadowCommand):
     help = "Exchange the shadow column and the live column, in one short transaction."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the swap's options."""
         super().add_arguments(parser)
         policy = locks.DEFAULT_POLICY
         which = parser.add_mutually_exclusive_group()
@@ -111,6 +112,7 @@ class SwapCommand(ShadowCommand):
         target: Target | None = None,
         **options: Any,
     ) -> None:
+        """Swap, revert, verify, mend, or show the plan."""
         replacement = self.replacement(target)
         if dry_run:
             request = SwapRequest(

@@ -34,6 +34,7 @@ class WriteCommand(PlaybookCommand):
     following = 'Next: "manage.py migrate".'
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the options of a written migration."""
         add_target(parser, default="the only one that it can be for")
         parser.add_argument(
             "--dry-run", action="store_true", help="Show the migration; write nothing."
@@ -43,6 +44,7 @@ class WriteCommand(PlaybookCommand):
     def handle(
         self, *, dry_run: bool, json: bool, target: Target | None = None, **options: Any
     ) -> None:
+        """Write the migration, or print its text."""
         loader = load_migrations()
         label, shadow = target or only_one(self.candidates(loader))
         app_label, _, model = label.partition(".")
@@ -79,11 +81,13 @@ class ExpandCommand(WriteCommand):
     help = "Write the migration that adds a declared shadow column and its triggers."
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
+        """List the declared shadows."""
         return [(each.label, each.declaration.shadow) for each in declared_replacements()]
 
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any
     ) -> list[Operation]:
+        """Build the operations of the expand."""
         return build_expand(find_replacement(label, shadow), loader)
 
 
@@ -97,6 +101,7 @@ class ForgetCommand(WriteCommand):
     )
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
+        """List the remembered shadows that no migration has forgotten yet."""
         return [
             (each.label, each.declaration.shadow)
             for each in read_history(loader)
@@ -106,6 +111,7 @@ class ForgetCommand(WriteCommand):
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any
     ) -> list[Operation]:
+        """Build the operations of the forgetting."""
         return build_forget(label, shadow, loader)
 
 
@@ -119,12 +125,14 @@ class EnsureCommand(ForgetCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
+        """Add the bound of the rows."""
         super().add_arguments(parser)
         add_number(parser, "--up-to", ROWS, "Rows up to which it does", metavar="ROWS")
 
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any
     ) -> list[Operation]:
+        """Build the operation to fill and swap."""
         return build_ensure(label, shadow, loader, options["up_to"])
 
 
@@ -138,6 +146,7 @@ class ContractCommand(WriteCommand):
     )
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
+        """List the forgotten shadows that no migration has dropped yet."""
         return [
             (each.label, each.declaration.shadow)
             for each in read_history(loader)
@@ -147,4 +156,5 @@ class ContractCommand(WriteCommand):
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any
     ) -> list[Operation]:
+        """Build the operation to drop the column."""
         return build_contract(label, shadow, loader)

@@ -135,8 +135,7 @@ def seize(
     session when its client is silent for `policy.hold_ms` meanwhile.
 
     Arguments:
-        first: statements to lock other relations before the table, in each attempt: a reader of a
-            view locks the view first, and the other way round would be a deadlock.
+        first: statements to lock other relations first, as a view's readers do: else a deadlock.
 
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.

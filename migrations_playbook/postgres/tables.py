@@ -104,6 +104,7 @@ class Leaf:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The schema-qualified name, to be composed into SQL."""
         return sql.Identifier(self.schema, self.name)
 
 

@@ -28,6 +28,7 @@ def digest_sql(quarantine: Quarantine, column: str, row: str = "") -> sql.Compos
     """
 
     def text(name: str) -> sql.Composable:
+        """Compose the text of a column's value; folded where the type ignores case."""
         plain = sql.SQL("{}{}::pg_catalog.text").format(sql.SQL(row), sql.Identifier(name))
         # To citext, values that differ in case only are the same.
         folds = quarantine.table.columns[name].type.endswith("citext")
@@ -50,7 +51,7 @@ def is_remembered_sql(quarantine: Quarantine, column: str, row: str = "") -> sql
 
 
 def unsettled_texts(quarantine: Quarantine) -> dict[str, str]:
-    """The settings on which the texts of the values depend, as the digests are made with them."""
+    """List the settings on which the texts of the values depend, as set for the digests."""
     columns = quarantine.table.columns
     types = {columns[name].type.split("(")[0].split(".")[-1] for name in quarantine.compared}
     return {} if types <= SETTLED_TYPES else TEXT_SETTINGS

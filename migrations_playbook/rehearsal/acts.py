@@ -79,12 +79,12 @@ class Acts:
             pass
 
     def _baseline(self) -> Act:
-        """Release N alone."""
+        """Let release N work alone."""
         yield from self.course.dwell(self.options.seconds)
         return None
 
     def _expand(self) -> Act:
-        """The migrations of release N+1, then its processes beside those of release N."""
+        """Migrate to release N+1, then start its processes beside release N's."""
         yield from self._command("migrate", *self.states.expand, "--no-input", "--verbosity", "0")
         expanded = self._expanded = self.audit.read_schema()
         if self.states.has_more:
@@ -97,7 +97,7 @@ class Acts:
         return None
 
     def _backfill(self) -> Act:
-        """The backfill, killed once on its way, and resumed."""
+        """Kill the backfill once on its way, and resume."""
         yield from self._kill_a_backfill()
         done = yield from self._play_command("backfill", *self._read_allowance())
         yield Remark(
@@ -107,30 +107,30 @@ class Acts:
         return None
 
     def _prepare(self) -> Act:
-        """All that scans before the swap."""
+        """Prepare the swap: everything that scans."""
         yield from self.course.watch(self.runner.run("prepare"))
         return None
 
     def _swap(self) -> Act:
-        """The exchange of the columns."""
+        """Exchange the columns."""
         done = yield from self._exchange()
         self.swap = {key: done[key] for key in ("lock_wait_ms", "lock_hold_ms", "attempts")}
         return float(done["lock_hold_ms"])
 
     def _revert(self) -> Act:
-        """The exchange back."""
+        """Exchange the columns back."""
         done = yield from self._exchange("--revert")
         return float(done["lock_hold_ms"])
 
     def _swap_again(self) -> Act:
-        """The exchange for good, and the status afterwards."""
+        """Exchange the columns for good, and read the status afterwards."""
         done = yield from self._exchange()
         status = yield from self._command("playbook", "status", self.runner.script.target)
         yield Remark(status.rstrip())
         return float(done["lock_hold_ms"])
 
     def _contract(self) -> Act:
-        """Release N+2 takes over; once N+1 has left, release N+3 drops the column."""
+        """Let release N+2 take over; once N+1 has left, release N+3 drops the column."""
         yield from self._take_over("N", "N+2")
         yield from self.course.dwell(self.options.seconds)
         yield from self._take_over("N+1", "N+2")
@@ -175,7 +175,7 @@ class Acts:
         )
 
     def _read_allowance(self) -> tuple[str, str]:
-        """What the backfill is told that it may add to the requests."""
+        """Spell the option by which the backfill knows how much it may add to the requests."""
         return "--max-added-ms", str(self.options.max_added_ms)
 
     def _get_going(self, started: subprocess.Popen[str]) -> Generator[None, None, None]:

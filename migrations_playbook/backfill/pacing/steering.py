@@ -97,7 +97,7 @@ class Baseline:
         )
 
     def added(self, felt: Felt) -> float:
-        """By how much a probe took longer than at rest, in milliseconds."""
+        """Compute by how much a probe took longer than at rest, in milliseconds."""
         reads, commits = self.high
         return max(0.0, felt.read_ms - reads, felt.commit_ms - commits)
 

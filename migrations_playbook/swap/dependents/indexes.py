@@ -166,6 +166,7 @@ class Part:
 
     @property
     def twin_name(self) -> str:
+        """The name of the twin, existing or to be built."""
         return self.twin.name if self.twin is not None else self.pair.twin_name(self.index.name)
 
 

@@ -83,9 +83,8 @@ def _prove(pair: Pair, checks: list[Constraint]) -> Iterator[Step]:
 def _exchange(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator[Step]:
     """Let the retired column be null, and the new live column not; a CHECK is the proof.
 
-    In PostgreSQL 18 the constraints have names, and a partition's may be another than the table's,
-    or its own besides. Then each partition loses its own, and gets the constraint again before the
-    table's would be inherited.
+    In PostgreSQL 18 the constraints have names, and a partition may have others or more than the
+    table. Then each loses its own, and gets the constraint again before inheriting the table's.
     """
     live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
     own = {each.relation: each for each in named if pair.replacement.live in each.on}

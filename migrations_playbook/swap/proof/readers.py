@@ -49,6 +49,7 @@ class Reader:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """The view's qualified name, to be composed into SQL."""
         return sql.Identifier(self.schema, self.name)
 
     def __str__(self) -> str:

@@ -231,5 +231,5 @@ def _still_bound(inventory: Inventory) -> Iterator[str]:
 
 
 def changed_rights(before: Rights, after: Rights) -> tuple[str, ...]:
-    """Who may do more or less with the live column than before: `role (privilege)`."""
+    """List who may do more or less with the live column than before: `role (privilege)`."""
     return tuple(sorted({f"{role} ({what}{on})" for role, what, on in before ^ after}))
