@@ -28,7 +28,7 @@ def spell_command(play: str, label: str = "", shadow: str = "", *options: str) -
     Returns:
         A line such as `manage.py playbook swap tickets.Ticket.new_token --revert`.
     """
-    # An alias of the status shows all replacements; any other one is for one of them.
+    # An alias of the status shows all replacements; any other alias is for a single replacement.
     of_one = play != STATUS
     alias = _read_aliases().get((play, label.lower(), shadow) if of_one else (play, "", ""))
     words = [alias] if alias else ["playbook", play, f"{label}.{shadow}" if label else ""]

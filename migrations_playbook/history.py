@@ -132,7 +132,7 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
         app_label = migration.app_label
         operation: Any
         for operation in migration.operations:
-            # Only what comes after an expand, in its app, can take a shadow away.
+            # Only a migration after the expand, in the same app, can take a shadow away.
             before = state.clone() if any(key[0] == app_label for key in known) else state
             operation.state_forwards(app_label, state)
             now = {

@@ -102,7 +102,8 @@ def _trigger_problem(
             [table.oid, list(replacement.trigger_names), table.oid],
         )
     )
-    # django-pgtrigger knows only what a model declares; what is forgotten, the backfill puts back.
+    # django-pgtrigger knows declared triggers only; forgotten triggers are put back by the
+    # backfill.
     backfill = None if is_declared(replacement) else replacement.command("backfill")
     for name in replacement.trigger_names:
         if name not in enabled:

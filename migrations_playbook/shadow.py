@@ -47,18 +47,18 @@ from psycopg import sql
 from migrations_playbook.postgres.names import column_of, compose_name
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
-# As django-pgtrigger does. Where INSTALLED_APPS lacks it, a check says so, and not Django, which
-# knows no `Meta.triggers` and would end in a traceback.
+# As django-pgtrigger does. Where INSTALLED_APPS lacks the package, a check says so, and not Django,
+# which knows no `Meta.triggers` and would end in a traceback.
 if "triggers" not in meta_options.DEFAULT_NAMES:
     meta_options.DEFAULT_NAMES = (*meta_options.DEFAULT_NAMES, "triggers")
 
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.
 MAX_TRIGGER_NAME = 47
-# The transaction's mark of the row that was last deleted; see `quarantine`.
+# The transaction's mark of the row deleted last; see `quarantine`.
 MOVED = "migrations_playbook.moved"
-# What draws the shadow of a row that has a live value. A value equal to the live one would rotate
-# nothing: an expression with little room may need a second draw.
+# The statements that draw the shadow of a row with a live value. A value equal to the live one
+# would rotate nothing: an expression with little room may need a second draw.
 DRAW = (
     "NEW.{shadow} := NULL; "
     "IF NEW.{live} IS NOT NULL THEN "
@@ -153,7 +153,7 @@ def spread_declarations(sender: type[models.Model], **kwargs: Any) -> None:
             for trigger in (each.triggers if isinstance(each, Shadow) else (each,))
         ]
         sender._meta.triggers = spread  # type: ignore[attr-defined]
-        # What the migrations' autodetector looks at.
+        # Looked at by the migrations' autodetector.
         sender._meta.original_attrs["triggers"] = spread
 
 
@@ -166,7 +166,7 @@ class ShadowTrigger(pgtrigger.Trigger):
     def __init__(self, declaration: Shadow) -> None:
         self.declaration = declaration
         super().__init__(
-            # Django-pgtrigger takes word characters alone. What is no field's name is for a check.
+            # Django-pgtrigger takes word characters alone. A name without a field is for a check.
             name=compose_name(
                 self.purpose, re.sub(r"\W", "_", str(declaration.shadow)), limit=MAX_TRIGGER_NAME
             )

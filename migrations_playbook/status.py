@@ -38,7 +38,7 @@ from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof.house import find_problems
 
-# After a day without one, the old processes are taken to be gone.
+# After a day without a stale write, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
 
 

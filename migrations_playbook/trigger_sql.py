@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgtrigger import compiler
 
-# Where the triggers' functions look names up. As PinnedTriggerSql has it.
+# Where the triggers' functions look names up, as PinnedTriggerSql pins the path.
 TRIGGER_PATH = "pg_catalog, public, pg_temp"
 
 

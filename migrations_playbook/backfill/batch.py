@@ -14,7 +14,7 @@ from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.tables import Leaf
 from migrations_playbook.replacement import Replacement
 
-# Bytes of a session's name, so that what it does finds room behind it in the 63 that there are.
+# Bytes of a session's name, so its doings find room behind in PostgreSQL's 63.
 NAME_BYTES = 34
 
 
@@ -49,9 +49,8 @@ def batch_settings(application: str) -> Mapping[str, str | None]:
         "enable_indexscan": "off",
         "enable_bitmapscan": "off",
         "jit": "off",
-        # The table's own triggers may read other tables, and run as they do for the site; a
-        # smaller batch gets by with the site's timeouts. That no row is hidden is found by the
-        # counts.
+        # The table's own triggers may read other tables, and run as they do for the site; a smaller
+        # batch gets by with the site's timeouts. Hidden rows are found by the counts.
         "row_security": None,
         "statement_timeout": None,
         "lock_timeout": None,

@@ -23,14 +23,14 @@ from migrations_playbook.postgres.query import engine_transaction, fetch_row, fe
 from migrations_playbook.postgres.server import wal_position
 from migrations_playbook.postgres.tables import Table, measure_sizes
 
-# Bytes of WAL: the record of a row's lock, those of an update beside the row itself, and those of
-# one index entry.
+# Bytes of WAL: the record of a row's lock, of an update beside the row itself, and of an index
+# entry.
 LOCK_WAL, UPDATE_WAL, ENTRY_WAL = 54, 50, 72
-# The shadow's value in a row that had none there, and the line pointer of a new version.
+# Bytes of the shadow's value in a row, and of the line pointer of a new version.
 NEW_VALUE, POINTER = 16, 4
-# Bytes a row that the heap keeps beside that: dead line pointers, and room that nothing fits into.
+# Bytes a row that the heap keeps besides: dead line pointers, and room that nothing fits into.
 WITH_SLICES, WITHOUT = 2, 8
-# The room that an index has left when it is built, as a share.
+# The free room of a newly built index, as a share.
 INDEX_ROOM = 0.1
 
 
@@ -170,11 +170,11 @@ def predict_cost(
     width = min(heap / in_all, 8192)
     moved = moved_share(width)
     plain = rows * (LOCK_WAL + UPDATE_WAL + width + NEW_VALUE + moved * count * ENTRY_WAL)
-    # After each checkpoint a page is logged whole when it is first changed. The heap is walked
-    # once; an index in random order is met all over again.
+    # After each checkpoint a page's first change logs the whole page. The heap is walked once; an
+    # index in random order is met all over again.
     checkpoints = 1 + plain / (max_wal_size / 2)
     wal = plain + share * (heap + indexes * checkpoints)
-    # Without slices an index keeps the entries of both versions. With them it keeps no more than
+    # Without slices an index keeps the entries of both versions. With slices the index keeps only
     # the pages that split before the first slice has freed any.
     entries = moved * (min(1.0, 2 * vacuum_every) or 1.0)
     return Prediction(

@@ -22,8 +22,7 @@ COUNT_FIRST_MS, COUNT_AGAIN_MS = 100, 1000
 SAMPLE_PAGES = 1000
 # By how much a sample may be off, as a share.
 SAMPLE_ERROR = 0.1
-# The share of the time that counting what is left may take, and the least time between two counts
-# in seconds.
+# The share of the time for counting the remaining rows, and the least seconds between two counts.
 COUNT_SHARE, COUNT_EVERY = 0.01, 5.0
 
 
@@ -132,7 +131,7 @@ class Remaining:
             rows = sample_nulls(*self._where)
         self._counted = time.monotonic()
         self._took = self._counted - began
-        # A sample is believed where it says more than its own error.
+        # A sample is believed where its result exceeds its own error.
         if not self._countable and rows >= self.rows * (1 - SAMPLE_ERROR):
             return False
         self.rows, self.exact = rows, self._countable

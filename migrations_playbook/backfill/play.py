@@ -34,7 +34,7 @@ from migrations_playbook.replacement import Replacement
 
 __all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backfill"]
 
-# Two cores for the rest of the site for each one that a worker keeps busy; never more than this.
+# Two cores for the rest of the site for each core that a worker keeps busy; never more than this.
 CORES_A_WORKER, MOST_WORKERS = 4, 4
 CONNECTIONS_A_WORKER = 10
 

@@ -116,7 +116,7 @@ class Supervisor:
         self._probing: Session | None = None
         self.bound_reached: str | None = None
         self._said: set[str] = set()
-        # What our session says of itself in its name; None where a pooler lends the session.
+        # Our doings in the session's name; None where a pooler lends the session.
         self._doing: str | None = "" if is_direct(connection) else None
         self._looked = time.monotonic()
         self._until = self._looked + (options.seconds or 0.0)
@@ -134,7 +134,7 @@ class Supervisor:
                 pass
             else:
                 yield self._count_in(event)
-                # At once: each batch more is one that takes new pages rather than freed ones.
+                # At once: each further batch takes new pages rather than freed pages.
                 if not team.stopping.is_set():
                     yield from self._say_useless(self.clerk.attend())
             if self.options.seconds is not None and time.monotonic() > self._until:
@@ -168,7 +168,7 @@ class Supervisor:
         done = self.team.complete.is_set()
         left = 0 if done else count_nulls(self.connection, self.replacement, self.table)
         if not left:
-            # So that none of it is left at the swap, and in a dump of the schema.
+            # So no setting is left at the swap, and in a dump of the schema.
             control.clear_control(self.connection, self.replacement, self.table)
         return Finished(
             left,

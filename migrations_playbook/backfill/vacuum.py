@@ -17,7 +17,7 @@ from migrations_playbook.postgres.sessions import Session, is_direct, lift_timeo
 from migrations_playbook.postgres.tables import Table
 
 DEFAULT_EVERY = 0.1
-# What autovacuum rests for after each few pages, in ms (autovacuum_vacuum_cost_delay).
+# The rest of autovacuum after each few pages, in ms (autovacuum_vacuum_cost_delay).
 GENTLE_DELAY_MS = 2
 # PostgreSQL's SQLSTATE of the warning that a VACUUM (SKIP_LOCKED) was skipped.
 LOCK_NOT_AVAILABLE = "55P03"
@@ -141,7 +141,7 @@ def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool)
     connection.ensure_connection()
     lift_timeouts(connection)
     if gently and is_direct(connection):
-        # VACUUM runs in no transaction, so this cannot be local to one.
+        # VACUUM runs in no transaction, so this setting cannot be local.
         execute_alone(connection, sql.SQL("SET vacuum_cost_delay = {}").format(GENTLE_DELAY_MS))
     raw = connection.connection
     raw.add_notice_handler(notice)

@@ -34,13 +34,13 @@ from migrations_playbook.postgres.query import run_message, spell_message
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
-# One statement reads no more than this many blocks (128 MB), so that a stretch that is filled
-# already neither runs into a statement_timeout nor keeps a stop waiting.
+# A statement reads no more than this many blocks (128 MB), so a filled stretch neither runs into a
+# statement_timeout nor keeps a stop waiting.
 SPAN = 16_384
-# A window is read again for each share, so it stays small enough to be found in memory (8 MB).
+# A window is read again for each share, so a window is small enough to be found in memory (8 MB).
 WINDOW = 1024
-# In how many shares a page's rows are filled. More leave fewer rows to go elsewhere (one share, and
-# what the new versions are larger by), and read each page more often.
+# In how many shares a page's rows are filled. More shares leave fewer rows to go elsewhere (a
+# share, and the growth of the new versions), and read each page more often.
 SHARES = 12
 # How many batches pass before a page is met again: until then the snapshots of the transactions
 # beside us, other workers' among them, are to be gone, or its old versions cannot be pruned.
@@ -153,8 +153,8 @@ class Walk:
                 return Filled(0, 0, time.monotonic() - began)
         window = self._window
         rows, nulls, last = self._batch(connection, window, size)
-        # In a batch that is not full, the pass is at its end: what is left is locked, and waits
-        # for the next sweep.
+        # After a batch that is not full, the pass is at its end: the remaining rows are locked, and
+        # wait for the next sweep.
         if rows == size and last is not None:
             window.after = last
         elif not window.next_share():
@@ -180,7 +180,7 @@ class Walk:
             batch=self._spell(connection, batch_statement(self.replacement, stretch.leaf)),
             first=stretch.block,
             end=end,
-            # A pass that is no whole batch is not worth its reading.
+            # A pass of less than a batch is not worth its reading.
             shares=max(1, min(SHARES, count // size)),
             share=0,
             after=place_before(stretch.block),

@@ -28,9 +28,9 @@ from migrations_playbook.replacement import Replacement
 # Between two sweeps that found only locked rows, in seconds; and for how long to come back.
 PAUSE_FOR_LOCKED_ROWS = 0.2
 PATIENCE_FOR_LOCKED_ROWS = 60.0
-# A batch that failed may be tried again, smaller, so often in a row.
+# A failed batch may be tried again, smaller, so often in a row.
 FAILURES = 20
-# What a smaller batch may get round: a statement timeout, a lock timeout, a deadlock.
+# Errors that a smaller batch may avoid: a statement timeout, a lock timeout, a deadlock.
 PASSING = (pg_errors.QueryCanceled, pg_errors.LockNotAvailable, pg_errors.DeadlockDetected)
 
 

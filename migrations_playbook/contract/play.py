@@ -69,7 +69,7 @@ def contract(
     refuse_hidden_rows(connection, table)
     refuse_loss(connection, table, live=live, shadow=shadow)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
-    # Nobody can alter the table from here on, so what was read stays true.
+    # Nobody can alter the table from here on, so facts once read stay true.
     planned = list(steps(connection, table, live=live, shadow=shadow, triggers=triggers))
     seized = locks.seize(connection, identifier, policy)
     try:

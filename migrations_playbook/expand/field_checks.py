@@ -17,7 +17,7 @@ Model = type[models.Model]
 # At run time Django's fields take no type arguments.
 Field: TypeAlias = "models.Field[Any, Any]"
 
-# What makes a field's type, of all that may be said of a field: the shadow must have the same.
+# The options that make a field's type: the shadow must have the same.
 TYPE_OPTIONS = {"max_length", "db_collation", "max_digits", "decimal_places", "base_field", "size"}
 
 

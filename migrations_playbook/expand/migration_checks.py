@@ -15,7 +15,7 @@ from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.table_lock import WithTableLock
 from migrations_playbook.shadow import Shadow
 
-# Where migrations import what is ours from, and what of that keeps a lock to the end.
+# Where migrations import our operations from, and which of them keep a lock to the end.
 OURS = "migrations_playbook.operations"
 LOCKING = {"WithTableLock", "DropShadow", "ContractShadow"}
 

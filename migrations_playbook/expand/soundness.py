@@ -17,7 +17,7 @@ KINDS = {
 }
 
 
-# What to do about a table of an unsound kind.
+# The way out for a table of an unsound kind.
 TAKE_OUT = "Take the Shadow out of its Meta.triggers: the swap would refuse it."
 
 

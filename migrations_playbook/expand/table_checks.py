@@ -53,7 +53,7 @@ def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> li
             ]
         return list(_check_draws(connection, replacement, table))
     except DatabaseError:
-        # No such right, a lost connection: the command itself has a sentence for it.
+        # No such right, a lost connection: the command itself has a sentence for these.
         return []
 
 

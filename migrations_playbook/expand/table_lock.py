@@ -227,7 +227,7 @@ class WithTableLock(TableOperation):
         if not self._triggers or schema_editor.collect_sql or connection.vendor != POSTGRES:
             return
         model = state.apps.get_model(app_label, self.model_name)
-        # What the models declare today; of a model that is gone nothing is known any more.
+        # The models' declarations of today; of a model that is gone nothing is known any more.
         label, table = model._meta.label, table_identifier(model)
         live: list[str | None] = [
             each.live for each in declared_replacements() if each.label == label
@@ -307,7 +307,7 @@ def _explain(error: DatabaseError, model_name: str, swap: str) -> PlaybookError:
             f"{MIGRATE_AGAIN}"
         )
     if isinstance(cause, pg_errors.DependentObjectsStillExist):
-        # Since Django 6.1 no column is dropped with what is bound to it. The DETAIL names objects.
+        # Since Django 6.1 no column is dropped with its dependents. The DETAIL names objects.
         others = (cause.diag.message_detail or "").replace("\n", "; ")
         return Refused(
             f"A column of {model_name} was not dropped, because something is bound to it: "

@@ -30,7 +30,7 @@ NAME = "migrations_playbook_trial"
 TRIAL = sql.Identifier("pg_temp", NAME)
 # As django-pgtrigger puts its quotes around it.
 QUOTED = f'pg_temp"."{NAME}'
-# What is not found along a path.
+# The errors of a name that no schema of the path has.
 MISSING = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
 # How many rows are tried: a CHECK that half of the values pass is found all the same.
 ROWS = 100
@@ -198,7 +198,7 @@ def _try_role(
     """Write as another role does; where SET ROLE is not permitted, look the role's rights up."""
     with _taken_back(connection):
         # PL/pgSQL asks for the right to call a function once in a transaction, and remembers that
-        # another role had it. A function that is made anew remembers nothing.
+        # another role had it. A function made anew remembers nothing.
         _install_triggers(connection, triggers)
         try:
             with transaction.atomic(using=connection.alias):
@@ -213,7 +213,7 @@ def _try_role(
                 ) from None
             return
         with _refusing(replacement, table, role):
-            # For its rights one row is as good as many.
+            # For the rights a single row is as good as many.
             _write_rows(connection, replacement, 1)
 
 

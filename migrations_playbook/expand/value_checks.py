@@ -24,15 +24,15 @@ NUMBERS = {"smallint", "integer", "bigint", "numeric", "double precision", "real
 DIGITS_OF = {"smallint": 4, "integer": 9, "bigint": 18}
 UUID_WIDTH, HEX_WIDTH = 36, 32
 
-# What gives every row the same, or what a stranger can guess: a generator whose state its outputs
-# give away, the clock, a counter, and UUIDs that are made of the last two.
+# Functions that give every row the same value, or a value that a stranger can guess: a generator
+# whose state its outputs give away, the clock, a counter, and UUIDs of the last two.
 GUESSABLE = {
     "random", "random_normal", "now", "clock_timestamp", "statement_timestamp",
     "transaction_timestamp", "timeofday", "nextval", "currval", "lastval", "txid_current",
     "pg_current_xact_id", "pg_backend_pid", "uuidv7", "uuid_generate_v1", "uuid_generate_v1mc",
     "uuid_generate_v3", "uuid_generate_v5",
 }  # fmt: skip
-# Functions, and words with a parenthesis behind them, that add nothing to what they are given.
+# Functions, and words with a parenthesis behind them, that add nothing to their arguments.
 NOTHING_ADDED = {
     "abs", "and", "array", "as", "ascii", "bit", "btrim", "bytea", "case", "cast", "ceil",
     "ceiling", "char", "chr", "coalesce", "concat", "concat_ws", "convert_to", "date_part",

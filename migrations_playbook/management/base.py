@@ -91,7 +91,7 @@ class PlaybookCommand(BaseCommand):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # What --json prints, as far as it is known; an error is added to it.
+        # The result for --json, as far as known; an error is added.
         self.result: dict[str, Any] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -108,7 +108,7 @@ class PlaybookCommand(BaseCommand):
         """Execute the command; end quietly when nobody reads the output any more."""
         try:
             output = self._execute_and_say(*args, **options)
-            # What is still buffered may meet a closed pipe, too.
+            # The rest of the buffer may meet a closed pipe, too.
             self.stdout.flush()
         except BrokenPipeError:
             self._end_unread()

@@ -36,7 +36,7 @@ from migrations_playbook.backfill.events import (
 )
 from migrations_playbook.management.base import Terminal
 
-# The window of the moving average that the rate and the remaining time come from, in seconds.
+# The window of the moving average behind the rate and the remaining time, in seconds.
 AVERAGE_OVER = 30.0
 # Between two plain lines, in seconds.
 PLAIN_EVERY = 5.0
@@ -58,7 +58,7 @@ class Tally:
         self.cost: Cost | None = None
         self.paced: Paced | None = None
         self.felt_most = 0.0
-        # Seconds waited by the name of what was waited for.
+        # Seconds waited, by the signal's name.
         self.waited: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -279,13 +279,13 @@ def _advance(progress: Progress, task: Task, event: Event) -> None:
         case Batch(rows=rows):
             done: float = task.completed + rows
             counted = task.total or 0
-            # An estimate may have been too low. A count is not, for null rows never become more:
-            # a batch that goes beyond it was in the last count already.
+            # An estimate may have been too low. A count is not, for null rows never become more: a
+            # batch beyond the count was in the last count already.
             if task.fields["exact"]:
                 done = min(done, counted)
             progress.update(task.id, completed=done, total=max(done, counted), note="")
         case Recounted(remaining=remaining, exact=exact):
-            # What others have filled since counts too.
+            # Rows filled by others since count too.
             known = max(task.total or 0, task.completed + remaining)
             progress.update(task.id, completed=known - remaining, total=known, exact=exact)
         case Waiting(reason=reason):

@@ -15,7 +15,7 @@ from migrations_playbook.errors import (
 from migrations_playbook.postgres.sessions import is_connection_lost, is_connection_refused
 
 AGAIN = "What was committed stays. Run the same command again."
-# What passes, or is mended on the server, by the driver's class: what it means, and what to do.
+# Failures that pass, or are mended on the server, by the driver's class: the meaning, the remedy.
 PASSING: dict[type[Exception], str] = {
     pg_errors.LockNotAvailable: f"A lock was not granted in time. {AGAIN}",
     pg_errors.QueryCanceled: f"A statement was cancelled, by a timeout or by somebody. {AGAIN}",
@@ -30,7 +30,7 @@ PASSING: dict[type[Exception], str] = {
         "again when there is room, with fewer --workers perhaps."
     ),
 }
-# What a schema change of somebody's makes of a statement that was planned before it.
+# The errors of a statement that was planned before somebody's schema change.
 CHANGED = (
     pg_errors.UndefinedTable,
     pg_errors.UndefinedColumn,
@@ -38,7 +38,7 @@ CHANGED = (
     pg_errors.DuplicateTable,
     pg_errors.DuplicateObject,
 )
-# What stays as it is until somebody changes a setting.
+# Failures that stay until somebody changes a setting.
 LASTING: dict[type[Exception], str] = {
     pg_errors.ReadOnlySqlTransaction: (
         "This session may not write: the server is a standby, or its transactions are read only "

@@ -29,7 +29,7 @@ STRONGEST_FIRST = [
 ]
 
 
-# The commands that may be shown of a query: its first word, when that is one of these.
+# The commands that may be shown of a query: its first word, when among these.
 COMMANDS = {
     *("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "WITH", "FETCH", "EXECUTE", "CALL"),
     *("ALTER", "CREATE", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "LOCK", "REFRESH"),

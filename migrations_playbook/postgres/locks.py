@@ -75,9 +75,9 @@ class LockPolicy:
 
 DEFAULT_POLICY = LockPolicy()
 
-# Beyond a lock's own timeout, for what a statement does besides waiting, in milliseconds.
+# Beyond a lock's own timeout, for a statement's work besides waiting, in milliseconds.
 GRACE_MS = 50
-# What passes when it is done once more: a deadlock with somebody's schema change, and "tuple
+# Errors that pass at the next attempt: a deadlock with somebody's schema change, and "tuple
 # concurrently updated", which is how a GRANT or an ANALYZE of the same moment shows.
 PASSING = (pg_errors.DeadlockDetected, pg_errors.InternalError_)
 # The lock modes that keep SHARE UPDATE EXCLUSIVE from being granted, as pg_locks spells them.
@@ -142,7 +142,7 @@ def seize(
     """
     statements = [*first, _lock(table, "ACCESS EXCLUSIVE")]
     bounds = {
-        # `lock_timeout` begins anew with each partition, while those that are locked already keep
+        # `lock_timeout` begins anew with each partition, while the partitions locked already keep
         # everybody waiting: so the statement is bounded, too.
         "lock_timeout": f"{policy.timeout_ms}ms",
         "statement_timeout": f"{policy.timeout_ms + GRACE_MS}ms",

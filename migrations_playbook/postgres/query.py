@@ -23,13 +23,13 @@ Query = sql.Composable
 Row = tuple[Any, ...]
 
 READ_COMMITTED = "read committed"
-# What every transaction of the engine sets, by setting.
+# The settings of every transaction of the engine.
 SETTINGS: Mapping[str, str | None] = {
     # PostgreSQL raises where it would otherwise leave out rows that the role may not see.
     "row_security": "off",
     # Builds, proofs and counts take as long as the table is large.
     "statement_timeout": "0",
-    # For locks that any SELECT takes. Strong ones have shorter bounds: see `locks`.
+    # For the locks of any SELECT. Strong locks have shorter bounds: see `locks`.
     "lock_timeout": "30s",
     # Longer than any pause of ours, and an end to a transaction whose client is frozen.
     "idle_in_transaction_session_timeout": "60s",

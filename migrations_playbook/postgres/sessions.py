@@ -22,8 +22,8 @@ from migrations_playbook.postgres.query import (
     server_version,
 )
 
-# What the server says as it ends a session: by an administrator, a crash, a start in progress,
-# or a timeout of idle transactions, of long ones, and of idle sessions.
+# The server's errors as it ends a session: by an administrator, a crash, a start in progress, or a
+# timeout of idle transactions, of long ones, and of idle sessions.
 SESSION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 
@@ -106,7 +106,7 @@ def lift_timeouts(connection: BaseDatabaseWrapper, *, lock_timeout_ms: int = 0) 
         "statement_timeout": "0",
         "lock_timeout": f"{lock_timeout_ms}ms",
         "default_transaction_isolation": READ_COMMITTED,
-        # One process: more of them would take the site's cores.
+        # A single process: more would take the site's cores.
         "max_parallel_maintenance_workers": "0",
     }
     if server_version(connection) >= TRANSACTION_TIMEOUT_SINCE:

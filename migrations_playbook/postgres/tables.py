@@ -13,9 +13,9 @@ from psycopg import sql
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.query import fetch_all, fetch_row, fetch_value
 
-# A table and its partitions of all levels: what is to be looked up in FROM. Its one parameter is
-# an oid, or a name that is cast to regclass; a table without partitions is a tree of one. What is
-# being detached is out of it already for whoever goes through the table, ALTER TABLE included.
+# A table and its partitions of all levels, to be looked up in FROM. The only parameter is an oid,
+# or a name to be cast to regclass; a table without partitions is a tree by itself. A partition that
+# is being detached is out already for whoever goes through the table, ALTER TABLE included.
 TREE = sql.SQL("""(
     WITH RECURSIVE tree (oid, parent, level) AS (
         SELECT %s::regclass::oid, NULL::oid, 0

@@ -12,16 +12,17 @@ from migrations_playbook.postgres.names import MAX_NAME_BYTES, compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table
 
-# PostgreSQL fires the triggers of a row in the order of their names, byte by byte. Those of
-# django-pgtrigger are between these two, and so are the site's own, unless their names begin
-# beyond ASCII. (No name may begin with "pgtrigger_": it prunes what it does not know there.)
+# PostgreSQL fires the triggers of a row in the order of their names, byte by byte. The triggers of
+# django-pgtrigger are between these two, and so are the site's own, unless their names begin beyond
+# ASCII. (No name may begin with "pgtrigger_": django-pgtrigger prunes unknown triggers of such
+# names.)
 FIRST = "migrations_playbook_"
 LAST = "~" + FIRST
-# What the names of one quarantine have in common leaves room for the longest beginning.
+# The common part of a quarantine's names leaves room for the longest beginning.
 MAX_STEM = MAX_NAME_BYTES - len(LAST + "remember_delete_")
 # How the names of an earlier version's sequences end, which the retired column owns.
 OWNED = ("stale_writes", "last_stale_write")
-# What the comment of *ward* begins with; the names follow, as JSON.
+# The beginning of *ward*'s comment; the names follow, as JSON.
 STAYING = "left where they were: "
 
 
@@ -72,8 +73,8 @@ REMEMBER_UPDATED = Trigger(
     "NEW.{leaked} IS DISTINCT FROM OLD.{leaked} AND OLD.{live} IS DISTINCT FROM OLD.{retired}",
 )
 WHILE_SWAPPED = (WARD, COPY_INSERTED, COPY_UPDATED, REMEMBER_DELETED, REMEMBER_UPDATED)
-# After a revert a row that was written while swapped has its value in both columns. When the site
-# replaces that value, the next swap must not make it live again.
+# After a revert a row written while swapped has its value in both columns. When the site replaces
+# the value, the next swap must not make the old value live again.
 REMEMBER_REPLACED = Trigger(
     LAST + "remember_update_",
     "UPDATE",

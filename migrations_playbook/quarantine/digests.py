@@ -9,7 +9,7 @@ from migrations_playbook.quarantine.base import Quarantine
 # Types whose text depends on no setting of the session.
 SETTLED_TYPES = {"uuid", "text", "character varying", "character", "citext", "boolean"}
 SETTLED_TYPES |= {"smallint", "integer", "bigint", "numeric"}
-# What the text of the others depends on.
+# The settings on which the texts of other types depend.
 TEXT_SETTINGS = {
     "bytea_output": "hex",
     "datestyle": "ISO",

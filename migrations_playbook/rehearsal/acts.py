@@ -26,7 +26,7 @@ from migrations_playbook.rehearsal.traffic.witness import Witness
 # all over the table, tell how far it is.
 KILLED_AT, SAMPLE = 0.3, 50
 
-# What an act returns is how long its strongest lock was held, in milliseconds, where it says so.
+# An act returns how long its strongest lock was held, in milliseconds, where known.
 Act = Generator[Happening, None, float | None]
 
 
@@ -90,7 +90,7 @@ class Acts:
         if self.states.has_more:
             yield from self._command("migrate", "--no-input", "--verbosity", "0")
             self._expanded = self.audit.read_schema()
-        # What later migrations of the same release change stays after the contract.
+        # The changes of later migrations of the same release stay after the contract.
         self.plain = (self.plain | (self._expanded - expanded)) - (expanded - self._expanded)
         yield from self.course.watch(self._join("N+1"))
         yield from self.course.watch(self.fleets.leave("N"))

@@ -17,7 +17,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.swap.pair import Pair
 
-# Rows that are compared, and the share of them that must agree.
+# The number of compared rows, and the share that must agree.
 SAMPLE, AGREE = 200, 0.9
 # A beginning shorter than this says nothing.
 SHORTEST = 4

@@ -43,9 +43,9 @@ from migrations_playbook.swap.proof.verify import Rights, changed_rights, read_r
 from migrations_playbook.swap.reports import Exchanged
 from migrations_playbook.swap.sameness import read_meanings, refuse_other_meanings
 
-# How often to begin again when somebody changes what is bound to the table meanwhile.
+# How often to begin again when somebody changes a dependent of the table meanwhile.
 ROUNDS = 5
-# How long to ask a server that starts again what became of a commit, in seconds.
+# How long to ask a restarting server for the fate of a commit, in seconds.
 PATIENCE_FOR_AN_ANSWER = 30.0
 
 
@@ -167,7 +167,7 @@ def _attempt(
             rights_changed=changed_rights(done.rights, read_rights(connection, pair)),
         )
     except KeyboardInterrupt:
-        # A COMMIT that was cut short may have been done all the same.
+        # A COMMIT cut short may have been done all the same.
         if number is not None and _was_committed(connection, pair, number):
             raise TryAgain(describe_unproven(pair.replacement, revert=pair.swapped)) from None
         raise
@@ -298,7 +298,8 @@ def _was_committed(connection: BaseDatabaseWrapper, pair: Pair, number: str) -> 
     while time.monotonic() < deadline:
         try:
             connection.close()
-            # The old session may still be at its commit: the answer is final when that is over.
+            # The old session may still be at its commit: the answer is final once its commit is
+            # over.
             status = fetch_value(
                 connection, sql.SQL("SELECT pg_catalog.pg_xact_status(%s::xid8)"), [number]
             )

@@ -14,11 +14,11 @@ from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
 from migrations_playbook.replacement import Replacement
 
-# A catalog and an oid in it: how pg_depend names an object.
+# A catalog and an oid: how pg_depend names an object.
 Object = tuple[str, int]
 
-# The two columns of a table and of each of its partitions, to be joined to what is bound to them;
-# its parameters are `Pair.columns`.
+# The two columns of a table and of each of its partitions, to be joined to the objects bound to
+# them; the parameters are `Pair.columns`.
 COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, number, name)")
 
 

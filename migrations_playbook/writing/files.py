@@ -62,7 +62,7 @@ def render_migration(migration: Migration) -> str:
     """Write a migration as text."""
     text: str = MigrationWriter(migration).as_string()
     if not migration.atomic:
-        # Django's writer has no place for it.
+        # Django's writer has no place for `atomic`.
         text = text.replace(CLASS, f"{CLASS}    atomic = False\n", 1)
     return text
 

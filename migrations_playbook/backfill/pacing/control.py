@@ -89,7 +89,7 @@ def change_control(
         PlaybookError: somebody else's comment is there, or there is no trigger.
     """
     with engine_transaction(connection):
-        # Two who change it at a time must not undo each other.
+        # Two who change the comment at a time must not undo each other.
         execute(
             connection,
             sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(%s), %s)"),

@@ -14,14 +14,14 @@ from migrations_playbook.backfill.pacing.steering import MAX_ADDED_MS, Felt, Ste
 ALONE_MS = 50.0
 FIRST_SIZE = 1000
 FLOOR, CEILING = 50, 20_000
-# The 90th percentile of this many batches steers the size; it is looked at after so many new ones.
+# The 90th percentile of this many batches steers the size, looked at after so many new batches.
 WINDOW, LOOK_AFTER = 10, 4
 USUAL_SHARE = 0.9
-# Where the site decides it is the median: whoever shares a core with others is put off now and then
-# through no fault of a batch's size, and what requests feel of long batches is felt by the probe.
+# Where the site decides, the median steers: whoever shares a core with others is put off now and
+# then through no fault of a batch's size, and the probe feels long batches as requests do.
 STEERED_SHARE = 0.5
 GROWTH = 1.5
-# A batch that is so many times over shrinks the size at once, unless it took less than this, in ms.
+# A batch so many times over shrinks the size at once, unless the batch took less than this, in ms.
 FAR_OVER, HARDLY_LONG_MS = 5.0, 100.0
 
 
@@ -170,7 +170,7 @@ class Pacer:
             self.size.took(rows, seconds * 1000, target_ms=self.target_ms, share=share)
             pause = seconds * (1 / self.duty - 1)
             if self.pace.max_rows_per_second is not None:
-                # Each batch books its share of time behind those of the other workers.
+                # Each batch books its share of time behind the shares of the other workers.
                 self._next = max(self._next, now - seconds) + rows / self.pace.max_rows_per_second
                 pause = max(pause, self._next - now)
             return pause

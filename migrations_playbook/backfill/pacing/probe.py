@@ -27,19 +27,20 @@ from migrations_playbook.replacement import Replacement
 
 # Between two probes while workers are at work, and at rest, in seconds.
 EVERY, EVERY_AT_REST = 0.1, 0.02
-# Batches that were under way when the rest began are over after this, in seconds.
+# Batches under way at the beginning of the rest are over after this, in seconds.
 SETTLE_AT_REST = 0.1
-# The baseline is felt anew after so long: the site of noon is not that of the morning.
+# The baseline is felt anew after so many seconds: noon's site is not the morning's.
 BASELINE_AGE, RENEW_SAMPLES = 60.0, 20
-# Sooner where steps down do not help: what the site feels may have nothing to do with us.
+# Sooner where steps down do not help: the site's feeling may have nothing to do with us.
 DOUBTFUL_AGE = 10.0
-# Requests come back to rows that are in memory already; so do probes, to so many places.
+# Requests come back to rows in memory; so do probes, to so many places.
 PLACES = 16
-# After so many probes it is seen who else fills.
+# After so many probes we look who else fills.
 LOOK_ROUND = 10
-# A connection that was lost is made anew after so many seconds.
+# A lost connection is made anew after so many seconds.
 RECONNECT_AFTER = 1.0
-# Whether a session of others stands behind one of ours; its parameters are our name, twice.
+# Whether somebody else's session stands behind a session of ours; the parameters are our name,
+# twice.
 BEHIND = sql.SQL("""
     SELECT EXISTS (
         SELECT FROM pg_catalog.pg_stat_activity a
@@ -49,7 +50,7 @@ BEHIND = sql.SQL("""
                SELECT FROM pg_catalog.pg_stat_activity b
                 WHERE b.pid = ANY (pg_catalog.pg_blocking_pids(a.pid))
                   AND pg_catalog.split_part(b.application_name, ':', 1) = %s))""")
-# Transactional, so that it makes a transaction that is committed.
+# Transactional, so the message makes a transaction to be committed.
 COMMIT = sql.SQL("SELECT pg_catalog.pg_logical_emit_message(true, 'playbook', '')")
 
 

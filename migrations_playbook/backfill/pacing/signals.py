@@ -19,18 +19,18 @@ from migrations_playbook.errors import primary_message
 from migrations_playbook.postgres.query import engine_transaction, fetch_all, fetch_value, set_local
 from migrations_playbook.postgres.server import wal_position
 
-# A signal that takes longer than this to read is one that cannot be read, in milliseconds.
+# A signal that takes longer than this to read counts as unreadable, in milliseconds.
 READ_TIMEOUT_MS = 2000
-# A session that has ended a statement so lately is one that is at work, in seconds.
+# A session that has ended a statement so lately counts as at work, in seconds.
 RECENT = 1.0
-# What a server says that refuses a function or a view for good. (Aurora has no log to tell of.)
+# The errors of a server that refuses a function or a view for good. (Aurora has no log to tell of.)
 REFUSED = (
     pg_errors.InsufficientPrivilege,
     pg_errors.FeatureNotSupported,
     pg_errors.UndefinedFunction,
     pg_errors.ObjectNotInPrerequisiteState,
 )
-# For how long the positions of the log are remembered that a replica's lag is told from, in s.
+# For how long the log's positions, which tell a replica's lag, are remembered, in seconds.
 REMEMBER = 3600.0
 
 
@@ -139,7 +139,7 @@ class Signals:
                 readings |= self._readers[name](connection)
         except DatabaseError as error:
             if connection.connection is None or connection.connection.closed:
-                # The next reading opens another one.
+                # The next reading opens another connection.
                 connection.close()
             return error
         return None

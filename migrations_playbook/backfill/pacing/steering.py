@@ -18,27 +18,27 @@ from dataclasses import dataclass
 
 # By how much the 99th percentile of requests may grow unless the user says otherwise, in ms.
 MAX_ADDED_MS = 5.0
-# The shortest and the longest batch, and where it begins beside others, in milliseconds.
+# The shortest and the longest batch, and the first batch beside others, in milliseconds.
 SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 8.0, 50.0
 # The lowest level: a twentieth of the time in the shortest batches.
 LOWEST = SHORTEST_MS / 20
-# Where there is no probe: shorter than the scheduler's tick (4 ms on a Linux of 250 Hz). A request
-# that finds every core taken waits until a process sleeps or its tick is over.
+# Where there is no probe: shorter than the scheduler's tick (4 ms on a Linux of 250 Hz). With every
+# core taken a request waits until a process sleeps or its tick is over.
 UNFELT_MS = 4.0
 # Of so many probes at rest the second highest stands for the 99th percentile.
 REST_SAMPLES, REST_KEPT = 40, 60
-# A step down: this many of the last so many probes were above what is allowed.
+# A step down: this many of the last so many probes were above the allowance.
 DOWN_AFTER = ((2, 20), (3, 100))
-# The same where requests at rest differ by more than what is allowed: chance alone exceeds it then.
+# The same where requests at rest differ by more than the allowance: chance alone exceeds it then.
 DOWN_IN_NOISE = ((4, 20), (8, 100))
 MOST_RECENT, TOLD = 100, 50
 DOWN = 0.5
-# A step up: none of so many was above this share of what is allowed.
+# A step up: none of so many was above this share of the allowance.
 UP_AFTER, UP_SHARE = 20, 0.7
 UP = 1.25
-# For how long a level that was too high is not tried again, in seconds; twice as long each time.
+# For how long too high a level is not tried again, in seconds; twice as long each time.
 HOLD, LONGEST_HOLD = 30.0, 480.0
-# Probes that were under way when the level changed say nothing of the new one, in seconds.
+# Probes under way when the level changed say nothing of the new level, in seconds.
 SETTLE = 0.2
 
 
@@ -63,7 +63,7 @@ class Baseline:
     def __init__(self) -> None:
         self._reads: deque[float] = deque(maxlen=REST_KEPT)
         self._commits: deque[float] = deque(maxlen=REST_KEPT)
-        # What another process has felt before us: its workers do not rest for us.
+        # Another process's baseline, felt before us: its workers do not rest for us.
         self.told: tuple[float, float] | None = None
 
     def add(self, felt: Felt) -> None:

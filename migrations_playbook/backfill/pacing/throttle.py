@@ -17,7 +17,7 @@ from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.server import server_cores
 
 # The server is shared when others were at work at more than a quarter of the last looks: the site
-# is at every one of them, and what asks for the server's health now and then at few.
+# is at each look, and whoever asks for the server's health now and then at few.
 OTHERS_LOOKS, OTHERS_SHARE = 20, 0.25
 
 
@@ -108,7 +108,7 @@ def find_reasons(readings: Readings, limits: Limits) -> list[Reason]:
                 f"(limit {_mb(limits.wal_rate)}/s)",
             )
         )
-    # Not the value: it may be a secret of the user's.
+    # Not the value, which may be a secret of the user's.
     if readings.query is None:
         reasons.append(Reason("throttle query", "the throttle query gave no value"))
     elif readings.query not in (0, False):

@@ -70,7 +70,7 @@ def read_constraints(connection: BaseDatabaseWrapper, pair: Pair) -> list[Constr
              ORDER BY k.conname, k.conrelid""").format(columns=COLUMNS),
         pair.columns,
     )
-    # One without a definition was dropped by another process while the query ran.
+    # A constraint without a definition was dropped by another process while the query ran.
     return [Constraint(*row) for row in rows if row[4] is not None]
 
 

@@ -40,5 +40,5 @@ def _refusal(each: Constraint) -> str:
     return "fresh values refer to no row of the other table; drop the foreign key first"
 
 
-# The stamp of constraints is that of the CHECKs.
+# The stamp of the CHECKs covers all constraints.
 KIND = DependentKind(read_foreign_keys)

@@ -137,7 +137,7 @@ def read_indexes(connection: BaseDatabaseWrapper, pair: Pair) -> list[Index]:
         INDEXES.format(columns=COLUMNS),
         pair.columns,
     )
-    # One without a definition was dropped by another process while the query ran.
+    # An index without a definition was dropped by another process while the query ran.
     return [
         _from_using_on(Index(*fields), prefix) for *fields, prefix in rows if fields[6] is not None
     ]

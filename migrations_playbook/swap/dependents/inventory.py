@@ -114,11 +114,11 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     """
     with engine_transaction(connection):
         if pair.table.kind != FOREIGN:
-            # The lock that any SELECT takes, so that no exchange can commit between two queries.
+            # The lock that any SELECT takes, so no exchange can commit between two queries.
             execute(
                 connection, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(pair.identifier)
             )
-        # No partition can come between either: what was read before the lock may be out of date.
+        # No partition can come between either: the pair read before the lock may be out of date.
         pair = pair.reread(connection)
         schemas = read_operator_schemas(connection, pair)
         bound = read_objects(connection, pair.table, pair.replacement.shadow)

@@ -30,7 +30,7 @@ KINDS: tuple[DependentKind, ...] = (
     twins.KIND,
     checks.KIND,
     foreign_keys.KIND,
-    # The columns of a replica identity must not be null: it frames NOT NULL.
+    # The columns of a replica identity must not be null: its steps frame the steps of NOT NULL.
     not_null.KIND,
     replica_identity.KIND,
     columns.KIND,

@@ -77,7 +77,8 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
         )
         dropped = (drop_twin(pair, copy),) if twin is not None else ()
         if copy.direct and twin is not None:
-            # An interrupted exchange the other way: it was never replaced, and is right again.
+            # An interrupted exchange the other way: the view was never replaced, and is right
+            # again.
             refused = not_owned(connection, "materialized view", str(copy), copy.owner)
             yield replace(each, refused=refused, steps=Steps(before_rename=dropped))
         elif (refused := _refusal(connection, pair, copy)) is not None:
@@ -214,9 +215,9 @@ def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
         COPIES_OF.format(columns=COLUMNS),
         [*pair.columns, pair.oids, *pair.columns, pair.oids, ALIAS_LIST],
     )
-    # One without a text was dropped by another process while the query ran.
+    # A view without a text was dropped by another process while the query ran.
     return [Copy(*row) for row in rows if row[11] is not None]
 
 
-# The stamp of a materialized view is that of views.
+# The stamp of the views covers materialized views too.
 KIND = DependentKind(read_materialized_views)

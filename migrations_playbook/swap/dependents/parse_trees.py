@@ -6,11 +6,11 @@ data, the same in every language; its fields are named as PostgreSQL 14 to 18 na
 
 from __future__ import annotations
 
-# A list of column names in an ALIAS, at least one name long; and one that may be empty.
+# A list of column names in an ALIAS, at least a name long; and a list that may be empty.
 _NAMES = r'\((?:[^()"\\]|\\.|"(?:[^"\\]|\\.)*")+\)'
 _SOME_NAMES = rf"(?:<>|{_NAMES})"
-# A range table entry whose relation has an alias list, FROM t AS a (b, c): PostgreSQL writes it
-# again with a name for each column, by position. `format` puts in the relation's oid.
+# A range table entry whose relation has an alias list, FROM t AS a (b, c): PostgreSQL writes the
+# alias again with a name for each column, by position. `format` puts in the relation's oid.
 ALIAS_LIST = (
     r"\{RANGETBLENTRY :alias \{ALIAS :aliasname \S+ :colnames "
     + _NAMES
@@ -20,5 +20,6 @@ ALIAS_LIST = (
 )
 # A reference to a whole row, such as f(t): pg_depend has the table in it, and no column.
 WHOLE_ROW = ":varattno 0 "
-# An action of a MERGE: pg_depend has the columns that it reads, and not those that it writes.
+# An action of a MERGE: pg_depend has the columns that the action reads, and not the columns that
+# the action writes.
 MERGE_ACTION = "{MERGEACTION "

@@ -105,7 +105,7 @@ def _of_relation(
         return
     steps: list[Step] = []
     for column, had in ((pair.replacement.live, shadow), (pair.replacement.shadow, live)):
-        # Under its new name a column still has the privileges of its old one.
+        # Under its new name a column still has the privileges of its old name.
         steps += _revoke(pair, column, [each for each in had if each.grantor == owner])
     for column, has in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
         steps += _grant(pair, column, has, me)

@@ -102,7 +102,7 @@ def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[
     return tuple(sorted({pair.live.type_schema, *(row[0] for row in rows)} - {"pg_catalog"}))
 
 
-# The objects of one catalog that are bound to either column, of the table or of a partition.
+# The objects of a catalog that are bound to either column, of the table or of a partition.
 BOUND = """
       JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names
               FROM pg_catalog.pg_depend d

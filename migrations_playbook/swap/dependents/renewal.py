@@ -88,7 +88,7 @@ def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
         ),
         Lock.NONE,
     )
-    # It is filled with its owner's rights, as the old one was.
+    # The twin is filled with its owner's rights, as the original was.
     yield Step(
         "Give it to the same owner",
         sql.SQL("ALTER MATERIALIZED VIEW {} OWNER TO {}").format(twin, sql.Identifier(each.owner)),

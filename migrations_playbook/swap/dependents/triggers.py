@@ -61,12 +61,13 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
             continue
         if definition is None:
             # pg_get_triggerdef() reads the catalog as it is now, the query as it was when it began:
-            # another process, such as a second swap, has dropped it in between.
+            # another process, such as a second swap, has dropped the trigger in between.
             continue
         on, label = relations[relation], relations[relation].labelled(name)
         covers = frozenset(("pg_trigger", clone) for clone, *_ in clones[oid])
         if name.lstrip("~").startswith(FIRST):
-            # Each exchange drops it, and makes those that the names after it want.
+            # Each exchange drops the quarantine's triggers, and makes the triggers for the names
+            # afterwards.
             yield Dependent("trigger", label, "quarantine", frozenset(names), covers)
             continue
         identifier = sql.Identifier(name)

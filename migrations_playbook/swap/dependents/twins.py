@@ -159,7 +159,7 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
     """
     whole = [part.twin for part in family if part.twin and _belongs(part)]
     if whole and not all(_alike(part, restated) for part in family if part.twin in whole):
-        # What is attached goes with the table's own, and only with it.
+        # An attached index goes with the table's own, and only so.
         yield drop_twin(family[0], "Drop {}, which is not like its original", family=family)
         family = _without_twins(family)
     missing = [part for part in family if not _alike(part, restated)]
@@ -174,7 +174,7 @@ def _build(family: Family, restated: Definitions) -> Iterator[Step]:
         made = None if part in missing else part.twin
         if part.index.constraint and not part.pair.partitioned and not (made and made.constraint):
             yield make_constraint(part, part.twin_name, part.twin_name)
-    # The lowest level first: only a part that is whole makes the one above whole.
+    # The lowest level first: only a whole part makes the part above whole.
     for part in reversed(family):
         made = None if part in missing else part.twin
         if part.above is not None and not (made and made.parent):
@@ -295,7 +295,7 @@ def _tablespace(index: Index, clause: str) -> sql.Composable:
 
 
 def _targets(part: Part) -> Iterator[Step]:
-    # Before it has parts: an index hands its target on to those.
+    # Before the index has parts: an index hands its target on to its parts.
     name = part.pair.twin_name(part.index.name)
     for number, target in part.index.targets:
         yield Step(

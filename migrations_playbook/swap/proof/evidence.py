@@ -33,7 +33,7 @@ class Evidence:
         self.began = datetime.now(UTC)
         self.facts: dict[str, Any] = {"play": play, "outcome": "unfinished"}
         try:
-            # Readable by its owner only: it names roles, tables and times.
+            # Readable by its owner only: the file names roles, tables and times.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             raise PlaybookError(

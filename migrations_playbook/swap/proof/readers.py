@@ -157,7 +157,8 @@ def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -
     with engine_transaction(connection):
         execute(connection, sql.SQL("SET LOCAL search_path TO DEFAULT"))
         own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
-        # Our own comparisons find PostgreSQL's operators first, and those of the column's type.
+        # Our own comparisons find PostgreSQL's operators first, then the operators of the column's
+        # type.
         pin_search_path(connection, pair.live.type_schema, *own)
         # To sort a million texts takes longer than to hash them, whatever the planner guesses.
         set_local(connection, "enable_mergejoin", "off")
@@ -193,7 +194,7 @@ def _count_shown(
         )
         if columns and key is not None
     ]
-    # One that can show nothing is to be readable all the same.
+    # A view that can show nothing is to be readable all the same.
     readable = sql.SQL("SELECT 0 FROM {} LIMIT 1").format(reader.identifier)
     return sum(int(fetch_value(connection, query) or 0) for query in queries or [readable])
 

@@ -31,9 +31,9 @@ from migrations_playbook.swap.proof.readers import read_through
 from migrations_playbook.swap.reports import Verified
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
-# What could not be read is named; this where it is the memory.
+# Unread views are named; so is the memory, by this.
 MEMORY = "the memory of leaked values"
-# What each role may do with the live column: role, privilege, and the partition if it is one.
+# Each role's privileges on the live column: role, privilege, and the partition, if any.
 Rights = frozenset[tuple[str, str, str]]
 
 
@@ -68,7 +68,7 @@ def verify_values(
     """
     with engine_transaction(connection):
         pin_search_path(connection, pair.live.type_schema)
-        # A few queries over many rows: to compile each takes longer than it saves.
+        # A few queries over many rows: compiling each costs more time than saved.
         set_local(connection, "jit", "off")
         found = read_inventory(connection, pair)
         names: dict[str, sql.Composable] = {
