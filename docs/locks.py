@@ -2,7 +2,7 @@
 
     python docs/locks.py [ROWS]
 
-It starts a server of its own with ROWS tickets (1000000) and plays a rotation statement by
+The script starts a server of its own with ROWS tickets (1000000) and plays a rotation statement by
 statement, with the steps that the commands themselves are made of. The locks are read from
 pg_locks while each statement's transaction is open.
 """
@@ -173,7 +173,11 @@ def measure(rows: int) -> Iterator[Section]:
         found = pass_gate(SwapRequest(connection, replacement, revert=True)).pair.table
         planned = list(
             contract.steps(
-                connection, found, shadow="new_token", triggers=replacement.trigger_names
+                connection,
+                found,
+                live="token",
+                shadow="new_token",
+                triggers=replacement.trigger_names,
             )
         )
         contracted = together(planned)
@@ -181,7 +185,7 @@ def measure(rows: int) -> Iterator[Section]:
 
 
 def page(sections: list[Section], rows: int) -> str:
-    """The page."""
+    """Build the page."""
     parts = [INTRODUCTION.format(rows=f"{rows:,}")]
     for section in sections:
         parts.append(f"## {section.title}\n\n{section.says}\n")

@@ -28,7 +28,7 @@ DRAWING_ROUNDS = 20
 
 
 def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> None:
-    """Draw duplicates again, for all rows of a value but the first.
+    """Draw duplicates again: all rows of a value but a single row draw another.
 
     Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
