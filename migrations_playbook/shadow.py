@@ -25,7 +25,7 @@ value has no shadow either: null means no token, or no token any more.
 
 Both have a WHEN clause that PostgreSQL evaluates without calling the function, so any other UPDATE
 costs nothing: neither does a row of the backfill. The plays themselves set django-pgtrigger's
-`pgtrigger.ignore` where they draw a value again. Anybody may set it; nobody does so by accident.
+`pgtrigger.ignore` where they draw a value again. Anybody may set this; nobody does so by accident.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Shadow:
         live: the field whose values are replaced.
         shadow: the nullable field that collects the new values; same type, declared later.
         value: a Django expression that PostgreSQL evaluates for each row, such as `RandomUUID()`.
-            The expression refers to no column: it makes a value, and converts none.
+            The expression refers to no column: a value is made, not converted.
     """
 
     live: str
@@ -181,6 +181,7 @@ class ShadowTrigger(pgtrigger.Trigger):
         """Quote the column names for the trigger's SQL."""
 
         def quoted(field: str) -> str:
+            """Quote the name of a field's column."""
             return sql.Identifier(column_of(model, field)).as_string(None)
 
         return {

@@ -1,4 +1,4 @@
-"""The operations to drop a shadow column in a migration, once only leaked values are left there.
+"""The operations to drop a shadow column in a migration, once only leaked values are left.
 
 FROZEN, as `expand.table_lock` is: migrations import both from `migrations_playbook.operations`.
 """

@@ -242,7 +242,7 @@ class Picture:
 
 
 def plain_line(task: Task) -> str:
-    """Write one line of progress."""
+    """Write a line of progress."""
     total = "?" if task.total is None else f"{task.total:,.0f}"
     parts = [f"{task.description}: {task.completed:,.0f} / {total} rows"]
     if task.total:

@@ -3,10 +3,10 @@
 A waiting ACCESS EXCLUSIVE request blocks every later reader, so the wait must be short. An
 autovacuum gives way only after a wait of `deadlock_timeout` (1 s), so the wait must be long. Hence:
 
-1. `reserve` takes SHARE UPDATE EXCLUSIVE patiently. It evicts an autovacuum and keeps
-   others away, and blocks no read and no write, not even while it waits.
+1. `reserve` takes SHARE UPDATE EXCLUSIVE patiently. The request evicts an autovacuum and
+   keeps others away, and blocks no read and no write, not even while waiting.
 2. `seize` then takes ACCESS EXCLUSIVE in short attempts with jittered pauses, and does not
-   even ask while a transaction that is older than a bound holds the table.
+   even ask while a transaction older than a bound holds the table.
 
 Both work inside the caller's transaction, are bounded in attempts and time, and leave
 `lock_timeout` set until the end, so no later statement waits without a bound.

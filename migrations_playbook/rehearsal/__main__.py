@@ -1,4 +1,4 @@
-"""One process of a rehearsal: `python -m migrations_playbook.rehearsal`.
+"""A process of a rehearsal: `python -m migrations_playbook.rehearsal`.
 
 Reads a JSON object from standard input: the job, the scratch database, the script, and the job's
 arguments. The project's settings are used as they are, but for the databases' names.

@@ -62,8 +62,8 @@ class ReleaseStates:
         """List the targets of `migrate` for release N: the last migrations that need no expand.
 
         Returns:
-            A key for each of the graph's ends, once the expand and all that depend on it are
-            taken away.
+            A key for each of the graph's ends, once the expand and all its dependents are taken
+            away.
         """
         graph = self._loader.graph
         needed = set(graph.nodes) - set(graph.backwards_plan(self.expand))

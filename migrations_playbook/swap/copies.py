@@ -1,7 +1,7 @@
 """Is the value kept a second time? Columns with the value, or with something made of the value.
 
 A digest beside a secret (`token_checksum`, say) goes on letting the leaked value in after a swap.
-Rows are sampled and compared inside the server: no value leaves it.
+Rows are sampled and compared inside the server: no value leaves the server.
 """
 
 from __future__ import annotations

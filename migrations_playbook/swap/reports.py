@@ -90,7 +90,7 @@ class Verified:
         values: rows with a live value, as many as could be looked at.
         nulls: rows without a live value, where each must have a value.
         duplicates: live values of more than a single row, where the column is unique.
-        leaked: rows whose live value is another row's retired one.
+        leaked: rows whose live value is another row's retired value.
         returned: rows whose live value is remembered as leaked: the value had left its column.
         same: rows with the same value in both columns, as rows written since the swap have. No
             number tells such a row from a leaked value written past the triggers.

@@ -21,7 +21,7 @@ from migrations_playbook.swap.pair import Pair
 
 @dataclass(frozen=True)
 class Copy:
-    """A materialized view that reads one of the columns.
+    """A materialized view that reads either column.
 
     Arguments:
         rule: the oid of its rule in pg_rewrite.

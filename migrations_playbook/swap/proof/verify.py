@@ -120,7 +120,7 @@ def verify_values(
 
 
 def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
-    """Build the digest of the set of live values. One parallel sequential scan.
+    """Build the digest of the set of live values. A single, parallel, sequential scan.
 
     A value has the same text for every role at any time.
     """
