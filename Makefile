@@ -1,6 +1,8 @@
 # `make help` lists the targets.
 PYTHON ?= python3
 ROWS ?= 1000000
+STEPS ?= 10000
+SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +11,7 @@ STAMP := $(VENV)/.stamp
 # The embedded PostgreSQL speaks English only; Debian's comes with the translations.
 TRANSLATED := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
-.PHONY: help demo test test-german matrix wheel lint bench clean
+.PHONY: help demo test test-german soak matrix wheel lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -27,6 +29,10 @@ ifeq ($(TRANSLATED),)
 else
 	@TEST_POSTGRES_BIN=$(TRANSLATED) TEST_POSTGRES_LANGUAGE=de $(BIN)/python -m pytest -n 2 $(ARGS)
 endif
+
+soak: $(STAMP) ## Look for faults at length: STEPS steps of random histories (10000), SECONDS of kills (600)
+	@$(BIN)/python -m tests.soak.histories $(STEPS)
+	@$(BIN)/python -m tests.soak.kills $(SECONDS)
 
 matrix: $(STAMP) ## Run the tests on other versions of Python, Django and PostgreSQL (ARGS="-l" lists them)
 	@$(BIN)/nox $(ARGS)
