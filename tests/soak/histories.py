@@ -52,14 +52,16 @@ RELEASES = st.sampled_from([OLD, BOTH])
 class History(Stage):
     """The steps that a history is made of."""
 
-    @initialize(rows=st.integers(0, 3), expanded=st.sampled_from([True, True, True, False]))
-    def begin(self, rows: int, expanded: bool) -> None:  # noqa: FBT001 - Hypothesis' names
+    @initialize(rows=st.integers(1, 3), begins=st.sampled_from(["none", "expanded", "swapped"]))
+    def begin(self, rows: int, begins: str) -> None:
         """Begin with rows that are older than the expand."""
         self.oracle.stands = "expanded"
         for _ in range(rows):
             self.restore(often=0)
-        if not expanded:
+        if begins == "none":
             self.migrate_backwards(often=0)
+        while self.oracle.stands != begins:
+            self.advance(killed=None)
 
     def teardown(self) -> None:
         try:
@@ -233,20 +235,16 @@ class History(Stage):
     @precondition(lambda self: not self.contracted)
     @rule(killed=st.one_of(st.none(), st.none(), st.integers(1, 100)))
     def advance(self, killed: int | None) -> None:
-        """The next play of the runbook: expand, backfill, swap, verify."""
+        """The next play: expand, backfill, swap, and back again."""
         if not self.oracle.has_shadow:
             self.expand()
         elif self.oracle.stands == "swapped":
             self.verify()
+            self.exchange("--revert", killed=killed)
         elif self.oracle.filled:
             self.exchange(killed=killed)
         else:
             self.backfill(killed)
-
-    @precondition(lambda self: self.oracle.stands == "swapped")
-    @rule(killed=st.one_of(st.none(), st.none(), st.integers(1, 100)))
-    def revert(self, killed: int | None) -> None:
-        self.exchange("--revert", killed=killed)
 
     @precondition(lambda self: self.oracle.stands in UNSWAPPED and self.oracle.builds_at_once)
     @precondition(lambda self: not self.killed)
