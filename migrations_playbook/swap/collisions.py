@@ -143,8 +143,21 @@ def _leaked_rows(
 def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> None:
     """Draw the shadow of rows. `ctid` is unique within one partition: `tableoid` says which.
 
-    Where an index is unique already, a draw may clash: then all rows keep their values this time.
+    No row draws its own live value, unless all draws for the row yield that value. Where an index
+    is unique already, a draw may clash: then all rows keep their values this time.
     """
+    # The subquery names the row's column, so PostgreSQL runs the subquery again for each row; and
+    # a volatile expression is evaluated for each draw, until a draw is taken.
+    value = sql.SQL("""
+        coalesce((SELECT drawn.value
+                    FROM (SELECT {value} AS value
+                            FROM pg_catalog.generate_series(1, {rounds})) AS drawn
+                   WHERE drawn.value IS DISTINCT FROM {table}.{live} LIMIT 1), {value})""").format(
+        value=pair.replacement.value,
+        rounds=DRAWING_ROUNDS,
+        table=pair.identifier,
+        live=sql.Identifier(pair.replacement.live),
+    )
     try:
         with engine_transaction(connection):
             _ignore_declared(connection, pair)
@@ -155,7 +168,7 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
                 ).format(
                     table=pair.identifier,
                     shadow=sql.Identifier(pair.replacement.shadow),
-                    value=pair.replacement.value,
+                    value=value,
                     rows=rows,
                 ),
                 [],
