@@ -152,7 +152,10 @@ class Stage(RuleBasedStateMachine):
         if which is None or not self.oracle.seen:
             self.values += 1
             return UUID(int=self.values)
-        return self.oracle.seen[which % len(self.oracle.seen)]
+        # What has leaked and left its column is what is most easily forgotten.
+        gone = [each for each in self.oracle.seen if each in self.oracle.gone]
+        values = gone if gone and which % 2 else self.oracle.seen
+        return values[which // 2 % len(values)]
 
     def note(self) -> int:
         self.notes += 1
