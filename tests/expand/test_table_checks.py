@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from django.contrib.postgres.functions import RandomUUID
 from django.core.management import CommandError, call_command
@@ -103,7 +104,7 @@ def test_a_function_that_the_session_finds_and_the_trigger_does_not_is_refused(
     in_schema(database)
     (error,) = checked(function("fresh"))
     assert error.startswith("playbook.E022: Shadow(value=...) is not found where the triggers look")
-    assert "function fresh() does not exist" in error
+    assert database.complaint("SET search_path = public; SELECT fresh()") in error
     assert checked(function("extensions.fresh")) == []
 
 
@@ -133,8 +134,9 @@ def test_what_the_role_may_not_call_is_named(database: Database) -> None:
             cursor.execute("SET ROLE clerk")
         (error,) = checked(function("extensions.fresh"))
         connection.close()
+        words = database.complaint("SELECT extensions.fresh()", role="clerk")
     assert error.startswith("playbook.E022: Shadow(value=...) may not be drawn by this role")
-    assert "permission denied for function fresh" in error
+    assert words in error
 
 
 def test_a_check_writes_nothing(database: Database) -> None:
@@ -203,6 +205,9 @@ def test_at_the_connection_limit_migrate_is_one_sentence_and_can_be_repeated(
     usual = connection.settings_dict["USER"]
     with role(database, "visitor"):
         database.run("ALTER ROLE visitor LOGIN CONNECTION LIMIT 0")
+        with pytest.raises(psycopg.OperationalError) as limited:
+            database.connect(user="visitor")
+        words = str(limited.value).rpartition("FATAL:  ")[2].strip()
         connection.close()
         connection.settings_dict["USER"] = "visitor"
         try:
@@ -211,7 +216,7 @@ def test_at_the_connection_limit_migrate_is_one_sentence_and_can_be_repeated(
         finally:
             connection.settings_dict["USER"] = usual
     assert refused.value.returncode == 75
-    for part in ("cannot be reached", "too many connections", "nothing was changed"):
+    for part in ("cannot be reached", words, "nothing was changed"):
         assert part in str(refused.value)
 
 

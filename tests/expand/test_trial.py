@@ -91,7 +91,7 @@ def test_a_function_that_the_trigger_does_not_find_is_refused(
     database.run(f"CREATE FUNCTION extensions.fresh() RETURNS uuid {DRAWING}")
     said = refusal(function("fresh"))
     assert "Every insert into public.tickets_ticket would fail" in said
-    assert "function fresh() does not exist" in said
+    assert database.complaint("SELECT fresh()") in said
     assert "The triggers look names up in pg_catalog, public, pg_temp: name the schema." in said
     assert '"manage.py playbook expand tickets.Ticket.new_token"' in said
 
@@ -101,17 +101,19 @@ def test_a_function_that_the_trigger_does_not_find_is_refused(
     [
         ("SELECT NULL::uuid", "is null"),
         ("SELECT '7f4df2e5-1c5f-4b7e-8b9a-3a0e0d0f0b52'::uuid", "was the same for 101 rows"),
-        ("SELECT to_char(1 / 0, '9')::uuid", "division by zero"),
-        ("SELECT missing FROM nowhere", 'relation "nowhere" does not exist'),
+        # What the server says to it.
+        ("SELECT to_char(1 / 0, '9')::uuid", None),
+        ("SELECT missing FROM nowhere", None),
     ],
 )
 def test_a_function_that_draws_nothing_is_refused(
-    body: str, says: str, refusal: Refusal, database: Database
+    body: str, says: str | None, refusal: Refusal, database: Database
 ) -> None:
     database.run(
         "CREATE FUNCTION fresh() RETURNS uuid LANGUAGE plpgsql AS "
         f"$body$BEGIN RETURN ({body}); END$body$"
     )
+    says = says or database.complaint("SELECT fresh()")
     assert says in refusal(function("public.fresh"))
 
 
@@ -156,8 +158,9 @@ def test_a_role_of_the_site_that_may_not_call_the_function_is_named(
     with role(database, "shop"):
         database.run(f"GRANT {granted} ON tickets_ticket TO shop")
         said = refusal(function("public.fresh"))
+        words = database.complaint("SELECT fresh()", role="shop")
     assert 'Every insert of the role "shop" into public.tickets_ticket would fail' in said
-    assert "permission denied for function fresh" in said
+    assert words in said
     assert "Grant that to the role" in said
 
 
@@ -171,7 +174,8 @@ def test_a_role_is_tried_with_what_the_function_calls_in_turn(
     )
     with role(database, "shop"):
         database.run("GRANT INSERT ON tickets_ticket TO shop")
-        assert "permission denied for table seeds" in refusal(function("public.fresh"))
+        words = database.complaint("SELECT FROM seeds", role="shop")
+        assert words in refusal(function("public.fresh"))
 
 
 @pytest.fixture
@@ -226,7 +230,8 @@ def test_a_role_that_may_not_call_the_triggers_own_function_is_named(
     with role(database, "shop"):
         database.run("GRANT INSERT ON tickets_ticket TO shop")
         said = refusal(RandomUUID())
-    assert "permission denied for function _pgtrigger_should_ignore" in said
+        words = database.complaint("SELECT _pgtrigger_should_ignore('any')", role="shop")
+    assert words in said
 
 
 def test_without_the_right_to_try_it_the_grant_is_named(
