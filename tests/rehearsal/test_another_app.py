@@ -49,8 +49,9 @@ def test_it_passes(vouchers: Database) -> None:
 def test_rows_that_cannot_be_made_are_refused_before_it_begins(vouchers: Database) -> None:
     done = vouchers.manage("playbook", "rehearse", TARGET, "--rows", "10")
     assert done.returncode == 1
+    assert vouchers.manage("migrate").returncode == 0
     words = vouchers.complaint(
-        """INSERT INTO vouchers_voucher (id, "Code") VALUES (gen_random_uuid(), 'any')"""
+        """INSERT INTO vouchers_voucher (id, "Code", note) VALUES (gen_random_uuid(), 'any', '')"""
     )
     assert '"Shop"' in words or "»Shop«" in words
     assert done.stderr == (
