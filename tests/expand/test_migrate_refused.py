@@ -75,7 +75,7 @@ def test_stopped_while_it_waits_it_says_so_and_can_be_run_again(
             before_the_expand.run(f"SELECT pg_terminate_backend(({WAITING}))")
         _, errors = process.communicate()
     expected = {"signal": (130, "Stopped; nothing of"), "session": (75, "connection")}[ended]
-    assert process.returncode == expected[0]
+    assert process.returncode == expected[0], errors
     assert expected[1] in said(errors)
     assert before_the_expand.dump() == before
     assert before_the_expand.manage("migrate").returncode == 0
