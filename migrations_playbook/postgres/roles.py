@@ -179,7 +179,7 @@ def current_role(connection: BaseDatabaseWrapper) -> str:
 
 
 def may_not_create(connection: BaseDatabaseWrapper, schema: str) -> str | None:
-    """Build the refusal for a view in whose schema nothing may be created; None when allowed."""
+    """Build the refusal for an object in whose schema nothing may be created; None when allowed."""
     if fetch_value(
         connection, sql.SQL("SELECT pg_catalog.has_schema_privilege(%s, 'CREATE')"), [schema]
     ):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.postgres.roles import current_role, not_owned
+from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
     Dependent,
@@ -21,8 +21,7 @@ from migrations_playbook.swap.dependents.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS
 
 FUNCTIONS = sql.SQL("""
-    SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner),
-           pg_catalog.has_schema_privilege(o.pronamespace, 'CREATE'),
+    SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner), n.nspname,
            pg_catalog.pg_get_functiondef(o.oid), bound.names,
            o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+')
       FROM (SELECT d.objid,
@@ -36,6 +35,7 @@ FUNCTIONS = sql.SQL("""
                AND d.refobjid = ANY (%s)
              GROUP BY d.objid) AS bound
       JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
+      JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace
      WHERE bound.names <> '{{}}' OR position(%s IN o.prosqlbody::text) > 0
      ORDER BY 2""")
 
@@ -53,13 +53,10 @@ def read_functions(reading: Reading) -> Iterator[Dependent]:
         FUNCTIONS.format(columns=COLUMNS),
         [ALIAS_LIST, *reading.pair.columns, reading.pair.oids, MERGE_ACTION],
     )
-    for oid, label, owner, may_create, definition, names, alias in rows:
+    for oid, label, owner, schema, definition, names, alias in rows:
         refused = not_owned(reading.connection, "function", label, owner)
-        if refused is None and not may_create:
-            refused = (
-                "to replace it takes the right to create in its schema: GRANT CREATE ON SCHEMA "
-                f"to {current_role(reading.connection)}"
-            )
+        if refused is None:
+            refused = may_not_create(reading.connection, schema)
         if refused is None and alias:
             refused = BY_POSITION
         step = Step(
