@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import OperationalError
@@ -66,6 +66,16 @@ class LockPolicy:
     old_ms: int = 500
     hold_ms: int = 5000
     snapshots_ms: int = 600_000
+
+    def take_turns(self) -> Iterator[int]:
+        """Yield the numbers of the attempts, counted from 1, with a pause between two.
+
+        The pause is outside the queue, where nobody waits behind us; so nothing can wake us either.
+        """
+        for attempt in range(1, self.attempts + 1):
+            yield attempt
+            if attempt < self.attempts:
+                time.sleep(self.pause(attempt))
 
     def pause(self, attempt: int) -> float:
         """Compute the seconds to wait after an attempt, counted from 1."""
@@ -149,7 +159,7 @@ def seize(
         "idle_in_transaction_session_timeout": f"{policy.hold_ms}ms",
     }
     waited = 0.0
-    for attempt in range(1, policy.attempts + 1):
+    for attempt in policy.take_turns():
         if not find_old_holders(connection, table, policy.old_ms):
             asked = time.monotonic()
             granted = _ask(connection, statements, bounds, all_ms=policy.timeout_ms)
@@ -157,9 +167,6 @@ def seize(
             waited += now - asked
             if granted:
                 return Seized(attempts=attempt, wait_ms=waited * 1000, since=now)
-        if attempt < policy.attempts:
-            # Outside the queue, where nobody waits behind us; so nothing can wake us either.
-            time.sleep(policy.pause(attempt))
     others = read_holders(connection, table)
     raise LockNotAvailable(_unavailable(table, "ACCESS EXCLUSIVE", policy.attempts, others))
 

@@ -6,7 +6,6 @@ the work.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from django.db import Error as DatabaseError
@@ -136,7 +135,7 @@ def follow(
         LockNotAvailable: the exchange is committed, but the step is not done.
     """
     weak = step.lock is Lock.SHARE_UPDATE_EXCLUSIVE
-    for attempt in range(1, policy.attempts + 1):
+    for _ in policy.take_turns():
         try:
             with engine_transaction(connection):
                 timeout = policy.patience_ms if weak else policy.timeout_ms
@@ -147,8 +146,6 @@ def follow(
         except OperationalError as error:
             if not isinstance(error.__cause__, pg_errors.LockNotAvailable):
                 raise
-            # Outside the queue, where nobody waits behind us; so nothing can wake us either.
-            time.sleep(policy.pause(attempt))
         else:
             return
     raise LockNotAvailable(
