@@ -6,7 +6,7 @@ whose settings need not be the table's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -44,6 +44,18 @@ class Settings:
     collation: int
     labels: int
     default: int | None
+
+
+# How ALTER COLUMN writes a setting, by its name for a person.
+ACTIONS: dict[str, Callable[[Settings], sql.Composable]] = {
+    "statistics target": lambda each: sql.SQL("SET STATISTICS {}").format(
+        sql.Literal(each.statistics)
+    ),
+    "storage": lambda each: sql.SQL("SET STORAGE {}").format(sql.SQL(STORAGES[each.storage])),
+    "compression": lambda each: sql.SQL("SET COMPRESSION {}").format(
+        sql.SQL(COMPRESSIONS[each.compression])
+    ),
+}
 
 
 def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], Settings]:
@@ -120,15 +132,13 @@ def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent
 def _carried(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
     name, how = pair.labelled(pair.replacement.live), f"of {pair.replacement.live}"
     column, covers = frozenset({pair.replacement.live}), _defaults(live, shadow)
-    steps = tuple(_default(pair, pair.live, pair.shadow))
+    steps = tuple(_keep(pair, "default", _default(pair.live), _default(pair.shadow)))
     if steps or covers:
         carried = Steps(after_rename=steps) if steps else None
         yield Dependent("default", name, how, column, covers, carried)
     for kind, found in (
         ("comment", _comment(pair, live, shadow)),
-        ("statistics target", _statistics(pair, live, shadow)),
-        ("storage", _storage(pair, live, shadow)),
-        ("compression", _compression(pair, live, shadow)),
+        *((what, _keep(pair, what, write(live), write(shadow))) for what, write in ACTIONS.items()),
         ("options", _options(pair, live, shadow)),
     ):
         steps = tuple(found)
@@ -141,16 +151,24 @@ def _defaults(live: Settings, shadow: Settings) -> frozenset[Object]:
     return frozenset(("pg_attrdef", oid) for oid in found if oid is not None)
 
 
-def _default(pair: Pair, live: Column, shadow: Column) -> Iterator[Step]:
-    if live.default == shadow.default:
+def _default(column: Column) -> sql.Composable:
+    if column.default is None:
+        return sql.SQL("DROP DEFAULT")
+    return sql.SQL("SET DEFAULT {}").format(sql.SQL(column.default))
+
+
+def _keep(pair: Pair, what: str, live: sql.Composable, shadow: sql.Composable) -> Iterator[Step]:
+    """Yield the steps that give each column what goes with its name; none where both are alike.
+
+    Arguments:
+        what: the setting, for a person.
+        live: the action of ALTER COLUMN for the live column.
+        shadow: the same for the shadow column.
+    """
+    if live == shadow:
         return
-    for column, default in ((live.name, live.default), (shadow.name, shadow.default)):
-        action = (
-            sql.SQL("DROP DEFAULT")
-            if default is None
-            else sql.SQL("SET DEFAULT {}").format(sql.SQL(default))
-        )
-        yield pair.alter_column(f"Keep the default of {column}", column, action)
+    for column, action in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+        yield pair.alter_column(f"Keep the {what} of {column}", column, action)
 
 
 def _comment(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
@@ -164,39 +182,6 @@ def _comment(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
                 sql.Literal(each.comment),
             ),
             Lock.SHARE_UPDATE_EXCLUSIVE,
-        )
-
-
-def _statistics(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
-    if live.statistics == shadow.statistics:
-        return
-    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
-        yield pair.alter_column(
-            f"Keep the statistics target of {column}",
-            column,
-            sql.SQL("SET STATISTICS {}").format(sql.Literal(each.statistics)),
-        )
-
-
-def _storage(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
-    if live.storage == shadow.storage:
-        return
-    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
-        yield pair.alter_column(
-            f"Keep the storage of {column}",
-            column,
-            sql.SQL("SET STORAGE {}").format(sql.SQL(STORAGES[each.storage])),
-        )
-
-
-def _compression(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
-    if live.compression == shadow.compression:
-        return
-    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
-        yield pair.alter_column(
-            f"Keep the compression of {column}",
-            column,
-            sql.SQL("SET COMPRESSION {}").format(sql.SQL(COMPRESSIONS[each.compression])),
         )
 
 
