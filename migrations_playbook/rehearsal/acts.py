@@ -8,14 +8,18 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Happening, Remark
-from migrations_playbook.rehearsal.runner import LOOK, ProcessRunner, StepFailed, read_last_line
+from migrations_playbook.rehearsal.runner import (
+    ProcessRunner,
+    StepFailed,
+    look_while,
+    read_last_line,
+)
 from migrations_playbook.rehearsal.script import RehearsalOptions
 from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.rehearsal.traffic.audit import Audit
@@ -185,10 +189,9 @@ class Acts:
     def _get_going(self, started: subprocess.Popen[str]) -> Generator[None, None, None]:
         """Wait until a backfill has filled its share of the rows, or has ended."""
         sample = self.audit.draw_keys(SAMPLE)
-        while started.poll() is None and self.audit.read_filled_share(sample) < KILLED_AT:
-            yield
-            # The rows are filled by another process, which tells nobody.
-            time.sleep(LOOK)
+        yield from look_while(
+            lambda: started.poll() is None and self.audit.read_filled_share(sample) < KILLED_AT
+        )
 
     def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:
         """Let a process of a release take the place of another release's process."""

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TypeVar
 
 from migrations_playbook.rehearsal.happenings import Happening, PhaseBegan, PhaseEnded, PhaseGoing
-from migrations_playbook.rehearsal.runner import LOOK
+from migrations_playbook.rehearsal.runner import look_while
 from migrations_playbook.rehearsal.traffic.fleet import Fleets
 from migrations_playbook.rehearsal.traffic.measure import PlayedPhase, add_up
 
@@ -82,7 +82,5 @@ class Course:
 
 def _let_pass(seconds: float) -> Generator[None, None, None]:
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        yield
-        # Nothing is waited for but the requests that come due meanwhile.
-        time.sleep(LOOK)
+    # Nothing is waited for but the requests that come due meanwhile.
+    yield from look_while(lambda: time.monotonic() < until)

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,14 +96,22 @@ class ProcessRunner:
         return (yield from _wait_for(self.start_command(*arguments), name))
 
 
+def look_while(going_on: Callable[[], bool]) -> Generator[None, None, None]:
+    """Yield between looks, while something goes on: at processes, which tell nobody, or a clock.
+
+    Arguments:
+        going_on: the look.
+    """
+    while going_on():
+        yield
+        time.sleep(LOOK)
+
+
 def _wait_for(started: subprocess.Popen[str], name: str) -> Generator[None, None, str]:
     """Yield while a process is under way; return its output."""
     deadline = time.monotonic() + DEADLINE
     try:
-        while started.poll() is None and time.monotonic() < deadline:
-            yield
-            # For a process of its own, which tells nobody that it ends.
-            time.sleep(LOOK)
+        yield from look_while(lambda: started.poll() is None and time.monotonic() < deadline)
     finally:
         if started.poll() is None:
             started.kill()

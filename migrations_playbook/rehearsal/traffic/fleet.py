@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator
 
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.rehearsal.runner import LOOK, ProcessRunner
+from migrations_playbook.rehearsal.runner import ProcessRunner, look_while
 from migrations_playbook.rehearsal.states import Release
 from migrations_playbook.rehearsal.traffic.measure import ClientRequest
 
@@ -157,7 +157,4 @@ class Fleets:
 
     def _until(self, condition: Callable[[], bool]) -> Generator[None, None, None]:
         deadline = time.monotonic() + PATIENCE
-        while not condition() and time.monotonic() < deadline:
-            yield
-            # For one of several processes, and to look at each of them between.
-            time.sleep(LOOK)
+        yield from look_while(lambda: not condition() and time.monotonic() < deadline)
