@@ -39,6 +39,8 @@ def find_obstacle(
 ) -> Obstacle | None:
     """Find why a table cannot be expanded: no swap could follow, or no backfill.
 
+    Rows that the role does not see are `roles.find_hidden_rows`'s to find.
+
     Lock: none that conflicts with anything.
 
     Arguments:
@@ -59,12 +61,11 @@ def find_obstacle(
                       JOIN pg_catalog.pg_attribute a
                         ON a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey)
                      WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conparentid = 0
-                       AND a.attname = %s),
-                   pg_catalog.row_security_active(c.oid), current_user::text
+                       AND a.attname = %s)
               FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
         [live, table.as_string(None)],
     )
-    rules, keys, hidden, role = row or (None, None, False, "")
+    rules, keys = row or (None, None)
     if rules:
         return Obstacle(
             f"rewritten by a rule on its updates ({rules}), beside which the backfill cannot run",
@@ -74,12 +75,6 @@ def find_obstacle(
         return Obstacle(
             f"referred to by its {live} ({keys})",
             "Let the foreign key refer to the primary key.",
-        )
-    if hidden:
-        return Obstacle(
-            f'under row security, which may hide rows from the role "{role}"',
-            f"Run ALTER ROLE {sql.Identifier(role).as_string(None)} BYPASSRLS, or play with a role "
-            "that has it.",
         )
     return None
 

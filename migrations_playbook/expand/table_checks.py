@@ -16,6 +16,7 @@ from migrations_playbook.errors import primary_message
 from migrations_playbook.expand.soundness import TAKE_OUT, Obstacle, find_obstacle, unsound
 from migrations_playbook.expand.value_checks import spell_text
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_row, set_local
+from migrations_playbook.postgres.roles import current_role, find_hidden_rows
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.trigger_sql import TRIGGER_PATH
@@ -62,7 +63,14 @@ def _find_obstacle(
 ) -> Obstacle | None:
     """Find the obstacle to a table's expand, or to the exchange of an expanded table."""
     if replacement.shadow not in table.columns:
-        return find_obstacle(connection, table.identifier, replacement.live)
+        obstacle = find_obstacle(connection, table.identifier, replacement.live)
+        if obstacle is None and find_hidden_rows(connection, table) is not None:
+            me = current_role(connection)
+            return Obstacle(
+                f"under row security, which may hide rows from the role {me}",
+                f"Run ALTER ROLE {me} BYPASSRLS, or play with a role that has it.",
+            )
+        return obstacle
     reason = unsound(connection, table.identifier, replacement.live)
     return Obstacle(reason, TAKE_OUT) if reason else None
 
