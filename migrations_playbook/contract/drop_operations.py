@@ -21,7 +21,7 @@ from migrations_playbook.expand.table_lock import POSTGRES, one_sentence, refuse
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks
-from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.postgres.names import table_identifier, unquoted
 
 
 class Was(Protocol):
@@ -217,4 +217,4 @@ def _bound(
 
 def _column(field: Any) -> str:
     assert field.column is not None, f"{field} has no column"
-    return str(field.column)
+    return unquoted(str(field.column))

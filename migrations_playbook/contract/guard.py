@@ -23,7 +23,7 @@ from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.table_lock import WithTableLock
-from migrations_playbook.postgres.names import table_identifier
+from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
@@ -80,7 +80,7 @@ def _why_not(
         field = model._meta.get_field(operation.name)
     except LookupError:
         return None  # made by the same plan: there is no table yet, and so no value to lose
-    column = getattr(field, "column", None)
+    column = unquoted(str(getattr(field, "column", "")))
     table = read_table(connection, table_identifier(model))
     if table is None or column not in table.columns:
         return None
