@@ -15,7 +15,6 @@ from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
-from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
 from migrations_playbook.swap.exchange import describe_unproven
@@ -220,22 +219,16 @@ def testified(
 ) -> Generator[Event, None, None]:
     """Pass events on, and write the evidence at their end, however they end."""
     connection = postgresql(database)
-
-    def pair() -> Pair | None:
-        table = read_table(connection, replacement.identifier)
-        known = table is not None and {replacement.live, replacement.shadow} <= table.columns.keys()
-        return Pair.of(replacement, table) if table is not None and known else None
-
     outcome = "stopped before the end"
     try:
-        if (before := pair()) is not None:
+        if (before := Pair.find(connection, replacement, replacement.identifier)) is not None:
             evidence.before(connection, before)
         for event in events:
             evidence.add(swap_result(event))
             if isinstance(event, Exchanged):
                 evidence.add({"carried": list(event.carried)})
             yield event
-        if (after := pair()) is not None:
+        if (after := Pair.find(connection, replacement, replacement.identifier)) is not None:
             evidence.after(connection, after)
         outcome = "done"
     except (PlaybookError, CommandError) as error:

@@ -303,12 +303,12 @@ def _was_committed(connection: BaseDatabaseWrapper, pair: Pair, number: str) -> 
             status = fetch_value(
                 connection, sql.SQL("SELECT pg_catalog.pg_xact_status(%s::xid8)"), [number]
             )
-            swapped = read_state(connection, pair.replacement).swapped
+            now = Pair.find(connection, pair.replacement, pair.identifier)
         except DatabaseError:
             pass
         else:
             if status != "in progress":
-                return swapped is not pair.swapped
+                return (now is not None and now.swapped) is not pair.swapped
         # A server that starts again, or a session at its commit, tells only who asks.
         time.sleep(0.2)
     return None

@@ -45,6 +45,23 @@ class Pair:
         """Build the pair of a table with both columns."""
         return cls(replacement, table, table.has_exchanged(replacement.live, replacement.shadow))
 
+    @classmethod
+    def find(
+        cls, connection: BaseDatabaseWrapper, replacement: Replacement, identifier: sql.Identifier
+    ) -> Pair | None:
+        """Read the pair of a table from the catalog; None unless both columns are there.
+
+        Lock: none that conflicts with anything.
+
+        Arguments:
+            identifier: the table's name, qualified where it is known.
+        """
+        table = read_table(connection, identifier)
+        names = {replacement.live, replacement.shadow}
+        if table is None or not names <= table.columns.keys():
+            return None
+        return cls.of(replacement, table)
+
     @property
     def live(self) -> Column:
         """The column under the live name."""
@@ -103,15 +120,14 @@ class Pair:
         Raises:
             TryAgain: the table or either column is gone.
         """
-        table = read_table(connection, self.identifier)
-        names = {self.replacement.live, self.replacement.shadow}
-        if table is None or not names <= table.columns.keys():
+        found = Pair.find(connection, self.replacement, self.identifier)
+        if found is None:
             raise TryAgain(
                 f"Another session has dropped {self.table} or one of its two columns meanwhile; "
                 f'nothing was changed here. "{self.replacement.command("status")}" shows what '
                 "comes next."
             )
-        return Pair.of(self.replacement, table)
+        return found
 
     @property
     def not_null_check(self) -> str:

@@ -20,7 +20,6 @@ from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step, run_steps
-from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.quarantine.setup import create_steps
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.conclude import conclude, insist
@@ -142,11 +141,8 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
     """
     connection = postgresql(using)
     connection.close()
-    table = read_table(connection, replacement.identifier)
-    names = {replacement.live, replacement.shadow}
-    if table is None or not names <= table.columns.keys():
-        return False
-    return Pair.of(replacement, table).swapped is not revert
+    found = Pair.find(connection, replacement, replacement.identifier)
+    return found is not None and found.swapped is not revert
 
 
 def mend(
