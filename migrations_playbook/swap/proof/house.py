@@ -10,6 +10,7 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.quarantine.base import WHILE_SWAPPED
 from migrations_playbook.swap.dependents.inventory import Inventory
+from migrations_playbook.swap.pair import COLUMNS
 
 # `tgenabled` of a trigger that does not fire for an ordinary session.
 OFF = {"D", "R"}
@@ -38,9 +39,11 @@ def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator
     if inventory.unique_keys and not fetch_value(
         connection,
         sql.SQL("""
-            SELECT count(*) FROM pg_catalog.pg_index
-             WHERE indrelid = ANY (%s) AND %s = ANY (indkey) AND indisunique AND indisvalid"""),
-        [pair.oids, pair.shadow.number],
+            SELECT count(*)
+              FROM pg_catalog.pg_index i
+              JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
+             WHERE col.name = %s AND i.indisunique AND i.indisvalid""").format(columns=COLUMNS),
+        [*pair.columns, pair.replacement.shadow],
     ):
         yield (
             f'the retired column "{pair.replacement.shadow}" has no unique index any more, so '
