@@ -79,7 +79,6 @@ def check_migration(
     made = {each.name_lower for each, _ in found if isinstance(each, migrations.CreateModel)}
     for model, shadow in declared:
         name = model._meta.model_name
-        expand = spell_command("expand", model._meta.label, str(shadow.shadow))
         if model._meta.app_label != migration.app_label or name in made:
             continue
         for each, locked in found:
@@ -88,6 +87,7 @@ def check_migration(
                 and (each.model_name_lower, each.name_lower) == (name, str(shadow.shadow).lower())
                 and not locked
             ):
+                expand = spell_command("expand", model._meta.label, str(shadow.shadow))
                 yield Error(
                     f"Migration {migration} adds {shadow.shadow} without a bounded lock: behind "
                     "one idle transaction it would stop every reader of the table.",
