@@ -109,9 +109,8 @@ class Clerk:
     def end(self, *, cancel: bool) -> None:
         """Wait for the VACUUM under way, or cancel it."""
         if self._session is not None:
-            while cancel and self._session.is_alive():
-                self._session.cancel()
-                self._session.join(0.2)
+            if cancel:
+                self._session.end()
             self._session.join()
 
 

@@ -18,6 +18,7 @@ from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
+from migrations_playbook.postgres.names import plain_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
@@ -63,8 +64,8 @@ def contract(
     table = read_table(connection, identifier)
     if table is None or shadow not in table.columns or live not in table.columns:
         raise WrongPhase(
-            f"{_plain(identifier)} has no columns {live!r} and {shadow!r}, so there is nothing to "
-            'contract. "manage.py showmigrations" shows what this database has had.'
+            f"{plain_name(identifier)} has no columns {live!r} and {shadow!r}, so there is nothing "
+            'to contract. "manage.py showmigrations" shows what this database has had.'
         )
     refuse_hidden_rows(connection, table)
     refuse_loss(connection, table, live=live, shadow=shadow)
@@ -223,7 +224,3 @@ def _functions(
             [table.oid, list(triggers)],
         )
     ]
-
-
-def _plain(table: sql.Identifier) -> str:
-    return table.as_string(None).replace('"', "")

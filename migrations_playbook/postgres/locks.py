@@ -34,6 +34,7 @@ from migrations_playbook.postgres.holders import (
     find_old_holders,
     read_holders,
 )
+from migrations_playbook.postgres.names import plain_name
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one, set_local
 from migrations_playbook.postgres.tables import TREE
 
@@ -253,9 +254,6 @@ def _unavailable(table: sql.Identifier, mode: str, attempts: int, others: Sequen
         else "Nobody holds it now: run the same command again."
     )
     return (
-        f"Could not get the {mode} lock on {_plain(table)} in {tried}; nothing was changed. {then}"
+        f"Could not get the {mode} lock on {plain_name(table)} in {tried}; nothing was changed. "
+        + then
     )
-
-
-def _plain(table: sql.Identifier) -> str:
-    return table.as_string(None).replace('"', "")

@@ -29,6 +29,11 @@ def table_identifier(model: type[models.Model]) -> sql.Identifier:
     return sql.Identifier(*table_parts(model))
 
 
+def plain_name(table: sql.Identifier) -> str:
+    """Spell a table's name for a sentence, without quotes."""
+    return table.as_string(None).replace('"', "")
+
+
 def column_of(model: type[models.Model], field: str) -> str:
     """Return the column of a model's field."""
     column = model._meta.get_field(field).column  # type: ignore[union-attr]

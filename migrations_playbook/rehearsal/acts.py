@@ -5,7 +5,6 @@ The phases play an operator's commands, each in a process of its own.
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 from collections.abc import Generator
@@ -17,6 +16,7 @@ from migrations_playbook.rehearsal.happenings import Happening, Remark
 from migrations_playbook.rehearsal.runner import (
     ProcessRunner,
     StepFailed,
+    finish_all,
     look_while,
     read_last_line,
 )
@@ -79,8 +79,7 @@ class Acts:
 
     def open_with(self, release: Release) -> None:
         """Let two processes of a release take all requests, before the first phase."""
-        for _ in itertools.zip_longest(self._join(release), self._join(release)):
-            pass
+        finish_all(self._join(release), self._join(release))
 
     def _baseline(self) -> Act:
         """Let release N work alone."""

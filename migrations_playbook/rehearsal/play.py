@@ -145,8 +145,7 @@ class Rehearsal:
 
     def _judge(self, acts: Acts) -> Generator[Happening, None, None]:
         """Send everybody home, balance the books, and pass judgement."""
-        for _ in acts.fleets.leave_all():
-            pass
+        finish_all(acts.fleets.leave_all())
         verdict, audit = self.verdict, acts.audit
         verdict.phases, verdict.requests = acts.course.phases, acts.fleets.requests
         verdict.swap = acts.swap

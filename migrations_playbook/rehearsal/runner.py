@@ -122,7 +122,7 @@ def _wait_for(started: subprocess.Popen[str], name: str) -> Generator[None, None
 
 
 def finish_all(*running: Generator[None, None, Any]) -> None:
-    """Wait for jobs side by side, before there is traffic to be told of."""
+    """Wait for jobs side by side, with nobody to be told meanwhile."""
     for _ in itertools.zip_longest(*running):
         pass
 

@@ -190,7 +190,7 @@ def _count_shown(
         _shown_query(pair, reader, columns, cast, key)
         for cast, columns in (
             (sql.SQL(""), same),
-            (sql.SQL('::text COLLATE pg_catalog."C"'), texts),
+            (AS_TEXT, texts),
         )
         if columns and key is not None
     ]
