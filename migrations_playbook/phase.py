@@ -8,7 +8,7 @@ Lock: ACCESS SHARE at most, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -58,6 +58,19 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
     - `filled`: no null is left. The swap may run.
     - `swapped`: the two names are exchanged; see `Table.has_exchanged`.
     """
+    state = read_catalog_state(connection, replacement)
+    if state.table is None or state.phase is not Phase.EXPANDED or state.problem is not None:
+        return state
+    if has_nulls(connection, replacement, state.table):
+        return state
+    return replace(state, phase=Phase.FILLED)
+
+
+def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> State:
+    """Read where the shadow stands from the catalog alone; a filled shadow counts as expanded.
+
+    For plays that do not ask whether a null is left, which takes a full scan to answer.
+    """
     table = read_table(connection, replacement.identifier)
     if (
         table is None
@@ -70,9 +83,7 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
     problem = find_hidden_rows(connection, table) or _trigger_problem(
         connection, replacement, table
     )
-    if problem is not None or has_nulls(connection, replacement, table):
-        return State(table, Phase.EXPANDED, problem)
-    return State(table, Phase.FILLED, None)
+    return State(table, Phase.EXPANDED, problem)
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:

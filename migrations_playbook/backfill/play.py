@@ -24,7 +24,7 @@ from migrations_playbook.backfill.pacing.throttle import Throttle
 from migrations_playbook.backfill.supervisor import Options, Supervisor
 from migrations_playbook.errors import WrongPhase
 from migrations_playbook.history import spell_expand
-from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.phase import Phase, read_catalog_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
 from migrations_playbook.postgres.server import refuse_read_only, server_cores
@@ -197,7 +197,7 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
         refuse_hidden_rows(connection, table)
         refuse_subscribed(connection, table)
     refuse_read_only(connection)
-    state = read_state(connection, replacement)
+    state = read_catalog_state(connection, replacement)
     if state.table is None or state.phase is Phase.NONE:
         raise WrongPhase(
             f'{replacement.label} has no column "{replacement.shadow}" in the database '

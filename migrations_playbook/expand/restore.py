@@ -9,7 +9,7 @@ from __future__ import annotations
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from migrations_playbook.phase import read_state
+from migrations_playbook.phase import read_catalog_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.replacement import Replacement
 
@@ -25,7 +25,7 @@ def restore_triggers(connection: BaseDatabaseWrapper, replacement: Replacement) 
     Raises:
         LockNotAvailable: the lock was not granted; nothing was changed.
     """
-    if read_state(connection, replacement).problem is None:
+    if read_catalog_state(connection, replacement).problem is None:
         return False
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         locks.reserve(connection, replacement.identifier)

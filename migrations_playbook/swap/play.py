@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
-from migrations_playbook.phase import read_state
+from migrations_playbook.phase import read_catalog_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.query import engine_transaction, pin_search_path
@@ -184,7 +184,7 @@ def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, No
         VerificationFailed: a number is wrong.
     """
     connection = postgresql(using)
-    state = read_state(connection, replacement)
+    state = read_catalog_state(connection, replacement)
     if state.table is not None:
         refuse_hidden_rows(connection, state.table)
     if state.table is None or not state.swapped:
