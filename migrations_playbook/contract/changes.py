@@ -6,7 +6,7 @@ look for its columns in vain. So the change waits for the contract.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import AppConfig
@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
-from migrations_playbook.expand.table_lock import WithTableLock
+from migrations_playbook.expand.migration_checks import planned_operations
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table, read_table
@@ -44,32 +44,18 @@ def refuse_changes(
     if connection.vendor != "postgresql":
         return
     ended: set[str] = set()
-    for migration, backwards in plan:
-        if backwards or migration.app_label != sender.label:
-            continue
-        for operation in database_operations(migration.operations):
-            name = getattr(operation, "model_name", None) or getattr(operation, "old_name", None)
-            name = str(name or getattr(operation, "name", "")).lower()
-            if getattr(operation, "drops_shadow", False):
-                ended.add(name)
-            changed = _changed(connection, apps, migration.app_label, name, operation)
-            if changed is not None and name not in ended:
-                raise CommandError(
-                    f"Migration {migration} changes {changed}, to which a replacement that is "
-                    "under way is bound; nothing was changed. Finish it first, to its contract: "
-                    '"manage.py playbook status" shows what comes next.'
-                )
-
-
-def database_operations(operations: Iterable[Operation]) -> Iterator[Operation]:
-    """Yield the operations that reach the database, however wrapped."""
-    for operation in operations:
-        if isinstance(operation, WithTableLock):
-            yield from database_operations(operation.operations)
-        elif isinstance(operation, migrations.SeparateDatabaseAndState):
-            yield from database_operations(operation.database_operations)
-        else:
-            yield operation
+    for migration, operation in planned_operations(plan, sender.label):
+        name = getattr(operation, "model_name", None) or getattr(operation, "old_name", None)
+        name = str(name or getattr(operation, "name", "")).lower()
+        if getattr(operation, "drops_shadow", False):
+            ended.add(name)
+        changed = _changed(connection, apps, migration.app_label, name, operation)
+        if changed is not None and name not in ended:
+            raise CommandError(
+                f"Migration {migration} changes {changed}, to which a replacement that is "
+                "under way is bound; nothing was changed. Finish it first, to its contract: "
+                '"manage.py playbook status" shows what comes next.'
+            )
 
 
 def _changed(

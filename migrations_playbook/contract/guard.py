@@ -10,7 +10,7 @@ the models no longer do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import AppConfig
@@ -18,11 +18,10 @@ from django.apps.registry import Apps
 from django.core.management.base import CommandError
 from django.db import connections, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations.operations.base import Operation
 from psycopg import sql
 
 from migrations_playbook.commands import spell_command
-from migrations_playbook.expand.table_lock import WithTableLock
+from migrations_playbook.expand.migration_checks import planned_operations
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import find_hidden_rows
@@ -48,27 +47,12 @@ def refuse_bare_removals(
     connection = connections[using]
     if connection.vendor != "postgresql":
         return
-    for migration, backwards in plan:
-        if backwards or migration.app_label != sender.label:
-            continue
-        for operation in removals(migration.operations):
+    for migration, operation in planned_operations(plan, sender.label):
+        # SeparateDatabaseAndState drops nothing by a removal from the state alone.
+        if isinstance(operation, migrations.RemoveField):
             refused = _why_not(connection, apps, migration.app_label, operation)
             if refused is not None:
                 raise CommandError(f"Migration {migration} drops {refused}; nothing was changed.")
-
-
-def removals(operations: Iterable[Operation]) -> Iterator[migrations.RemoveField]:
-    """Yield the operations that drop a column, however wrapped.
-
-    SeparateDatabaseAndState drops nothing by a removal from the state alone.
-    """
-    for operation in operations:
-        if isinstance(operation, migrations.RemoveField):
-            yield operation
-        elif isinstance(operation, WithTableLock):
-            yield from removals(operation.operations)
-        elif isinstance(operation, migrations.SeparateDatabaseAndState):
-            yield from removals(operation.database_operations)
 
 
 def _why_not(

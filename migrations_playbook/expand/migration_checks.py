@@ -108,3 +108,18 @@ def flatten(
             yield from flatten(each.operations, locked=True)
         elif isinstance(each, migrations.SeparateDatabaseAndState):
             yield from flatten(each.database_operations, locked=locked)
+
+
+def planned_operations(
+    plan: Iterable[tuple[migrations.Migration, bool]], app_label: str
+) -> Iterator[tuple[migrations.Migration, Operation]]:
+    """Yield the operations of a forwards plan that touch the database, however wrapped.
+
+    Arguments:
+        plan: as `pre_migrate` has it.
+        app_label: whose migrations.
+    """
+    for migration, backwards in plan:
+        if not backwards and migration.app_label == app_label:
+            for operation, _ in flatten(migration.operations):
+                yield migration, operation
