@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pgtrigger
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.management.base import CommandError
@@ -20,19 +19,17 @@ from migrations_playbook.expand.field_checks import check_fields, check_model
 from migrations_playbook.expand.migration_checks import check_migration, read_migrations
 from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.expand.value_checks import check_value
-from migrations_playbook.replacement import Replacement
-from migrations_playbook.shadow import FillTrigger, Shadow
+from migrations_playbook.replacement import Replacement, declared_replacements
+from migrations_playbook.shadow import Shadow
 
 Model = type[models.Model]
 
 
 def declarations(app_configs: Sequence[AppConfig] | None = None) -> Iterator[tuple[Model, Shadow]]:
     """Yield every model with each shadow declared, right or wrong."""
-    for model, trigger in pgtrigger.registered():
-        if isinstance(trigger, FillTrigger) and (
-            app_configs is None or model._meta.app_config in app_configs
-        ):
-            yield model, trigger.declaration  # type: ignore[misc]
+    for each in declared_replacements():
+        if app_configs is None or each.model._meta.app_config in app_configs:
+            yield each.model, each.declaration
 
 
 @register("migrations_playbook")
