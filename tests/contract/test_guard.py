@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pgtrigger.migrations
 import pytest
+from django.apps import AppConfig
 from django.core.management import CommandError, call_command
 from django.db import connection, migrations
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ModelState, ProjectState
 from django.db.models.signals import pre_migrate
 
+from migrations_playbook.contract.guard import refuse_bare_removals
 from migrations_playbook.expand.table_lock import WithTableLock
 from tests.fixtures.database import Database
+from tests.fixtures.models_zoo import UUIDS, Quoted, expand
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to
 
 REMOVAL = migrations.RemoveField("ticket", "new_token")
@@ -147,6 +152,22 @@ def test_other_columns_go_as_ever(database: Database, monkeypatch: pytest.Monkey
     migrate_with(monkeypatch, [migrations.RemoveField("ticket", "redeemed_at")])
     assert has_column(database)
     connection.close()
+
+
+def test_a_quoted_column_is_known_by_its_name(database: Database) -> None:
+    expand(Quoted, UUIDS)
+    Quoted._default_manager.create()
+    state = ProjectState()
+    state.add_model(ModelState.from_model(Quoted))
+    removal = migrations.RemoveField("quoted", "new_token")
+    further = type("Migration", (migrations.Migration,), {"operations": [removal]})("0002", "zoo")
+    with pytest.raises(CommandError, match="which holds the fresh values"):
+        refuse_bare_removals(
+            AppConfig("zoo", sys.modules[__name__]),
+            using="default",
+            plan=[(further, False)],
+            apps=state.apps,
+        )
 
 
 def test_it_is_connected_once() -> None:

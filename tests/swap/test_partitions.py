@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from psycopg import errors
 
 from migrations_playbook.contract.play import contract
-from migrations_playbook.errors import Refused
+from migrations_playbook.errors import Refused, VerificationFailed
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres.locks import DEFAULT_POLICY
 from migrations_playbook.postgres.roles import refuse_without_fill_rights
@@ -90,6 +90,21 @@ def test_privileges_on_a_partition_are_its_own(app: Database) -> None:
     look()
     play(replacement, revert=True)
     look()
+
+
+def test_a_retired_index_of_a_partitions_own_is_missed_whatever_the_order_of_its_columns(
+    database: Database,
+) -> None:
+    """In the attached partition `number` has the number that the token has in the table."""
+    replacement = expand(database, Ranges)
+    database.run("ALTER TABLE by_range DROP CONSTRAINT one")
+    database.run("CREATE UNIQUE INDEX own_index ON other.high (token)")
+    fill(replacement)
+    assert play(replacement).passed
+    assert verified(replacement).passed
+    database.run("DROP INDEX other.own_index_new_token")
+    with pytest.raises(VerificationFailed, match='"new_token" has no unique index any more'):
+        verified(replacement)
 
 
 @shapes
