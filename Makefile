@@ -11,7 +11,7 @@ STAMP := $(VENV)/.stamp
 # The embedded PostgreSQL speaks English only; Debian's comes with the translations.
 TRANSLATED := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
-.PHONY: help demo test test-german soak matrix wheel lint bench clean
+.PHONY: help demo test test-german soak matrix wheel site lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -40,6 +40,10 @@ matrix: $(STAMP) ## Run the tests on other versions of Python, Django and Postgr
 wheel: $(STAMP) ## Build the package, install it alone, and play the tutorial with it
 	@$(BIN)/python -m tests.wheel
 
+site: $(STAMP) ## Build the documentation as a site, build/site/index.html; a broken link is an error
+	@$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going -b html -c docs . build/site
+	@echo 'Written: build/site/index.html'
+
 lint: $(STAMP) ## Check style, formatting, types, and that no import runs up
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -50,7 +54,7 @@ bench: $(STAMP) ## Measure; see tests/benchmarks/
 	@$(BIN)/python -m tests.benchmarks --rows $(ROWS) $(ARGS)
 
 clean: ## Remove the environment, the caches, the reports and the embedded database
-	@rm -rf $(VENV) .postgres reports .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .postgres build reports .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Dependency groups need pip 25.1, newer than the one that some Pythons bring. The umask lets the
