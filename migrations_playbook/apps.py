@@ -9,6 +9,8 @@ from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, register
 from django.db.models.signals import pre_migrate
 
+from migrations_playbook.settings import find_mistakes
+
 
 class MigrationsPlaybookConfig(AppConfig):
     """The app, which registers the checks, the receivers and the autodetector."""
@@ -53,3 +55,9 @@ def check_installed(app_configs: Sequence[AppConfig] | None, **options: Any) -> 
         for name in ("pgtrigger", "migrations_playbook")
         if declared and not apps.is_installed(name)
     ]
+
+
+@register("migrations_playbook")
+def check_settings(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+    """Check the settings of ours: one that is misspelt would bound nothing, and say nothing."""
+    return [Error(each.problem, hint=each.remedy, id="playbook.E033") for each in find_mistakes()]

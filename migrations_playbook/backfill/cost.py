@@ -22,6 +22,7 @@ from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import engine_transaction, fetch_row, fetch_value
 from migrations_playbook.postgres.server import wal_position
 from migrations_playbook.postgres.tables import Table, measure_sizes
+from migrations_playbook.units import megabytes
 
 # Bytes of WAL: the record of a row's lock, of an update beside the row itself, and of an index
 # entry.
@@ -62,11 +63,10 @@ class Prediction:
         return dict(vars(self))
 
     def __str__(self) -> str:
-        free = "unknown" if self.disk_free is None else f"{self.disk_free / 1e6:,.0f} MB"
         return (
-            f"{self.rows:,} rows, {self.wal / 1e6:,.0f} MB of WAL, heap "
-            f"+{self.heap_growth / 1e6:,.0f} MB, indexes +{self.index_growth / 1e6:,.0f} MB; "
-            f"free on the server's disk: {free}"
+            f"{self.rows:,} rows, {megabytes(self.wal)} of WAL, heap "
+            f"+{megabytes(self.heap_growth)}, indexes +{megabytes(self.index_growth)}; "
+            f"free on the server's disk: {megabytes(self.disk_free)}"
         )
 
 
@@ -93,7 +93,7 @@ class Cost:
 
     def __str__(self) -> str:
         said = [
-            f"{title} {_in_megabytes(getattr(self, name))} "
+            f"{title} {megabytes(getattr(self, name))} "
             f"(predicted {getattr(self.predicted, name) / 1e6:,.0f})"
             for title, name in (
                 ("WAL", "wal"),
@@ -194,10 +194,6 @@ def _read_log(connection: BaseDatabaseWrapper) -> int | None:
         if not isinstance(error.__cause__, REFUSED):
             raise
         return None
-
-
-def _in_megabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
 
 
 def moved_share(width: float) -> float:

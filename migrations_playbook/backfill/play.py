@@ -43,7 +43,7 @@ def backfill(
     replacement: Replacement,
     *,
     using: str,
-    options: Options = Options(),  # noqa: B008 - it is frozen
+    options: Options | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Fill every null of the shadow column, in batches of a short transaction each.
@@ -58,7 +58,7 @@ def backfill(
     Arguments:
         replacement: the replacement to fill.
         using: the database alias.
-        options: how to work. By default a single worker, never stepping aside.
+        options: how to work; None for `Options()`, as the command without options does.
         stop: asked ten times a second; when True, the batches under way end the backfill.
 
     Raises:
@@ -67,6 +67,7 @@ def backfill(
         ConnectionLost: every worker has lost its connection.
         PlaybookError: the value expression makes nulls, or the disk is too small.
     """
+    options = options or Options()
     # By its name every session of ours is told from others, here and on other hosts.
     with named_session(postgresql(using), application_name(replacement)) as connection:
         table = fillable_table(connection, replacement)

@@ -40,6 +40,8 @@ from migrations_playbook.postgres.names import MAX_NAME_BYTES
 from migrations_playbook.postgres.sessions import Session, is_direct, rename_session
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.settings import setting
+from migrations_playbook.units import megabytes
 
 # Between two looks at the signals and the control settings, in seconds.
 LOOK_EVERY = 0.5
@@ -49,23 +51,33 @@ LOOK_EVERY = 0.5
 class Options:
     """How a backfill goes about its work; see `pace.Pace` and `throttle.Limits` too.
 
+    Without arguments: as the settings say, and the command without options does.
+
     Arguments:
         workers: threads, each with a connection of its own; None for as many as suit the server.
         pace: how hard to push.
-        limits: where to step aside; None never to.
+        limits: where to step aside; None never to, as --no-throttle has it.
         vacuum_every: the share of the rows after which to vacuum; 0 for never.
         wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
         max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
         seconds: after which to end, with the batches under way; None for no bound.
     """
 
-    workers: int | None = 1
+    workers: int | None = setting("workers")
     pace: Pace = field(default_factory=Pace)
-    limits: Limits | None = None
-    vacuum_every: float = 0.0
+    limits: Limits | None = field(default_factory=Limits)
+    vacuum_every: float = setting("vacuum-every")
     wait_for_snapshots: bool = False
-    max_wal: float | None = None
+    max_wal: float | None = setting("max-wal")
     seconds: float | None = None
+
+    @classmethod
+    def plain(cls) -> Options:
+        """Make the options of a single worker that steps aside for nobody and never vacuums.
+
+        For a small table: filled before a signal could be read twice.
+        """
+        return cls(workers=1, limits=None, vacuum_every=0.0)
 
 
 class Supervisor:
@@ -222,7 +234,7 @@ class Supervisor:
         written = None if most is None else self.meter.written()
         if most is not None and written is not None and written > most:
             self.bound_reached = (
-                f"Stopped at --max-wal: the server has written {written / 1e6:,.0f} MB."
+                f"Stopped at --max-wal: the server has written {megabytes(written)}."
             )
         if self.remaining.due and self.remaining.recount():
             yield Recounted(self.remaining.rows, self.remaining.exact)

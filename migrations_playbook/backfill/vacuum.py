@@ -16,7 +16,6 @@ from migrations_playbook.postgres.query import execute_alone, fetch_all, fetch_v
 from migrations_playbook.postgres.sessions import Session, is_direct, lift_timeouts
 from migrations_playbook.postgres.tables import Table
 
-DEFAULT_EVERY = 0.1
 # The rest of autovacuum after each few pages, in ms (autovacuum_vacuum_cost_delay).
 GENTLE_DELAY_MS = 2
 # PostgreSQL's SQLSTATE of the warning that a VACUUM (SKIP_LOCKED) was skipped.

@@ -12,7 +12,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import ProjectState
 from psycopg import sql
 
-from migrations_playbook.backfill.play import backfill
+from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.expand.table_lock import POSTGRES, one_sentence
 from migrations_playbook.expand.table_operation import TableOperation
@@ -134,7 +134,7 @@ class EnsureSwapped(TableOperation):
                 "commits each batch: write atomic = False into its class."
             )
         using = connection.alias
-        for _ in backfill(replacement, using=using):
+        for _ in backfill(replacement, using=using, options=Options.plain()):
             pass
         for _ in swap(replacement, using=using):
             pass

@@ -35,7 +35,7 @@ def contract(
     live: str,
     shadow: str,
     triggers: Sequence[str],
-    policy: LockPolicy = locks.DEFAULT_POLICY,
+    policy: LockPolicy | None = None,
 ) -> Seized:
     """Drop the shadow column, inside the caller's transaction.
 
@@ -52,7 +52,7 @@ def contract(
         live: the live column's name.
         shadow: the shadow column's name.
         triggers: the declared triggers' names in the catalog.
-        policy: how long and how often to ask for the lock.
+        policy: how long and how often to ask for the lock; None for what the settings say.
 
     Raises:
         WrongPhase: there is no such column.

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -24,31 +25,23 @@ from migrations_playbook.errors import UNREAD, PlaybookError, Stopped
 from migrations_playbook.history import find_known, known_replacements
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.replacement import Replacement, declared_replacements
+from migrations_playbook.settings import SETTINGS, Setting
+from migrations_playbook.units import parse_count
 
 # A model's label and a shadow field's name.
 Target = tuple[str, str]
 
 
-def positive_int(text: str) -> int:
-    """Parse an option's whole number from 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return number
+def option_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Make an argparse type of a function like those of `units`, whose sentences argparse hides."""
 
+    def parse_option(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def positive_float(text: str) -> float:
-    """Parse an option's number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
+    return parse_option
 
 
 def add_number(
@@ -57,7 +50,7 @@ def add_number(
     default: float,
     what: str,
     *,
-    kind: Callable[[str], float] = positive_int,
+    kind: Callable[[object], float] = parse_count,
     metavar: str | None = None,
 ) -> None:
     """Add an option of a number above 0, with its default at the end of its help.
@@ -65,12 +58,47 @@ def add_number(
     Arguments:
         flag: `--rows`, say.
         what: its help, without a full stop.
-        kind: the argparse type.
+        kind: the function of `units` that parses it.
         metavar: the unit, if any.
     """
     parser.add_argument(
-        flag, type=kind, default=default, metavar=metavar, help=f"{what} (default: %(default)s)."
+        flag,
+        type=option_type(kind),
+        default=default,
+        metavar=metavar,
+        help=f"{what} (default: %(default)s).",
     )
+
+
+def add_limits(parser: argparse._ActionsContainer, *options: str) -> None:
+    """Add options that a project may also set; the setting is the option's default.
+
+    Arguments:
+        options: of `settings.SETTINGS`.
+    """
+    for limit in (SETTINGS[option] for option in options):
+        parser.add_argument(
+            f"--{limit.option}",
+            type=option_type(partial(_parse_limit, limit)),
+            # argparse parses a default that is a text, where the option is not given.
+            default=limit.name,
+            metavar=limit.unit,
+            help=f"{limit.meaning} (default: {limit.name} of the settings, or {limit.standard}).",
+        )
+
+
+def _parse_limit(limit: Setting, text: str) -> Any:
+    """Parse an option; its setting's name stands for the setting.
+
+    Raises:
+        ValueError: the option or the setting is wrong.
+    """
+    if text != limit.name:
+        return limit.parse(text)
+    try:
+        return limit.read()
+    except PlaybookError as error:
+        raise ValueError(str(error)) from None
 
 
 class Terminal(Console):

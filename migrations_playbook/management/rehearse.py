@@ -19,8 +19,8 @@ from migrations_playbook.management.base import (
     ShadowCommand,
     Target,
     Terminal,
+    add_limits,
     add_number,
-    positive_float,
 )
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.postgres.sessions import postgresql
@@ -31,6 +31,7 @@ from migrations_playbook.rehearsal.runner import StepFailed
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script
 from migrations_playbook.rehearsal.verdict import Verdict
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.units import parse_number
 
 
 class RehearseCommand(ShadowCommand):
@@ -51,15 +52,14 @@ class RehearseCommand(ShadowCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the rehearsal's options."""
         super().add_arguments(parser)
-        usual = RehearsalOptions()
+        usual = RehearsalOptions
         add_number(parser, "--rows", usual.rows, "Rows in the table")
-        number = partial(add_number, parser, kind=positive_float)
+        number = partial(add_number, parser, kind=parse_number)
         number("--rate", usual.rate, "Requests a second, of all clients together")
         number("--seconds", usual.seconds, "How long the traffic goes on in each phase at least")
         stalled = "A request that takes longer fails the rehearsal"
         number("--max-stall-ms", usual.max_stall_ms, stalled, metavar="MS")
-        added = "By how much the 99th percentile of the requests may grow in the backfill, in ms"
-        number("--max-added-ms", usual.max_added_ms, added, metavar="MS")
+        add_limits(parser, "max-added-ms")
         parser.add_argument(
             "--template",
             metavar="DB",

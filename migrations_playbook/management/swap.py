@@ -9,9 +9,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from migrations_playbook.errors import PlaybookError, Refused, Stopped, TryAgain
-from migrations_playbook.management.base import ShadowCommand, Target, add_number, positive_int
+from migrations_playbook.management.base import ShadowCommand, Target, add_limits
 from migrations_playbook.management.interrupts import GracefulStop
-from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
@@ -42,7 +41,6 @@ class SwapCommand(ShadowCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the swap's options."""
         super().add_arguments(parser)
-        policy = locks.DEFAULT_POLICY
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--revert", action="store_true", help="Exchange back.")
         which.add_argument(
@@ -61,20 +59,7 @@ class SwapCommand(ShadowCommand):
             help="Print what is bound to the columns, the statements and the locks they take; "
             "change nothing.",
         )
-        add_number(
-            parser,
-            "--lock-timeout",
-            policy.timeout_ms,
-            "How long one request for the lock may wait, in ms",
-            metavar="MS",
-        )
-        add_number(parser, "--attempts", policy.attempts, "How often to ask for the lock")
-        parser.add_argument(
-            "--max-hold-ms",
-            type=positive_int,
-            metavar="MS",
-            help="Roll back instead of committing when the lock was held longer (default: never).",
-        )
+        add_limits(parser, "lock-timeout", "attempts", "max-hold-ms")
         parser.add_argument(
             "--redraw",
             action="store_true",

@@ -37,6 +37,7 @@ from migrations_playbook.postgres.holders import (
 from migrations_playbook.postgres.names import plain_name
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_one, set_local
 from migrations_playbook.postgres.tables import TREE
+from migrations_playbook.settings import setting
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class LockPolicy:
         snapshots_ms: how long a concurrent build may wait for an older transaction, milliseconds.
     """
 
-    timeout_ms: int = 100
-    attempts: int = 30
+    timeout_ms: int = setting("lock-timeout")
+    attempts: int = setting("attempts")
     pause_ms: int = 100
     longest_pause_ms: int = 2000
     patience_ms: int = 5000
@@ -83,8 +84,6 @@ class LockPolicy:
         pause = min(self.pause_ms * 1.5 ** (attempt - 1), self.longest_pause_ms)
         return pause * random.uniform(0.5, 1.5) / 1000  # noqa: S311 - jitter, not a secret
 
-
-DEFAULT_POLICY = LockPolicy()
 
 # Beyond a lock's own timeout, for a statement's work besides waiting, in milliseconds.
 GRACE_MS = 50
@@ -111,7 +110,7 @@ class Seized:
 
 
 def reserve(
-    connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy = DEFAULT_POLICY
+    connection: BaseDatabaseWrapper, table: sql.Identifier, policy: LockPolicy | None = None
 ) -> None:
     """Keep autovacuum and other schema changes away; no read or write notices: the first stage.
 
@@ -122,6 +121,7 @@ def reserve(
         LockNotAvailable: not granted within `policy.patience_ms`, or held by a vacuum against
             transaction-id wraparound, which PostgreSQL never cancels.
     """
+    policy = policy or LockPolicy()
     refuse_wraparound_vacuum(connection, table)
     lock = _lock(table, "SHARE UPDATE EXCLUSIVE")
     if _ask(connection, [lock], {"lock_timeout": f"{policy.patience_ms}ms"}):
@@ -136,7 +136,7 @@ def reserve(
 def seize(
     connection: BaseDatabaseWrapper,
     table: sql.Identifier,
-    policy: LockPolicy = DEFAULT_POLICY,
+    policy: LockPolicy | None = None,
     *,
     first: Sequence[sql.Composable] = (),
 ) -> Seized:
@@ -151,6 +151,7 @@ def seize(
     Raises:
         LockNotAvailable: not granted in `policy.attempts` attempts; names who holds the table.
     """
+    policy = policy or LockPolicy()
     statements = [*first, _lock(table, "ACCESS EXCLUSIVE")]
     bounds = {
         # `lock_timeout` begins anew with each partition, while the partitions locked already keep

@@ -22,7 +22,7 @@ def server_cores(connection: BaseDatabaseWrapper) -> int:
 
     Lock: none.
     """
-    ((local, workers),) = fetch_all(
+    local, workers = fetch_row(
         connection,
         sql.SQL("""
             SELECT pg_catalog.inet_server_addr() IS NULL,

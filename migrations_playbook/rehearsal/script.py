@@ -9,8 +9,8 @@ from typing import Any
 from django.db import models
 from django.utils.module_loading import import_string
 
-from migrations_playbook.backfill.pacing.steering import MAX_ADDED_MS
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.settings import setting
 
 # Makes the values of one row: takes the release's model, returns the fields that it sets.
 RowMaker = Callable[[type[models.Model]], dict[str, Any]]
@@ -61,7 +61,7 @@ class RehearsalOptions:
     rate: float = 200.0
     seconds: float = 8.0
     max_stall_ms: float = 500.0
-    max_added_ms: float = MAX_ADDED_MS
+    max_added_ms: float = setting("max-added-ms")
     template: str | None = None
     until: str | None = None
 

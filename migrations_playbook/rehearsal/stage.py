@@ -12,7 +12,7 @@ from django.db import connections
 
 from migrations_playbook.contract.drop_operations import DropShadow
 from migrations_playbook.errors import PlaybookError, primary_message
-from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.rehearsal.script import Script, import_callable
 from migrations_playbook.rehearsal.states import ReleaseStates
@@ -65,7 +65,7 @@ def prepare_swap(script: Script, alias: str) -> None:
     connection = postgresql(alias)
     replacement = find_replacement(script.model, script.shadow)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
-    for _ in prepare(connection, inventory, locks.DEFAULT_POLICY):
+    for _ in prepare(connection, inventory, LockPolicy()):
         pass
 
 

@@ -22,6 +22,7 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step, run_steps
 from migrations_playbook.quarantine.setup import create_steps
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.settings import SETTINGS
 from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
@@ -63,7 +64,7 @@ def swap(
     *,
     using: str,
     revert: bool = False,
-    policy: LockPolicy = locks.DEFAULT_POLICY,
+    policy: LockPolicy | None = None,
     max_hold_ms: float | None = None,
     refresh: bool = False,
     redraw: bool = False,
@@ -80,8 +81,9 @@ def swap(
         replacement: the replacement whose columns are exchanged.
         using: the database alias.
         revert: exchange back.
-        policy: how long and how often to ask for the lock.
-        max_hold_ms: roll back instead of committing when the lock was held longer, milliseconds.
+        policy: how long and how often to ask for the lock; None for what the settings say.
+        max_hold_ms: roll back instead of committing when the lock was held longer, in milliseconds;
+            None for what the setting says.
         refresh: build materialized views anew afterwards, rather than refuse because of them.
         redraw: draw another value for each row with the same value in both columns.
 
@@ -92,6 +94,9 @@ def swap(
         ConnectionLost: the server went away; says whether the exchange was committed.
         VerificationFailed: a number afterwards is wrong.
     """
+    policy = policy or LockPolicy()
+    if max_hold_ms is None:
+        max_hold_ms = SETTINGS["max-hold-ms"].read()
     connection = postgresql(using)
     refuse_read_only(connection)
     request = SwapRequest(connection, replacement, revert, refresh, redraw)
@@ -146,7 +151,7 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
 
 
 def mend(
-    replacement: Replacement, *, using: str, policy: LockPolicy = locks.DEFAULT_POLICY
+    replacement: Replacement, *, using: str, policy: LockPolicy | None = None
 ) -> Generator[Event, None, None]:
     """Put back dropped or disabled objects of the quarantine, and prove the swap.
 
@@ -158,6 +163,7 @@ def mend(
         LockNotAvailable: the lock was not granted; nothing was changed.
         VerificationFailed: a number is wrong.
     """
+    policy = policy or LockPolicy()
     connection = postgresql(using)
     refuse_read_only(connection)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=True))

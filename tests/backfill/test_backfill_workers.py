@@ -68,7 +68,7 @@ def test_killing_one_worker_stops_no_other_and_loses_nothing(database: Database)
 
 def test_rows_that_others_fill_are_progress_too(database: Database) -> None:
     add_old_tickets(database, 2000)
-    options = Options(pace=Pace(max_rows_per_second=50))
+    options = Options(limits=None, pace=Pace(max_rows_per_second=50))
     events = backfill(
         find_replacement("tickets.Ticket", "new_token"), using="default", options=options
     )
@@ -147,7 +147,7 @@ def test_partitions_are_walked_one_by_one(database: Database) -> None:
 
 def test_a_stop_leaves_no_session_behind(database: Database) -> None:
     add_old_tickets(database, 2000)
-    options = Options(workers=3, pace=Pace(batch_size=1))
+    options = Options(workers=3, limits=None, pace=Pace(batch_size=1))
     events = backfill(
         find_replacement("tickets.Ticket", "new_token"), using="default", options=options
     )

@@ -49,7 +49,7 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
     from django.db import models  # noqa: PLC0415
 
     from migrations_playbook import Shadow  # noqa: PLC0415
-    from migrations_playbook.backfill.play import backfill  # noqa: PLC0415
+    from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
     from migrations_playbook.replacement import Replacement  # noqa: PLC0415
     from migrations_playbook.swap.play import swap  # noqa: PLC0415
     from migrations_playbook.swap.reports import Exchanged  # noqa: PLC0415
@@ -72,7 +72,7 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
     for trigger in shadow.triggers:
         trigger.install(Held, database="default")  # type: ignore[arg-type]
     replacement = Replacement(Held, shadow)
-    for _ in backfill(replacement, using="default"):
+    for _ in backfill(replacement, using="default", options=Options.plain()):
         pass
     for _ in range(rounds):
         for revert in (False, True):

@@ -156,12 +156,12 @@ def first_batch() -> float:
 
     django.setup()
     from migrations_playbook.backfill.events import Batch  # noqa: PLC0415
-    from migrations_playbook.backfill.play import backfill  # noqa: PLC0415
+    from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
     from migrations_playbook.replacement import find_replacement  # noqa: PLC0415
 
     replacement = find_replacement("tickets.Ticket", "new_token")
     began = time.monotonic()
-    events = backfill(replacement, using="default")
+    events = backfill(replacement, using="default", options=Options.plain())
     # None when the killed run had done it all: it is too fast on a small table.
     first = next((event for event in events if isinstance(event, Batch)), None)
     seconds = time.monotonic() - began

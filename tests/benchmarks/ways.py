@@ -110,8 +110,9 @@ def pgroll() -> Iterator[int]:
         yield row[1]
 
 
-def playbook(options: Options = Options()) -> Iterator[int]:  # noqa: B008 - it is frozen
+def playbook(workers: int = 1, limits: Limits | None = None, every: float = 0) -> Iterator[int]:
     """This project's backfill: one worker, no slices, no throttle."""
+    options = Options(workers=workers, limits=limits, vacuum_every=every)
     for event in backfill(
         find_replacement("tickets.Ticket", "new_token"), using="default", options=options
     ):
@@ -121,17 +122,17 @@ def playbook(options: Options = Options()) -> Iterator[int]:  # noqa: B008 - it 
 
 def playbook_slices() -> Iterator[int]:
     """One worker, and VACUUM after every tenth of the rows."""
-    yield from playbook(Options(vacuum_every=0.1))
+    yield from playbook(every=0.1)
 
 
 def playbook_2_workers() -> Iterator[int]:
     """Two workers, no slices, no throttle."""
-    yield from playbook(Options(workers=2))
+    yield from playbook(workers=2)
 
 
 def playbook_2_workers_slices() -> Iterator[int]:
     """Two workers and slices."""
-    yield from playbook(Options(workers=2, vacuum_every=0.1))
+    yield from playbook(workers=2, every=0.1)
 
 
 def playbook_defaults() -> Iterator[int]:
@@ -139,7 +140,7 @@ def playbook_defaults() -> Iterator[int]:
 
     The lookups beside it are others at work.
     """
-    yield from playbook(Options(vacuum_every=0.1, limits=Limits()))
+    yield from playbook(limits=Limits(), every=0.1)
 
 
 WAYS: dict[str, Callable[[], Iterator[int]]] = {

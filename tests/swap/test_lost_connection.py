@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap.dependents.inventory import read_inventory
@@ -41,7 +41,7 @@ def prepared(database: Database) -> Database:
     table = read_table(connection, replacement.identifier)
     assert table is not None
     for _ in prepare(
-        connection, read_inventory(connection, Pair.of(replacement, table)), DEFAULT_POLICY
+        connection, read_inventory(connection, Pair.of(replacement, table)), LockPolicy()
     ):
         pass
     return database

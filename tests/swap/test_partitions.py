@@ -14,7 +14,7 @@ from psycopg import errors
 from migrations_playbook.contract.play import contract
 from migrations_playbook.errors import Refused, VerificationFailed
 from migrations_playbook.phase import Phase, read_state
-from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.roles import refuse_without_fill_rights
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.quarantine.watch import read_stale_writes
@@ -204,7 +204,7 @@ def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     database.run("CREATE INDEX here ON odd (token)")
     fill(replacement)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
-    for _ in prepare(connection, inventory, DEFAULT_POLICY):
+    for _ in prepare(connection, inventory, LockPolicy()):
         pass
     for statement in (
         "DROP INDEX wanted",
@@ -216,7 +216,7 @@ def test_an_index_that_is_replaced_after_the_preparation_is_prepared_anew(
     before = database.value("SELECT pg_get_indexdef('wanted'::regclass)")
     said = [
         event.what
-        for event in prepare(connection, read_inventory(connection, inventory.pair), DEFAULT_POLICY)
+        for event in prepare(connection, read_inventory(connection, inventory.pair), LockPolicy())
     ]
     assert "Drop wanted_new_token, which is not like its original" in said
     assert "Drop the index here_new_token, which was left invalid by a failed build" in said

@@ -12,7 +12,7 @@ from django.db import connection, connections, transaction
 from migrations_playbook.errors import LockNotAvailable
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.postgres import locks
-from migrations_playbook.postgres.locks import DEFAULT_POLICY, LockPolicy
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.exchange import Unprepared, exchange
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
@@ -58,7 +58,7 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
     replacement = expand(database, Ranges)
     fill(replacement)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
-    for _ in prepare(connection, inventory, DEFAULT_POLICY):
+    for _ in prepare(connection, inventory, LockPolicy()):
         pass
     if arrival == ATTACHED:
         # PostgreSQL wants every CHECK of the table on what is attached, that of the swap too.
@@ -70,7 +70,7 @@ def test_a_partition_that_comes_between_the_preparation_and_the_exchange_is_exch
     database.run(INSERT)
     leaked = tokens(Ranges)
     before = indexes_of(database, "late")
-    exchanged, _ = exchange(connection, inventory.pair, policy=DEFAULT_POLICY)
+    exchanged, _ = exchange(connection, inventory.pair, policy=LockPolicy())
     assert exchanged.phase is Phase.SWAPPED
     assert not tokens(Ranges) & leaked
     assert indexes_of(database, "late") == before
@@ -103,11 +103,11 @@ def test_an_exchange_for_which_a_partition_lacks_its_part_begins_anew(database: 
     replacement = expand(database, Ranges)
     fill(replacement)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
-    for event in prepare(connection, inventory, DEFAULT_POLICY):
+    for event in prepare(connection, inventory, LockPolicy()):
         if event.what.startswith("Let "):
             break
     with pytest.raises(Unprepared):
-        exchange(connection, inventory.pair, policy=DEFAULT_POLICY)
+        exchange(connection, inventory.pair, policy=LockPolicy())
     assert read_state(connection, replacement).phase is Phase.FILLED
     assert play(replacement).passed
 
@@ -164,7 +164,7 @@ def prepared(database: Database) -> Replacement:
     replacement = expand(database, Levels)
     fill(replacement)
     inventory = pass_gate(SwapRequest(connection, replacement, revert=False))
-    for _ in prepare(connection, inventory, DEFAULT_POLICY):
+    for _ in prepare(connection, inventory, LockPolicy()):
         pass
     return replacement
 

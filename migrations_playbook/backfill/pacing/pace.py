@@ -8,7 +8,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from migrations_playbook.backfill.pacing.steering import MAX_ADDED_MS, Felt, Steering
+from migrations_playbook.backfill.pacing.steering import Felt, Steering
+from migrations_playbook.settings import setting
 
 # How long a batch should take while nobody else is at work on the server, in milliseconds.
 ALONE_MS = 50.0
@@ -40,11 +41,11 @@ class Pace:
             milliseconds.
     """
 
-    target_ms: float | None = None
-    batch_size: int | None = None
-    max_rows_per_second: float | None = None
-    duty: float | None = None
-    max_added_ms: float = MAX_ADDED_MS
+    target_ms: float | None = setting("target-ms")
+    batch_size: int | None = setting("batch-size")
+    max_rows_per_second: float | None = setting("max-rows-per-second")
+    duty: float | None = setting("duty")
+    max_added_ms: float = setting("max-added-ms")
 
     @property
     def steered(self) -> bool:

@@ -16,7 +16,13 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.query import engine_transaction, fetch_all, fetch_value, set_local
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    fetch_all,
+    fetch_row,
+    fetch_value,
+    set_local,
+)
 from migrations_playbook.postgres.server import wal_position
 
 # A signal that takes longer than this to read counts as unreadable, in milliseconds.
@@ -200,7 +206,7 @@ class Signals:
 
     def _read_waiting(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         """Read who stands behind a session of ours, of this host or another."""
-        ((count, longest),) = fetch_all(
+        count, longest = fetch_row(
             connection,
             sql.SQL("""
                 WITH ours AS MATERIALIZED (
@@ -221,7 +227,7 @@ class Signals:
 
     def _read_active(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         """Read who is at work, and who was a moment ago: requests are too short to be met."""
-        ((active, recent),) = fetch_all(
+        active, recent = fetch_row(
             connection,
             sql.SQL("""
                 SELECT count(*) FILTER (

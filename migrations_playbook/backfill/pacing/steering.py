@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# By how much the 99th percentile of requests may grow unless the user says otherwise, in ms.
-MAX_ADDED_MS = 5.0
 # The shortest and the longest batch, and the first batch beside others, in milliseconds.
 SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 8.0, 50.0
 # The lowest level: a twentieth of the time in the shortest batches.

@@ -13,8 +13,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.backfill.pacing.signals import Readings, Signals
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.query import fetch_row
 from migrations_playbook.postgres.server import server_cores
+from migrations_playbook.settings import setting
+from migrations_playbook.units import megabytes
 
 # The server is shared when others were at work at more than a quarter of the last looks: the site
 # is at each look, and whoever asks for the server's health now and then at few.
@@ -37,13 +39,13 @@ class Limits:
         query: the user's own, of a single value; 0 or false means go, anything else stop.
     """
 
-    replica_lag: float = 5.0
-    slot_wal: float | None = None
-    archive_backlog: int = 64
-    waiting_ms: float = 200.0
-    active_sessions: int | None = None
-    wal_rate: float | None = None
-    query: str | None = None
+    replica_lag: float = setting("max-lag")
+    slot_wal: float | None = setting("max-slot-wal")
+    archive_backlog: int = setting("max-archive-backlog")
+    waiting_ms: float = setting("max-waiting-ms")
+    active_sessions: int | None = setting("max-active")
+    wal_rate: float | None = setting("max-wal-rate")
+    query: str | None = setting("throttle-query")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ def find_reasons(readings: Readings, limits: Limits) -> list[Reason]:
         if lag > limits.replica_lag
     ]
     reasons += [
-        Reason("slot WAL", f"slot {name} retains {_mb(wal)} (limit {_mb(limits.slot_wal)})")
+        Reason(
+            "slot WAL", f"slot {name} retains {megabytes(wal)} (limit {megabytes(limits.slot_wal)})"
+        )
         for name, wal in readings.slot_wal.items()
         if limits.slot_wal is not None and wal > limits.slot_wal
     ]
@@ -104,8 +108,8 @@ def find_reasons(readings: Readings, limits: Limits) -> list[Reason]:
         reasons.append(
             Reason(
                 "WAL rate",
-                f"the server writes {_mb(readings.wal_rate)}/s of WAL "
-                f"(limit {_mb(limits.wal_rate)}/s)",
+                f"the server writes {megabytes(readings.wal_rate)}/s of WAL "
+                f"(limit {megabytes(limits.wal_rate)}/s)",
             )
         )
     # Not the value, which may be a secret of the user's.
@@ -121,14 +125,14 @@ def derive_limits(connection: BaseDatabaseWrapper, limits: Limits) -> Limits:
 
     Lock: none.
     """
-    wal, keep = fetch_all(
+    wal, keep = fetch_row(
         connection,
         sql.SQL("""
             SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size')),
                    CASE pg_catalog.current_setting('max_slot_wal_keep_size') WHEN '-1' THEN -1
                    ELSE pg_catalog.pg_size_bytes(
                        pg_catalog.current_setting('max_slot_wal_keep_size')) END"""),
-    )[0]
+    )
     slot = limits.slot_wal
     if slot is None:
         slot = keep / 2 if keep >= 0 else 8 * wal
@@ -145,7 +149,7 @@ def describe_readings(readings: Readings, limits: Limits) -> str:
         for name, lag in readings.replica_lag.items()
     ]
     said += [
-        f"slot {name} retains {_mb(wal)} (limit {_mb(limits.slot_wal)})"
+        f"slot {name} retains {megabytes(wal)} (limit {megabytes(limits.slot_wal)})"
         for name, wal in readings.slot_wal.items()
     ]
     said += [
@@ -187,7 +191,3 @@ class Throttle:
         self.readings = self.signals.read_all(self.connection)
         self._others.append(self.readings.recent_sessions > 0)
         return find_reasons(self.readings, self.limits)
-
-
-def _mb(size: float | None) -> str:
-    return "none" if size is None else f"{size / 1e6:,.0f} MB"

@@ -58,7 +58,7 @@ class PlainLock(Broken):
         def seize(
             connection: BaseDatabaseWrapper,
             table: sql.Identifier,
-            policy: LockPolicy = locks.DEFAULT_POLICY,
+            policy: LockPolicy | None = None,
             *,
             first: Sequence[sql.Composable] = (),
         ) -> Seized:

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connection
 from psycopg import errors
 
-from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap.dependents.inventory import read_inventory
@@ -291,7 +291,7 @@ def test_what_is_bound_while_the_swap_waits_is_carried_over_too(app: Database) -
     )
     assert table is not None
     for _ in prepare(
-        connection, read_inventory(connection, Pair.of(replacement, table)), DEFAULT_POLICY
+        connection, read_inventory(connection, Pair.of(replacement, table)), LockPolicy()
     ):
         pass
     with app.connect() as reader:

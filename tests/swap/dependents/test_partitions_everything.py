@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, transaction
 
 from migrations_playbook.contract.play import contract
-from migrations_playbook.postgres.locks import DEFAULT_POLICY
+from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.gate import SwapRequest, pass_gate
 from migrations_playbook.swap.play import plan_swap
@@ -158,7 +158,7 @@ def test_the_plan_is_what_is_done_and_then_nothing_is_left_to_prepare(
     planned = plan_swap(inventory)
     assert app.dump() == before
     assert not [each for each in planned.dependents if each.refused]
-    done = [event.what for event in prepare(connection, inventory, DEFAULT_POLICY)]
+    done = [event.what for event in prepare(connection, inventory, LockPolicy())]
     assert done == [step.what for step in planned.index + planned.prove]
     after = plan_swap(read_inventory(connection, inventory.pair))
     assert not after.index + after.prove
