@@ -9,7 +9,6 @@ Reads files alone, and no database.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,31 +27,9 @@ from pgtrigger import compiler
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.names import unquoted
 from migrations_playbook.replacement import Replacement, declared_replacements, find_replacement
+from migrations_playbook.rotation import CompiledValue, read_drawn
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.trigger_sql import PinnedTriggerSql
-
-# The draw in a fill trigger's function: the value, between the names of the two columns.
-DRAW = re.compile(
-    r'LOOP NEW\.(?P<shadow>"(?:[^"]|"")+") := (?P<value>.+?); '
-    r'EXIT WHEN NEW\.(?P=shadow) IS DISTINCT FROM NEW\.(?P<live>"(?:[^"]|"")+");',
-    re.DOTALL,
-)
-
-
-class CompiledValue(models.Expression):
-    """A value expression known by its SQL only.
-
-    Arguments:
-        text: the SQL, as a trigger has it.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
-        """Return the SQL as the trigger has it."""
-        return self.text.replace("%", "%%"), ()
 
 
 @dataclass(frozen=True)
@@ -158,8 +135,8 @@ def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
     """Read the declarations of a model's state, from the text of its fill triggers."""
     for trigger in model_state.options.get("triggers", []):
         text = getattr(trigger, "sql", None)
-        found = isinstance(text, PinnedTriggerSql) and DRAW.search(text.kwargs["func"])
-        if not found:
+        found = read_drawn(text.kwargs["func"]) if isinstance(text, PinnedTriggerSql) else None
+        if found is None:
             continue
         fields = {
             unquoted(field.db_column or name): name for name, field in model_state.fields.items()

@@ -92,7 +92,7 @@ def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: 
         fetch_value(
             connection,
             sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
-                table.identifier, replacement.unfilled
+                table.identifier, replacement.meaning.to_do
             ),
         )
     )
@@ -116,15 +116,16 @@ def _trigger_problem(
     # django-pgtrigger knows declared triggers only; forgotten triggers are put back by the
     # backfill.
     backfill = None if is_declared(replacement) else replacement.command("backfill")
+    without = replacement.meaning.words.without_trigger
     for name in replacement.trigger_names:
         if name not in enabled:
             return (
-                f'The trigger "{name}" is missing on {table}, so new rows stay without a value. '
+                f'The trigger "{name}" is missing on {table}, so {without}. '
                 f'Run "{backfill or "manage.py pgtrigger install"}" first.'
             )
         if not enabled[name]:
             return (
-                f'The trigger "{name}" on {table} is disabled, so new rows stay without a value. '
+                f'The trigger "{name}" on {table} is disabled, so {without}. '
                 f'Run "{backfill or "manage.py pgtrigger enable"}" first.'
             )
     return None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import cast
 
 import pgtrigger
-from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db import models
 from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.postgres.names import base_type, column_of, compose_name, table_parts
-from migrations_playbook.shadow import FillTrigger, Shadow
+from migrations_playbook.meaning import Meaning, ShadowTrigger
+from migrations_playbook.postgres.names import column_of, compose_name, table_parts
+from migrations_playbook.rotation import Rotation
+from migrations_playbook.shadow import Shadow
 
 
 @dataclass(frozen=True)
@@ -61,30 +64,16 @@ class Replacement:
         """The primary key's columns, in their order: more than one for a composite key."""
         return tuple(column_of(self.model, field.name) for field in self.model._meta.pk_fields)
 
-    @property
-    def value(self) -> sql.SQL:
-        """The value expression, for a statement with parameters of its own.
-
-        In a trigger PL/pgSQL casts the value to the column's type, and refuses a value that is too
-        long. Beside the live column in a statement the value must have this type already. The cast
-        is to the type without its length: a cast to `varchar(32)` would cut a longer value and say
-        nothing.
-        """
-        text = self.declaration.value_sql(self.model)
-        connection = connections[DEFAULT_DB_ALIAS]
-        shadow: Any = self.model._meta.get_field(self.declaration.shadow)
-        kind = base_type(shadow, connection)
-        made = self.declaration.value_field
-        if made is None or base_type(made, connection) != kind:
-            text = f"CAST({text} AS {kind})"
-        return sql.SQL(text.replace("%", "%%"))
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the shadow's values mean."""
+        return self.declaration.meaning(self.model)
 
     @property
-    def unfilled(self) -> sql.Composable:
-        """The condition under which a row is still to be filled: a live value, and no shadow."""
-        return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(
-            sql.Identifier(self.shadow), sql.Identifier(self.live)
-        )
+    def rotation(self) -> Rotation:
+        """The meaning of a shadow that draws."""
+        assert isinstance(self.meaning, Rotation), f"{self} draws no values"
+        return self.meaning
 
     @property
     def trigger_names(self) -> tuple[str, ...]:
@@ -106,7 +95,8 @@ class Replacement:
 def declared_replacements() -> Iterator[Replacement]:
     """List every shadow that an installed model declares, in the order of the models."""
     for model, trigger in pgtrigger.registered():
-        if isinstance(trigger, FillTrigger):
+        # A declaration's first trigger stands for the declaration.
+        if isinstance(trigger, ShadowTrigger) and trigger.leads:
             yield Replacement(cast("type[models.Model]", model), trigger.declaration)
 
 

@@ -17,13 +17,7 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.pacing.signals import read_doings
-from migrations_playbook.history import (
-    DRAW,
-    Remembered,
-    known_replacements,
-    read_history,
-    spell_expand,
-)
+from migrations_playbook.history import Remembered, known_replacements, read_history, spell_expand
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
@@ -243,8 +237,7 @@ def _outdated_value(
              WHERE t.tgrelid = %s AND t.tgname = %s"""),
         [state.table.oid, replacement.trigger_names[0]],
     )
-    drawn = DRAW.search(installed or "")
-    if drawn is None or drawn["value"] == replacement.declaration.value_sql(replacement.model):
+    if not replacement.meaning.is_outdated(installed or ""):
         return None
     return (
         "The trigger draws by another value than the model declares. Run "

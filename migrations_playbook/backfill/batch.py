@@ -65,8 +65,10 @@ def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     return sql.SQL("""
         SELECT min(ctid)::text, max(ctid)::text, count(*)
           FROM (SELECT ctid FROM ONLY {table}
-                 WHERE ctid >= %s::tid AND ctid < %s::tid AND {unfilled}
-                 LIMIT %s) AS nulls""").format(table=leaf.identifier, unfilled=replacement.unfilled)
+                 WHERE ctid >= %s::tid AND ctid < %s::tid AND {to_do}
+                 LIMIT %s) AS nulls""").format(
+        table=leaf.identifier, to_do=replacement.meaning.to_do
+    )
 
 
 def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
@@ -78,8 +80,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     share, and how many rows.
 
     A null row never moves, so `ctid` is safe between the SELECT and the UPDATE of the statement.
-    FOR NO KEY UPDATE does not block inserts that reference the row by foreign key. A value equal to
-    the live one is nulled again, for the fill trigger to draw another.
+    FOR NO KEY UPDATE does not block inserts that reference the row by foreign key.
 
     The hash of a row's place says which share has the row: some rows of each page are in each. The
     claim reads a range of places, not a list, because a page is pruned only by a scan of the page.
@@ -87,21 +88,20 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     return sql.SQL("""
         WITH claimed AS MATERIALIZED (
             SELECT ctid FROM ONLY {table}
-             WHERE ctid > %s::tid AND ctid < %s::tid AND {unfilled}
+             WHERE ctid > %s::tid AND ctid < %s::tid AND {to_do}
                AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
              LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
         filled AS (
-            UPDATE ONLY {table} SET {shadow} = NULLIF({value}, {live})
+            UPDATE ONLY {table} SET {shadow} = {assigned}
              WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
             RETURNING {shadow} IS NULL AS still_null)
         SELECT count(*), count(*) FILTER (WHERE still_null),
                (SELECT max(ctid)::text FROM claimed)
           FROM filled""").format(
         table=leaf.identifier,
-        unfilled=replacement.unfilled,
+        to_do=replacement.meaning.to_do,
         shadow=sql.Identifier(replacement.shadow),
-        live=sql.Identifier(replacement.live),
-        value=replacement.value,
+        assigned=replacement.meaning.assigned,
     )
 
 

@@ -37,7 +37,7 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
             fetch_value(
                 connection,
                 sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-                    table.identifier, replacement.unfilled
+                    table.identifier, replacement.meaning.to_do
                 ),
             )
         )
@@ -88,7 +88,7 @@ def sample_nulls(
     seen = fetch_value(
         connection,
         sql.SQL("SELECT count(*) FROM {} TABLESAMPLE SYSTEM (%s) WHERE {}").format(
-            table.identifier, replacement.unfilled
+            table.identifier, replacement.meaning.to_do
         ),
         [100 * share],
     )

@@ -172,7 +172,7 @@ def draw_values(
                 SELECT count(DISTINCT value), count(*) FILTER (WHERE value IS NULL)
                   FROM (SELECT {value} AS value
                           FROM pg_catalog.generate_series(1, %s)) AS drawn""").format(
-                value=replacement.value
+                value=replacement.rotation.value
             ),
             [draws],
         )

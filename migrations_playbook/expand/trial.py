@@ -108,7 +108,7 @@ def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table
 def _draw_row(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
     """Insert a row as from before the triggers; its live value is drawn, too."""
     row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(
-        TRIAL, sql.Identifier(replacement.live), replacement.value
+        TRIAL, sql.Identifier(replacement.live), replacement.rotation.value
     )
     with _trigger_path(connection):
         execute(connection, row, [])
@@ -253,7 +253,7 @@ def _read_lacking(
     in turn are not known.
     """
     view = sql.SQL("CREATE TEMPORARY VIEW {} AS SELECT {} AS value").format(
-        sql.Identifier(f"{NAME}_value"), replacement.value
+        sql.Identifier(f"{NAME}_value"), replacement.rotation.value
     )
     with _trigger_path(connection):
         execute(connection, view, [])

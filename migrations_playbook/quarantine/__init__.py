@@ -17,7 +17,7 @@ have a duty each:
   Then it remembers whatever the site replaces, so that no exchange brings back what was revoked.
 
 PostgreSQL deletes and inserts a row when an UPDATE moves the row to another partition. *remember*
-marks the row for the rest of the statement (`shadow.MOVED`), and the row keeps both its values.
+marks the row for the rest of the statement (`base.MOVED`), and the row keeps both its values.
 
 Hits are counted in two sequences: they take no row lock, count even when the transaction rolls
 back, and store a number and a time, never a value.

@@ -24,6 +24,16 @@ MAX_STEM = MAX_NAME_BYTES - len(LAST + "remember_delete_")
 OWNED = ("stale_writes", "last_stale_write")
 # The beginning of *ward*'s comment; the names follow, as JSON.
 STAYING = "left where they were: "
+# The transaction's mark of the row deleted last.
+MOVED = "migrations_playbook.moved"
+
+
+def mark_row(shadow: str) -> str:
+    """Compose the mark of a row: the hash of its shadow, and the statement at work."""
+    return (
+        f"hash_record_extended(ROW({shadow}), 0)::text "
+        "|| extract(epoch FROM statement_timestamp())::text"
+    )
 
 
 @dataclass(frozen=True)

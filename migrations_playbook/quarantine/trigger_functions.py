@@ -5,9 +5,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.quarantine.base import Quarantine
+from migrations_playbook.quarantine.base import MOVED, Quarantine, mark_row
 from migrations_playbook.quarantine.digests import digest_sql, is_remembered_sql, text_settings
-from migrations_playbook.shadow import MOVED, mark_row
 
 # `relkind` of a partitioned table.
 PARTITIONED = "p"

@@ -105,7 +105,7 @@ def copy_untriggered(connection: BaseDatabaseWrapper, pair: Pair) -> int:
                 pair.identifier,
                 sql.Identifier(pair.replacement.shadow),
                 sql.Identifier(pair.replacement.live),
-                pair.replacement.unfilled,
+                pair.replacement.meaning.to_do,
             ),
         )
 
@@ -153,7 +153,7 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
                     FROM (SELECT {value} AS value
                             FROM pg_catalog.generate_series(1, {rounds})) AS drawn
                    WHERE drawn.value IS DISTINCT FROM {table}.{live} LIMIT 1), {value})""").format(
-        value=pair.replacement.value,
+        value=pair.replacement.rotation.value,
         rounds=DRAWING_ROUNDS,
         table=pair.identifier,
         live=sql.Identifier(pair.replacement.live),

@@ -150,6 +150,7 @@ def follow(
             return
     raise LockNotAvailable(
         f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
-        f"others hold what it needs: {step.what}. Until then leaked values may be shown there. Run "
+        f"others hold what it needs: {step.what}. Until then "
+        f"{pair.replacement.meaning.words.retired} may be shown there. Run "
         f'"{finishing_command(pair.replacement, revert=revert)}" to finish.'
     )

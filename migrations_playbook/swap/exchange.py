@@ -34,7 +34,6 @@ from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Step, find_failing_step, rename_steps, run_steps
-from migrations_playbook.quarantine import setup
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
 from migrations_playbook.swap.gate import recheck
@@ -84,17 +83,14 @@ def exchange_steps(inventory: Inventory) -> list[Step]:
     """
     pair, steps = inventory.pair, inventory.steps
     live, shadow = pair.replacement.live, pair.replacement.shadow
-    guarded, bound = inventory.quarantine, inventory.bound
     between = choose_name(pair.column_names, live, shadow, "between")
     return [
         *steps.before_rename,
         *rename_steps(pair.identifier, live, shadow, between),
         *steps.after_rename,
         *steps.last,
-        *(
-            setup.revert_steps(guarded, bound)
-            if pair.swapped
-            else setup.create_steps(guarded, bound, inventory.staying)
+        *pair.replacement.meaning.steps_after(
+            inventory.quarantine, inventory.bound, inventory.staying, revert=pair.swapped
         ),
     ]
 

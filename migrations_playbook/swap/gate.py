@@ -297,7 +297,7 @@ def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:
     findings = "\n".join(f"- {each} ({each.how}): {each.refused}." for each in refused)
     return Refused(
         f"{pair.replacement.label} cannot be exchanged; nothing was changed. These would stay "
-        f"with the leaked values, or stand in the way:\n{findings}"
+        f"with the {pair.replacement.meaning.words.retired}, or stand in the way:\n{findings}"
     )
 
 

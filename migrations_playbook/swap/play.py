@@ -20,7 +20,6 @@ from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step, run_steps
-from migrations_playbook.quarantine.setup import create_steps
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.settings import SETTINGS
 from migrations_playbook.swap.conclude import conclude, insist
@@ -176,7 +175,10 @@ def mend(
         locks.seize(connection, inventory.pair.identifier, policy)
         pin_search_path(connection)
         bound = inventory.bound
-        run_steps(connection, create_steps(inventory.quarantine, bound, bound.staying))
+        after = inventory.pair.replacement.meaning.steps_after(
+            inventory.quarantine, bound, bound.staying, revert=False
+        )
+        run_steps(connection, after)
     yield from verify(replacement, using=using)
 
 

@@ -171,9 +171,10 @@ def _prove(
 
 
 def _do_not_pass(pair: Pair, each: Dependent) -> Refused:
+    words = pair.replacement.meaning.words
     return Refused(
-        f"Fresh values of {pair.replacement} do not pass the {each} that the live ones "
-        "pass. Correct the value expression in Meta.triggers, then run "
+        f"{words.made} of {pair.replacement} do not pass the {each} that the live ones "
+        f"pass. Correct the {words.expression} in Meta.triggers, then run "
         '"manage.py makemigrations" and "manage.py migrate".'
     )
 

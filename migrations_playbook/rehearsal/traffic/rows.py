@@ -39,7 +39,7 @@ class RowFactory:
         self.model = model
         self.alias = alias
         self._make = make
-        self._value = replacement.value
+        self._value = replacement.rotation.value
         self._live: Any = model._meta.get_field(replacement.declaration.live)
         self._drawn: deque[Any] = deque()
 

@@ -1,0 +1,166 @@
+"""What the values of a shadow mean: the interface that every play asks.
+
+A shadow draws new values (`rotation`), or is made from the live column (`conversion`). The meaning
+alone knows the triggers' bodies, which rows are to do, what a batch assigns, what is kept out after
+the exchange, and the words for all these. What a swap does about the rows is the same meaning's
+other face, for the swap alone: `swap.rows`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import pgtrigger
+from django.core.exceptions import FieldError
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models.sql import Query
+from pgtrigger import compiler
+from psycopg import sql
+
+from migrations_playbook.postgres.names import column_of, compose_name
+from migrations_playbook.postgres.steps import Step
+from migrations_playbook.quarantine.base import Objects, Quarantine
+from migrations_playbook.trigger_sql import PinnedTriggerSql
+
+# django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
+# it, and allows 47 characters between.
+MAX_TRIGGER_NAME = 47
+
+
+class Declaration(Protocol):
+    """What a meaning asks of a `Shadow`."""
+
+    @property
+    def live(self) -> str:
+        """The name of the live field."""
+
+    @property
+    def shadow(self) -> str:
+        """The name of the shadow field."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the messages call things.
+
+    Arguments:
+        retired: the values that the live column has before the exchange.
+        made: a value that the shadow has, beginning a sentence.
+        expression: what of the declaration makes the values.
+        without_trigger: what happens while a trigger is missing, ending a sentence.
+    """
+
+    retired: str
+    made: str
+    expression: str
+    without_trigger: str
+
+
+class ShadowTrigger(pgtrigger.Trigger):
+    """A trigger that a `Shadow` declares; named after its duty and the shadow field."""
+
+    purpose = ""
+    when = pgtrigger.Before
+    # How the trigger is installed.
+    sql_class: type[PinnedTriggerSql] = PinnedTriggerSql
+    # Whether the trigger is the first of its declaration.
+    leads = False
+
+    def __init__(self, declaration: Any) -> None:
+        self.declaration = declaration
+        super().__init__(
+            # Django-pgtrigger takes word characters alone. A name without a field is for a check.
+            name=compose_name(
+                self.purpose, re.sub(r"\W", "_", str(declaration.shadow)), limit=MAX_TRIGGER_NAME
+            )
+        )
+
+    def compile(self, model: type[models.Model]) -> compiler.Trigger:  # type: ignore[override]
+        """Compile the trigger's SQL, with the function's settings pinned."""
+        plain = super().compile(model)  # type: ignore[arg-type]
+        return compiler.Trigger(name=plain.name, sql=self.sql_class(**plain.sql.kwargs))
+
+    def names(self, model: type[models.Model]) -> dict[str, str]:
+        """Quote the column names for the trigger's SQL."""
+
+        def quoted(field: str) -> str:
+            """Quote the name of a field's column."""
+            return sql.Identifier(column_of(model, field)).as_string(None)
+
+        return {
+            "live": quoted(self.declaration.live),
+            "shadow": quoted(self.declaration.shadow),
+        }
+
+
+@dataclass(frozen=True)
+class Meaning(ABC):
+    """The meaning of a model's shadow, in the names that PostgreSQL uses.
+
+    Arguments:
+        model: the model that declares the shadow.
+        declaration: its `Shadow`.
+    """
+
+    model: type[models.Model]
+    declaration: Any
+
+    words: ClassVar[Words]
+    # Whether the retired values must not come back, so that a quarantine keeps them out.
+    keeps_out: ClassVar[bool]
+
+    @property
+    def live(self) -> sql.Identifier:
+        """The live field's column, to be composed into SQL."""
+        return sql.Identifier(column_of(self.model, self.declaration.live))
+
+    @property
+    def shadow(self) -> sql.Identifier:
+        """The shadow field's column, to be composed into SQL."""
+        return sql.Identifier(column_of(self.model, self.declaration.shadow))
+
+    @property
+    @abstractmethod
+    def to_do(self) -> sql.Composable:
+        """The condition under which a row is still to be filled."""
+
+    @property
+    @abstractmethod
+    def assigned(self) -> sql.Composable:
+        """What a batch assigns to the shadow; null where the row stays to do."""
+
+    @abstractmethod
+    def is_outdated(self, installed: str) -> bool:
+        """Tell whether a declared trigger's installed text makes other values than declared."""
+
+    @abstractmethod
+    def steps_after(
+        self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
+    ) -> list[Step]:
+        """Build the last steps of the exchange: what keeps the retired values out, or lets them in.
+
+        Lock: ACCESS EXCLUSIVE is held already.
+        """
+
+
+def output_field(expression: models.expressions.BaseExpression) -> models.Field[Any, Any] | None:
+    """Resolve the field of an expression's type; None where Django cannot tell."""
+    try:
+        return expression.output_field
+    except FieldError:
+        return None
+
+
+def write_expression(
+    model: type[models.Model], expression: models.expressions.BaseExpression
+) -> str:
+    """Write an expression as SQL, its parameters as literals."""
+    connection = connections[DEFAULT_DB_ALIAS]
+    query = Query(model)
+    resolved = expression.resolve_expression(query, allow_joins=False)
+    text, params = query.get_compiler(connection=connection).compile(resolved)
+    return str(text % tuple(sql.Literal(param).as_string(None) for param in params))

@@ -1,0 +1,196 @@
+"""The meaning of a rotation: the shadow draws a new value for each row, and never looks back.
+
+Two triggers follow from the declaration:
+
+- *fill* (INSERT): the shadow is drawn, whatever the write brings.
+- *keep* (UPDATE): once filled, the shadow is never changed. A row that is not filled yet is filled
+  by its first write, so the set of rows to fill only shrinks, which makes the set a resume point. A
+  save that would write the shadow's value into the live column of its own row comes from an object
+  loaded while the columns were exchanged: the save changes neither column, and its rest goes
+  through.
+
+So the plays alone write the shadow: no shadow is a copy, and nobody chose any. A row without a live
+value has no shadow either: null means no token, or no token any more.
+
+Both have a WHEN clause that PostgreSQL evaluates without calling the function, so any other UPDATE
+costs nothing: neither does a row of the backfill. The plays themselves set django-pgtrigger's
+`pgtrigger.ignore` where they draw a value again. Anybody may set this; nobody does so by accident.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pgtrigger
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from psycopg import sql
+
+from migrations_playbook.meaning import (
+    Meaning,
+    ShadowTrigger,
+    Words,
+    output_field,
+    write_expression,
+)
+from migrations_playbook.postgres.names import base_type
+from migrations_playbook.postgres.steps import Step
+from migrations_playbook.quarantine.base import MOVED, Objects, Quarantine, mark_row
+from migrations_playbook.quarantine.setup import create_steps, revert_steps
+
+# The statements that draw the shadow of a row with a live value. A value equal to the live one
+# would rotate nothing: an expression with little room may need a second draw.
+DRAW = (
+    "NEW.{shadow} := NULL; "
+    "IF NEW.{live} IS NOT NULL THEN "
+    "FOR draw IN 1..100 LOOP "
+    "NEW.{shadow} := {value}; "
+    "EXIT WHEN NEW.{shadow} IS DISTINCT FROM NEW.{live}; "
+    "END LOOP; "
+    "END IF; "
+)
+# The same in a fill trigger's function: the value, between the names of the two columns.
+DRAWN = re.compile(
+    r'LOOP NEW\.(?P<shadow>"(?:[^"]|"")+") := (?P<value>.+?); '
+    r'EXIT WHEN NEW\.(?P=shadow) IS DISTINCT FROM NEW\.(?P<live>"(?:[^"]|"")+");',
+    re.DOTALL,
+)
+
+
+class CompiledValue(models.Expression):
+    """A value expression known by its SQL only.
+
+    Arguments:
+        text: the SQL, as a trigger has it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
+        """Return the SQL as the trigger has it."""
+        return self.text.replace("%", "%%"), ()
+
+
+def read_drawn(installed: str) -> dict[str, str] | None:
+    """Read what a fill trigger's function draws: the value, and the names of the two columns."""
+    found = DRAWN.search(installed)
+    return None if found is None else found.groupdict()
+
+
+class FillTrigger(ShadowTrigger):
+    """The trigger that draws the shadow of each new row."""
+
+    purpose = "fill"
+    leads = True
+    operation = pgtrigger.Insert
+
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: the row has a live value, or a shadow."""
+        return pgtrigger.Condition(
+            "NEW.{live} IS NOT NULL OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
+        )
+
+    def get_func(self, model: Any) -> str:
+        """Return the body: draw, unless the row comes from another partition."""
+        # PostgreSQL inserts a row that an UPDATE moves to another partition: `quarantine`
+        # marks such a row, and the row brings its shadow along.
+        return (
+            "IF NEW.{shadow} IS NULL OR current_setting('{mark}', true) IS DISTINCT FROM "
+            + mark_row("NEW.{shadow}")
+            + " THEN "
+            + DRAW
+            + "END IF; "
+            "RETURN NEW;"
+        ).format(
+            mark=MOVED, value=write_expression(model, self.declaration.value), **self.names(model)
+        )
+
+
+class KeepTrigger(ShadowTrigger):
+    """The trigger that keeps a filled shadow as it is, and fills an empty shadow."""
+
+    purpose = "keep"
+    operation = pgtrigger.Update
+
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: a change of the shadow, a row to fill, or a stale save."""
+        return pgtrigger.Condition(
+            "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
+            "OR (NEW.{shadow} IS NULL) <> (NEW.{live} IS NULL) "
+            "OR NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} "
+            "OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}".format(**self.names(model))
+        )
+
+    def get_func(self, model: Any) -> str:
+        """Return the body: keep the shadow, or draw."""
+        return (
+            "IF NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} THEN "
+            "NEW.{live} := OLD.{live}; END IF; "
+            "IF OLD.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN "
+            "NEW.{shadow} := OLD.{shadow}; "
+            "ELSE " + DRAW + "END IF; "
+            "RETURN NEW;"
+        ).format(value=write_expression(model, self.declaration.value), **self.names(model))
+
+
+@dataclass(frozen=True)
+class Rotation(Meaning):
+    """The meaning of `Shadow(value=...)`."""
+
+    words: ClassVar[Words] = Words(
+        retired="leaked values",
+        made="Fresh values",
+        expression="value expression",
+        without_trigger="new rows stay without a value",
+    )
+    keeps_out: ClassVar[bool] = True
+
+    @property
+    def value_text(self) -> str:
+        """The value expression as the triggers have it."""
+        return write_expression(self.model, self.declaration.value)
+
+    @property
+    def value(self) -> sql.SQL:
+        """The value expression, for a statement with parameters of its own.
+
+        In a trigger PL/pgSQL casts the value to the column's type, and refuses a value that is too
+        long. Beside the live column in a statement the value must have this type already. The cast
+        is to the type without its length: a cast to `varchar(32)` would cut a longer value and say
+        nothing.
+        """
+        text = self.value_text
+        connection = connections[DEFAULT_DB_ALIAS]
+        shadow: Any = self.model._meta.get_field(self.declaration.shadow)
+        kind = base_type(shadow, connection)
+        made = output_field(self.declaration.value)
+        if made is None or base_type(made, connection) != kind:
+            text = f"CAST({text} AS {kind})"
+        return sql.SQL(text.replace("%", "%%"))
+
+    @property
+    def to_do(self) -> sql.Composable:
+        """The condition under which a row is still to be filled: a live value, and no shadow."""
+        return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
+
+    @property
+    def assigned(self) -> sql.Composable:
+        """A fresh value; null where equal to the live one, for the fill trigger to draw another."""
+        return sql.SQL("NULLIF({}, {})").format(self.value, self.live)
+
+    def is_outdated(self, installed: str) -> bool:
+        """Tell whether a fill trigger draws by another value than the model declares."""
+        drawn = read_drawn(installed)
+        return drawn is not None and drawn["value"] != self.value_text
+
+    def steps_after(
+        self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
+    ) -> list[Step]:
+        """Build the quarantine, or its end. Lock: ACCESS EXCLUSIVE is held already."""
+        if revert:
+            return revert_steps(quarantine, bound)
+        return create_steps(quarantine, bound, staying)
