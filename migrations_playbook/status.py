@@ -30,7 +30,7 @@ from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof.house import find_problems
+from migrations_playbook.swap.rows.kinds import rows_of
 
 # After a day without a stale write, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
@@ -174,7 +174,8 @@ def _read_one(
     if table is not None and state.phase is not Phase.NONE:
         pair = Pair.of(replacement, table)
         inventory = read_inventory(connection, pair)
-        bound_to, problems = inventory.dependents, find_problems(connection, inventory)
+        bound_to = inventory.dependents
+        problems = rows_of(pair).find_problems(connection, inventory)
         unfinished = read_left(connection, pair)
     return ShadowStatus(
         model=replacement.label,

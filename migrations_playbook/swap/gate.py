@@ -11,29 +11,26 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.errors import (
     LockNotAvailable,
     PlaybookError,
     Refused,
-    TryAgain,
     WrongPhase,
 )
 from migrations_playbook.history import spell_expand
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.holders import read_builders
-from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
-from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.dependents.table import read_lacking_rights
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Pair, refuse_overtaken
+from migrations_playbook.swap.rows.kinds import rows_of
 
 REFRESH = "--refresh-materialized-views"
 
@@ -98,7 +95,7 @@ def pass_gate(request: SwapRequest) -> Inventory:
         Refused: the role lacks a right, or a bound object cannot be carried over; names all such.
         LockNotAvailable: somebody builds an index on the table.
     """
-    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, is_rotated):
+    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, has_sound_rows):
         objection = condition(request)
         if objection is not None:
             raise objection
@@ -231,31 +228,9 @@ def can_be_carried_over(request: SwapRequest) -> PlaybookError | None:
     return bound_objection(request.pair, request.inventory.refused)
 
 
-def is_rotated(request: SwapRequest) -> PlaybookError | None:
-    """Ask for rows that the swap would not change. The triggers let no such row come to be.
-
-    After an exchange there may be some: the rows written since.
-    """
-    connection, pair = request.connection, request.pair
-    if request.revert or request.redraw or has_memory(connection, request.inventory.quarantine):
-        return None
-    with engine_transaction(connection):
-        pin_search_path(connection, pair.live.type_schema)
-        same = fetch_value(
-            connection,
-            sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
-                pair.identifier,
-                sql.Identifier(pair.replacement.live),
-                sql.Identifier(pair.replacement.shadow),
-            ),
-        )
-    if not same:
-        return None
-    return Refused(
-        f"{same:,} rows of {pair.replacement.label} have the same value in both columns, so the "
-        "swap would not change them: they were written past the triggers. Run it again with "
-        "--redraw, which draws other values for them."
-    )
+def has_sound_rows(request: SwapRequest) -> PlaybookError | None:
+    """Ask for rows that must not be exchanged as they are."""
+    return rows_of(request.pair).find_objection(request)
 
 
 def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> Inventory:
@@ -274,20 +249,6 @@ def recheck(connection: BaseDatabaseWrapper, pair: Pair, *, refresh: bool) -> In
     if objection is not None:
         raise objection
     return found
-
-
-def refuse_overtaken(before: Pair, now: Pair) -> None:
-    """Refuse to go on where another session has exchanged the columns.
-
-    Raises:
-        TryAgain: the columns stand the other way round by now.
-    """
-    if now.swapped is not before.swapped:
-        replacement = before.replacement
-        raise TryAgain(
-            f"Another session has exchanged the columns of {replacement.label} meanwhile; nothing "
-            f'was exchanged here. "{replacement.command("status")}" shows what comes next.'
-        )
 
 
 def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:

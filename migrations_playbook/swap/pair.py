@@ -164,3 +164,17 @@ class Pair:
         return self.alter_only(
             what, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(column), action)
         )
+
+
+def refuse_overtaken(before: Pair, now: Pair) -> None:
+    """Refuse to go on where another session has exchanged the columns.
+
+    Raises:
+        TryAgain: the columns stand the other way round by now.
+    """
+    if now.swapped is not before.swapped:
+        replacement = before.replacement
+        raise TryAgain(
+            f"Another session has exchanged the columns of {replacement.label} meanwhile; nothing "
+            f'was exchanged here. "{replacement.command("status")}" shows what comes next.'
+        )

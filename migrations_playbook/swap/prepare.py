@@ -12,7 +12,6 @@ from psycopg import sql
 
 from migrations_playbook.errors import (
     LockNotAvailable,
-    PlaybookError,
     Refused,
     TryAgain,
     primary_message,
@@ -28,20 +27,17 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
 )
 from migrations_playbook.postgres.steps import Step, run_concurrently
-from migrations_playbook.swap.collisions import (
-    DRAWING_ROUNDS,
-    copy_untriggered,
-    redraw_duplicates,
-    redraw_leaked,
-)
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.gate import recheck, refuse_overtaken
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.gate import recheck
+from migrations_playbook.swap.pair import Pair, refuse_overtaken
 from migrations_playbook.swap.reports import Preparing
+from migrations_playbook.swap.rows.kinds import rows_of
 
 # How often to try a step when somebody changes the same rows of the catalog.
 ATTEMPTS = 5
+# How often to make the rows ready before they are given up.
+ROUNDS = 20
 # Since this version REFRESH MATERIALIZED VIEW looks names up along no path of the session's.
 SAFE_REFRESH = 170000
 
@@ -75,27 +71,20 @@ def prepare(
         PlaybookError: the value expression is too narrow for the table's rows to be unique.
     """
     pair = inventory.pair
-    if pair.swapped and copy_untriggered(connection, pair):
-        yield Preparing("Copy the values of rows that came past the triggers")
-    for _ in range(DRAWING_ROUNDS):
-        # Before an index stands in the way of a draw.
-        if not pair.swapped and redraw_leaked(connection, inventory, redraw=redraw):
-            yield Preparing("Draw values again that have leaked")
+    rows = rows_of(pair)
+    for _ in range(ROUNDS):
+        changes = list(rows.make_ready(connection, inventory, redraw=redraw))
+        yield from map(Preparing, changes)
+        if changes and not pair.swapped:
             continue
         clash = yield from build_twins(connection, inventory, policy)
         if clash is None:
             break
-        yield Preparing("Draw duplicates again")
         assert clash.unique_on is not None, f"{clash} is not unique"
-        redraw_duplicates(connection, pair, clash.unique_on)
+        yield Preparing(rows.resolve_clash(connection, pair, clash.unique_on))
         inventory = recheck(connection, pair, refresh=refresh)
     else:
-        raise PlaybookError(
-            f"After {DRAWING_ROUNDS} rounds the values of {pair.replacement.label}."
-            f"{pair.replacement.declaration.shadow} still collide: the value expression has too "
-            "little room for the table. Widen it in Meta.triggers, then run "
-            '"manage.py makemigrations" and "manage.py migrate".'
-        )
+        raise rows.say_hopeless(ROUNDS)
     # Before a constraint of ours could fail a write of the site's.
     for each in inventory.dependents:
         for step in each.steps.trial if each.steps else ():

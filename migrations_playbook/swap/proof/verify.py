@@ -1,4 +1,4 @@
-"""The proof: no value reachable under the live name is a leaked value.
+"""The proof, in numbers: the rows' own are told by `swap.rows`.
 
 Everything is counted inside the server: no value is sent to the client, whose memory is constant.
 
@@ -21,14 +21,11 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
-from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
-from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
 from migrations_playbook.swap.dependents.materialized import read_left
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof.house import find_problems
-from migrations_playbook.swap.proof.readers import read_through
 from migrations_playbook.swap.reports import Verified
+from migrations_playbook.swap.rows.kinds import rows_of
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 # Unread views are named; so is the memory, by this.
@@ -74,16 +71,10 @@ def verify_values(
         names: dict[str, sql.Composable] = {
             "table": pair.identifier,
             "live": sql.Identifier(pair.replacement.live),
-            "retired": sql.Identifier(pair.replacement.shadow),
         }
-        row = fetch_row(
-            connection,
-            sql.SQL("""
-                SELECT count(*), count({live}), count(*) FILTER (WHERE {live} = {retired}),
-                       count(*) FILTER (WHERE {retired} IS NULL AND {live} IS NOT NULL)
-                  FROM {table}""").format(**names),
+        rows, values = fetch_row(
+            connection, sql.SQL("SELECT count(*), count({live}) FROM {table}").format(**names)
         )
-        rows, values, same, untriggered = row
         counted = Verified(
             rows=rows,
             values=values,
@@ -98,24 +89,11 @@ def verify_values(
         )
         if not pair.swapped:
             return counted
-        leaked = sum(
-            _leaked(connection, {**names, "table": key.table}, key.columns)
-            for key in found.unique_keys
-        )
-        remembered = _remembered(connection, found)
-        seen = read_through(connection, pair, unique=bool(found.unique_keys))
+        exchanged = rows_of(pair)
         return replace(
-            counted,
-            leaked=leaked,
-            returned=remembered or 0,
-            same=same,
-            untriggered=untriggered,
-            views=len(seen.shown),
-            exposed=sum(seen.shown.values()),
+            exchanged.prove(connection, found, counted),
             still_bound=tuple(_still_bound(found)),
-            unread=seen.unread if remembered is not None else {**seen.unread, MEMORY: ""},
-            exposing=tuple(name for name, shown in seen.shown.items() if shown),
-            problems=find_problems(connection, found),
+            problems=exchanged.find_problems(connection, found),
         )
 
 
@@ -173,51 +151,6 @@ def _duplicates(
                     sql.SQL("{} IS NOT NULL").format(column)
                     for column in (names["live"], *map(sql.Identifier, others))
                 ),
-            ),
-        )
-    )
-
-
-def _leaked(
-    connection: BaseDatabaseWrapper, names: dict[str, sql.Composable], others: tuple[str, ...]
-) -> int:
-    """Count rows whose live value is another row's retired value.
-
-    A row written since the swap has the same value in both columns, and is counted apart.
-    """
-    return int(
-        fetch_value(
-            connection,
-            sql.SQL("""
-                SELECT count(*) FROM {table} AS a JOIN {table} AS b ON b.{retired} = a.{live}{same}
-                 WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)""").format(
-                **names,
-                same=sql.SQL("").join(
-                    sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
-                    for column in others
-                ),
-            ),
-        )
-    )
-
-
-def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | None:
-    """Count rows whose live value is remembered as leaked; None where the role may not look."""
-    quarantine = inventory.quarantine
-    if not has_memory(connection, quarantine):
-        return 0
-    memory = quarantine.object("leaked").as_string(None)
-    if not fetch_value(
-        connection, sql.SQL("SELECT pg_catalog.has_table_privilege(%s, 'SELECT')"), [memory]
-    ):
-        return None
-    for name, value in unsettled_texts(quarantine).items():
-        set_local(connection, name, value)
-    return int(
-        fetch_value(
-            connection,
-            sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-                inventory.pair.identifier, is_remembered_sql(quarantine, quarantine.live)
             ),
         )
     )

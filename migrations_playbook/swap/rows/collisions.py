@@ -1,4 +1,4 @@
-"""Values that cannot stay: drawn again before a swap, copied before a revert."""
+"""Values of a rotation that cannot stay: drawn again before a swap, copied before a revert."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.gate import refuse_overtaken
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Pair, refuse_overtaken
 
 # How often to draw again before the value expression is called too narrow.
 DRAWING_ROUNDS = 20

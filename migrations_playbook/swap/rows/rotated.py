@@ -1,0 +1,177 @@
+"""The rows of a rotation: no leaked value may be live after the exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.errors import PlaybookError, Refused
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    fetch_row,
+    fetch_value,
+    pin_search_path,
+    set_local,
+)
+from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
+from migrations_playbook.quarantine.watch import has_memory
+from migrations_playbook.swap.dependents.base import Key, Unique
+from migrations_playbook.swap.dependents.inventory import Inventory
+from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.proof.house import find_problems
+from migrations_playbook.swap.proof.readers import read_through
+from migrations_playbook.swap.reports import Verified
+from migrations_playbook.swap.rows.base import Rows
+from migrations_playbook.swap.rows.collisions import (
+    copy_untriggered,
+    redraw_duplicates,
+    redraw_leaked,
+)
+
+if TYPE_CHECKING:
+    from migrations_playbook.swap.gate import SwapRequest
+
+# Unread views are named; so is the memory, by this.
+MEMORY = "the memory of leaked values"
+
+
+class RotatedRows(Rows):
+    """The rows of a rotation."""
+
+    def find_objection(self, request: SwapRequest) -> PlaybookError | None:
+        """Find rows that the swap would not change. The triggers let no such row come to be.
+
+        After an exchange there may be some: the rows written since.
+        """
+        connection, pair = request.connection, self.pair
+        if request.revert or request.redraw or has_memory(connection, request.inventory.quarantine):
+            return None
+        with engine_transaction(connection):
+            pin_search_path(connection, pair.live.type_schema)
+            same = fetch_value(
+                connection,
+                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                    pair.identifier,
+                    sql.Identifier(pair.replacement.live),
+                    sql.Identifier(pair.replacement.shadow),
+                ),
+            )
+        if not same:
+            return None
+        return Refused(
+            f"{same:,} rows of {pair.replacement.label} have the same value in both columns, so "
+            "the swap would not change them: they were written past the triggers. Run it again "
+            "with --redraw, which draws other values for them."
+        )
+
+    def make_ready(
+        self, connection: BaseDatabaseWrapper, inventory: Inventory, *, redraw: bool
+    ) -> Iterator[str]:
+        """Draw values again that have leaked; before a revert, copy values that have no copy."""
+        if self.pair.swapped:
+            if copy_untriggered(connection, self.pair):
+                yield "Copy the values of rows that came past the triggers"
+        # Before an index stands in the way of a draw.
+        elif redraw_leaked(connection, inventory, redraw=redraw):
+            yield "Draw values again that have leaked"
+
+    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> str:
+        """Draw duplicates again."""
+        redraw_duplicates(connection, pair, unique)
+        return "Draw duplicates again"
+
+    def say_hopeless(self, rounds: int) -> PlaybookError:
+        """Say that the value expression is too narrow."""
+        replacement = self.pair.replacement
+        return PlaybookError(
+            f"After {rounds} rounds the values of {replacement.label}."
+            f"{replacement.declaration.shadow} still collide: the value expression has too "
+            "little room for the table. Widen it in Meta.triggers, then run "
+            '"manage.py makemigrations" and "manage.py migrate".'
+        )
+
+    def prove(
+        self, connection: BaseDatabaseWrapper, inventory: Inventory, counted: Verified
+    ) -> Verified:
+        """Prove that no leaked value is reachable under the live name."""
+        pair = inventory.pair
+        leaked = sum(_leaked(connection, pair, key) for key in inventory.unique_keys)
+        remembered = _remembered(connection, inventory)
+        same, untriggered = fetch_row(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FILTER (WHERE {live} = {retired}),
+                       count(*) FILTER (WHERE {retired} IS NULL AND {live} IS NOT NULL)
+                  FROM {table}""").format(
+                table=pair.identifier,
+                live=sql.Identifier(pair.replacement.live),
+                retired=sql.Identifier(pair.replacement.shadow),
+            ),
+        )
+        seen = read_through(connection, pair, unique=bool(inventory.unique_keys))
+        return replace(
+            counted,
+            leaked=leaked,
+            returned=remembered or 0,
+            same=same,
+            untriggered=untriggered,
+            views=len(seen.shown),
+            exposed=sum(seen.shown.values()),
+            unread=seen.unread if remembered is not None else {**seen.unread, MEMORY: ""},
+            exposing=tuple(name for name, shown in seen.shown.items() if shown),
+        )
+
+    def find_problems(
+        self, connection: BaseDatabaseWrapper, inventory: Inventory
+    ) -> tuple[str, ...]:
+        """Name what is missing or disabled of the quarantine."""
+        return find_problems(connection, inventory)
+
+
+def _leaked(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
+    """Count rows whose live value is another row's retired value.
+
+    A row written since the swap has the same value in both columns, and is counted apart.
+    """
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FROM {table} AS a JOIN {table} AS b ON b.{retired} = a.{live}{same}
+                 WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)""").format(
+                table=key.table,
+                live=sql.Identifier(pair.replacement.live),
+                retired=sql.Identifier(pair.replacement.shadow),
+                same=sql.SQL("").join(
+                    sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
+                    for column in key.columns
+                ),
+            ),
+        )
+    )
+
+
+def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | None:
+    """Count rows whose live value is remembered as leaked; None where the role may not look."""
+    quarantine = inventory.quarantine
+    if not has_memory(connection, quarantine):
+        return 0
+    memory = quarantine.object("leaked").as_string(None)
+    if not fetch_value(
+        connection, sql.SQL("SELECT pg_catalog.has_table_privilege(%s, 'SELECT')"), [memory]
+    ):
+        return None
+    for name, value in unsettled_texts(quarantine).items():
+        set_local(connection, name, value)
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+                inventory.pair.identifier, is_remembered_sql(quarantine, quarantine.live)
+            ),
+        )
+    )
