@@ -91,9 +91,13 @@ class ShadowTrigger(pgtrigger.Trigger):
             """Quote the name of a field's column."""
             return sql.Identifier(column_of(model, field)).as_string(None)
 
+        live = quoted(self.declaration.live)
+        field: Any = model._meta.get_field(self.declaration.live)
         return {
-            "live": quoted(self.declaration.live),
+            "live": live,
             "shadow": quoted(self.declaration.shadow),
+            # A row of a field that may not be null has a live value in the end, whoever draws it.
+            "has_live": f"NEW.{live} IS NOT NULL" if field.null else "true",
         }
 
 

@@ -10,7 +10,9 @@ Two triggers follow from the declaration:
   through.
 
 So the plays alone write the shadow: no shadow is a copy, and nobody chose any. A row without a live
-value has no shadow either: null means no token, or no token any more.
+value has no shadow either: null means no token, or no token any more. Where the live field may not
+be null, the shadow is drawn in any case: a trigger of the site that fires after ours may draw the
+token.
 
 Both have a WHEN clause that PostgreSQL evaluates without calling the function, so any other UPDATE
 costs nothing: neither does a row of the backfill. The plays themselves set django-pgtrigger's
@@ -44,7 +46,7 @@ from migrations_playbook.quarantine.setup import create_steps, revert_steps
 # would rotate nothing: an expression with little room may need a second draw.
 DRAW = (
     "NEW.{shadow} := NULL; "
-    "IF NEW.{live} IS NOT NULL THEN "
+    "IF {has_live} THEN "
     "FOR draw IN 1..100 LOOP "
     "NEW.{shadow} := {value}; "
     "EXIT WHEN NEW.{shadow} IS DISTINCT FROM NEW.{live}; "
@@ -90,8 +92,10 @@ class FillTrigger(ShadowTrigger):
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
         """Return the WHEN: the row has a live value, or a shadow."""
+        # "true OR" is kept by PostgreSQL: a WHEN binds the trigger to the shadow column, which
+        # takes the trigger along when it is dropped.
         return pgtrigger.Condition(
-            "NEW.{live} IS NOT NULL OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
+            "{has_live} OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
         )
 
     def get_func(self, model: Any) -> str:
@@ -120,7 +124,7 @@ class KeepTrigger(ShadowTrigger):
         """Return the WHEN: a change of the shadow, a row to fill, or a stale save."""
         return pgtrigger.Condition(
             "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
-            "OR (NEW.{shadow} IS NULL) <> (NEW.{live} IS NULL) "
+            "OR (NEW.{shadow} IS NOT NULL) <> ({has_live}) "
             "OR NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} "
             "OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}".format(**self.names(model))
         )
@@ -130,7 +134,7 @@ class KeepTrigger(ShadowTrigger):
         return (
             "IF NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} THEN "
             "NEW.{live} := OLD.{live}; END IF; "
-            "IF OLD.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN "
+            "IF OLD.{shadow} IS NOT NULL AND {has_live} THEN "
             "NEW.{shadow} := OLD.{shadow}; "
             "ELSE " + DRAW + "END IF; "
             "RETURN NEW;"

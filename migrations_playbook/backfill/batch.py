@@ -6,11 +6,12 @@ Each statement is for a single leaf: `ctid` means something within a table only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
 from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.site_triggers import skip_settings
 from migrations_playbook.postgres.tables import Leaf
 from migrations_playbook.replacement import Replacement
 
@@ -30,7 +31,7 @@ def application_name(replacement: Replacement) -> str:
     return re.sub(r"[^ -9;-~]", "_", name)
 
 
-def batch_settings(application: str) -> Mapping[str, str | None]:
+def batch_settings(application: str, skipped: Sequence[str] = ()) -> Mapping[str, str | None]:
     """Say the settings for the transaction of a batch (see `engine_transaction`).
 
     Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's synchronous
@@ -41,6 +42,7 @@ def batch_settings(application: str) -> Mapping[str, str | None]:
 
     Arguments:
         application: see `application_name`.
+        skipped: the triggers of the site to be left out.
     """
     return {
         "synchronous_commit": "off",
@@ -54,6 +56,7 @@ def batch_settings(application: str) -> Mapping[str, str | None]:
         "row_security": None,
         "statement_timeout": None,
         "lock_timeout": None,
+        **skip_settings(skipped),
     }
 
 
@@ -74,7 +77,8 @@ def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
 def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     """Compose the statement to claim and fill a batch.
 
-    Its row: rows filled, rows left null by the value expression, and the last claimed place.
+    Its row: rows filled, rows left null nevertheless, rows claimed, and the last claimed place. A
+    claimed row is not filled where a trigger of the site keeps the row back.
 
     Its parameters: the place to begin behind, the place to end before, the number of shares, the
     share, and how many rows.
@@ -96,7 +100,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
              WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
             RETURNING {shadow} IS NULL AS still_null)
         SELECT count(*), count(*) FILTER (WHERE still_null),
-               (SELECT max(ctid)::text FROM claimed)
+               (SELECT count(*) FROM claimed), (SELECT max(ctid)::text FROM claimed)
           FROM filled""").format(
         table=leaf.identifier,
         to_do=replacement.meaning.to_do,

@@ -7,7 +7,7 @@ skipped, and come back in the next sweep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,12 @@ from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
 from migrations_playbook.postgres.server import refuse_read_only, server_cores
 from migrations_playbook.postgres.sessions import named_session, postgresql
-from migrations_playbook.postgres.tables import Table, read_leaves, read_table, refuse_subscribed
+from migrations_playbook.postgres.site_triggers import (
+    SiteTrigger,
+    read_firing,
+    refuse_unskippable,
+)
+from migrations_playbook.postgres.tables import Table, read_leaves, read_table, refuse_unfillable
 from migrations_playbook.replacement import Replacement
 
 __all__ = ["Batch", "Event", "Finished", "Options", "Started", "Waiting", "backfill"]
@@ -65,14 +70,17 @@ def backfill(
         WrongPhase: there is no shadow column, or the columns are exchanged.
         RowsLeft: the remaining rows have been locked by others for too long.
         ConnectionLost: every worker has lost its connection.
-        PlaybookError: the value expression makes nulls, or the disk is too small.
+        Refused: a trigger that cannot be left out.
+        PlaybookError: the value expression makes nulls, a trigger keeps rows back, or the disk is
+            too small.
     """
     options = options or Options()
     # By its name every session of ours is told from others, here and on other hosts.
     with named_session(postgresql(using), application_name(replacement)) as connection:
         table = fillable_table(connection, replacement)
         workers = options.workers or default_workers(connection)
-        supervisor = Supervisor(connection, replacement, table, options, workers)
+        firing = find_firing(connection, replacement, table, options.skipped)
+        supervisor = Supervisor(connection, replacement, table, options, workers, firing)
         try:
             yield from supervisor.watch(stop)
         except KeyboardInterrupt:
@@ -99,6 +107,8 @@ class Plan:
         statements: of a batch, for each table with rows.
         predicted: its cost.
         control: the settings for every worker everywhere.
+        firing: the triggers of the site that would fire.
+        skipped: the triggers of the site that would be left out.
         notes: signals that the role may not read.
         signals: their values, beside their limits; None without any.
         reasons: why the backfill would wait now.
@@ -110,6 +120,8 @@ class Plan:
     statements: tuple[sql.Composed, ...]
     predicted: Prediction
     control: Control
+    firing: tuple[SiteTrigger, ...] = ()
+    skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     signals: str | None = None
     reasons: tuple[str, ...] = ()
@@ -123,6 +135,8 @@ class Plan:
             "statements": [each.as_string(None) for each in self.statements],
             "predicted": self.predicted.as_json(),
             "control": self.control.as_json(),
+            "firing": [str(each) for each in self.firing],
+            "skipped": list(self.skipped),
             "notes": list(self.notes),
             "signals": self.signals,
             "reasons": list(self.reasons),
@@ -160,10 +174,30 @@ def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> 
         ),
         predicted=predict_cost(connection, table, rows, vacuum_every=every),
         control=control.read_control(connection, replacement, table),
+        firing=tuple(find_firing(connection, replacement, table, options.skipped)),
+        skipped=options.skipped,
         notes=() if throttle is None else tuple(throttle.left_out),
         signals=None if throttle is None else str(throttle),
         reasons=tuple(reason.text for reason in reasons),
     )
+
+
+def find_firing(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    skipped: Sequence[str],
+) -> list[SiteTrigger]:
+    """Find the triggers of the site that fire in a backfill, without those left out.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: a trigger that cannot be left out, or does not fire.
+    """
+    firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
+    refuse_unskippable(table, firing, skipped)
+    return [each for each in firing if each.name not in skipped]
 
 
 def default_workers(connection: BaseDatabaseWrapper) -> int:
@@ -196,7 +230,7 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
     if table is not None:
         refuse_without_fill_rights(connection, table)
         refuse_hidden_rows(connection, table)
-        refuse_subscribed(connection, table)
+        refuse_unfillable(connection, table)
     refuse_read_only(connection)
     state = read_catalog_state(connection, replacement)
     if state.table is None or state.phase is Phase.NONE:

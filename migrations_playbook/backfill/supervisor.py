@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from django.db import Error as DatabaseError
@@ -38,6 +38,7 @@ from migrations_playbook.backfill.workers import Team
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.names import MAX_NAME_BYTES
 from migrations_playbook.postgres.sessions import Session, is_direct, rename_session
+from migrations_playbook.postgres.site_triggers import SiteTrigger, say_firing
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.settings import setting
@@ -61,6 +62,7 @@ class Options:
         wait_for_snapshots: whether to wait while an old snapshot makes vacuum useless.
         max_wal: bytes of WAL (the whole server's) after which to end; None for no bound.
         seconds: after which to end, with the batches under way; None for no bound.
+        skipped: the triggers of the site to be left out.
     """
 
     workers: int | None = setting("workers")
@@ -70,6 +72,7 @@ class Options:
     wait_for_snapshots: bool = False
     max_wal: float | None = setting("max-wal")
     seconds: float | None = None
+    skipped: tuple[str, ...] = ()
 
     @classmethod
     def plain(cls) -> Options:
@@ -89,6 +92,7 @@ class Supervisor:
         table: its table.
         options: how.
         workers: how many threads fill.
+        firing: the triggers of the site that fire.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Supervisor:
         table: Table,
         options: Options,
         workers: int,
+        firing: Sequence[SiteTrigger] = (),
     ) -> None:
         self.connection = connection
         self.replacement = replacement
@@ -116,7 +121,9 @@ class Supervisor:
                 "kept; nothing was changed. Leave it out, or GRANT EXECUTE ON FUNCTION "
                 "pg_current_wal_lsn() to the role."
             )
-        self.team = Team(connection.alias, replacement, table, Pacer(options.pace), workers)
+        self.team = Team(
+            connection.alias, replacement, table, Pacer(options.pace), workers, options.skipped
+        )
         name = application_name(replacement)
         self.throttle: Throttle | None = None
         if options.limits is not None:
@@ -127,6 +134,7 @@ class Supervisor:
         self.probe: Probe | None = None
         self._probing: Session | None = None
         self.bound_reached: str | None = None
+        self.firing = firing
         self._said: set[str] = set()
         # Our doings in the session's name; None where a pooler lends the session.
         self._doing: str | None = "" if is_direct(connection) else None
@@ -137,6 +145,8 @@ class Supervisor:
         """Pass the workers' events on, and look after them, until they are done."""
         team = self.team
         yield self.started
+        if self.firing and self.started.total:
+            yield from self._say(say_firing(self.firing))
         yield from self._look()
         team.start()
         while team.at_work:

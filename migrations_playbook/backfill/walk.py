@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -53,12 +54,14 @@ class Filled:
 
     Arguments:
         rows: rows filled; 0 where a stretch of the table had nothing to fill.
-        nulls: rows left null by the value expression.
+        nulls: rows left null by the value expression, or by a trigger of the site.
+        kept_back: rows not updated, because a trigger of the site kept them back.
         seconds: from the transaction's begin to its commit.
     """
 
     rows: int
     nulls: int
+    kept_back: int
     seconds: float
 
 
@@ -117,12 +120,13 @@ class Walk:
     Arguments:
         replacement: the replacement to fill.
         table: its table.
+        skipped: the triggers of the site to be left out.
     """
 
-    def __init__(self, replacement: Replacement, table: Table) -> None:
+    def __init__(self, replacement: Replacement, table: Table, skipped: Sequence[str] = ()) -> None:
         self.replacement = replacement
         self.table = table
-        self.application = application_name(replacement)
+        self.settings = batch_settings(application_name(replacement), skipped)
         self._stretches: deque[Stretch] = deque()
         self._window: Window | None = None
 
@@ -150,16 +154,16 @@ class Walk:
                 return None
             self._window = self._next_window(connection, self._stretches[0], size)
             if self._window is None:
-                return Filled(0, 0, time.monotonic() - began)
+                return Filled(0, 0, 0, time.monotonic() - began)
         window = self._window
-        rows, nulls, last = self._batch(connection, window, size)
+        rows, nulls, claimed, last = self._batch(connection, window, size)
         # After a batch that is not full, the pass is at its end: the remaining rows are locked, and
         # wait for the next sweep.
-        if rows == size and last is not None:
+        if claimed == size and last is not None:
             window.after = last
         elif not window.next_share():
             self._window = None
-        return Filled(rows, nulls, time.monotonic() - began)
+        return Filled(rows, nulls, claimed - rows, time.monotonic() - began)
 
     def _next_window(
         self, connection: BaseDatabaseWrapper, stretch: Stretch, size: int
@@ -202,14 +206,14 @@ class Walk:
 
     def _batch(
         self, connection: BaseDatabaseWrapper, window: Window, size: int
-    ) -> tuple[int, int, str | None]:
+    ) -> tuple[int, int, int, str | None]:
         end = place_before(window.end)
         params = [window.after, end, window.shares, window.share, size]
-        rows, nulls, last = run_message(connection, window.batch, params)
-        return int(rows), int(nulls), last
+        rows, nulls, claimed, last = run_message(connection, window.batch, params)
+        return int(rows), int(nulls), int(claimed), last
 
     def _spell(self, connection: BaseDatabaseWrapper, statement: sql.Composed) -> str:
-        return spell_message(connection, statement, **batch_settings(self.application))
+        return spell_message(connection, statement, **self.settings)
 
 
 def circle_leaves(leaves: list[Leaf], start: int) -> deque[Stretch]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -16,6 +16,7 @@ from psycopg import errors as pg_errors
 
 from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.events import Batch, Event, Waiting
+from migrations_playbook.backfill.interference import refuse_failed, say_kept_back, say_null
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing.pace import Pacer
 from migrations_playbook.backfill.walk import Walk
@@ -43,15 +44,23 @@ class Team:
         table: its table.
         pacer: how hard they push.
         size: how many they are.
+        skipped: the triggers of the site to be left out.
     """
 
     def __init__(
-        self, using: str, replacement: Replacement, table: Table, pacer: Pacer, size: int
+        self,
+        using: str,
+        replacement: Replacement,
+        table: Table,
+        pacer: Pacer,
+        size: int,
+        skipped: Sequence[str] = (),
     ) -> None:
         self.using = using
         self.replacement = replacement
         self.table = table
         self.pacer = pacer
+        self.skipped = skipped
         # Bounded, so that a display that hangs holds the work up rather than filling the memory.
         self.events: queue.Queue[Event] = queue.Queue(maxsize=1000)
         self.stopping = threading.Event()
@@ -128,12 +137,13 @@ class Team:
 
         Raises:
             RowsLeft: the remaining rows have been locked by others for too long.
-            PlaybookError: the value expression makes nulls.
+            PlaybookError: the value expression makes nulls, or a trigger keeps rows back.
         """
-        walk = Walk(self.replacement, self.table)
+        walk = Walk(self.replacement, self.table, self.skipped)
         idle_since: float | None = None
         while not self.stopping.is_set():
-            if self._sweep(connection, walk):
+            filled, kept_back = self._sweep(connection, walk)
+            if filled:
                 idle_since = None
             if self.stopping.is_set():
                 return
@@ -141,6 +151,8 @@ class Team:
             if not left:
                 self.complete.set()
                 return
+            if kept_back >= left:
+                raise PlaybookError(say_kept_back(connection, self.replacement, self.table, left))
             if idle_since is None:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
@@ -148,10 +160,10 @@ class Team:
             self.put(Waiting(f"{left:,} rows are locked by others", seconds=PAUSE_FOR_LOCKED_ROWS))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
-    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk) -> int:
-        """Go through the table once; return the rows filled."""
+    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk) -> tuple[int, int]:
+        """Go through the table once; return the rows filled, and those kept back."""
         walk.begin(connection)
-        total = failures = 0
+        total = kept_back = failures = 0
         while not self.stopping.is_set():
             if not self.go.wait(0.1):
                 continue
@@ -160,26 +172,23 @@ class Team:
             except DatabaseError as error:
                 failures += 1
                 if not isinstance(error.__cause__, PASSING) or failures > FAILURES:
+                    refuse_failed(connection, self.replacement, self.table, error)
                     raise
                 self.pacer.failed()
                 continue
             if filled is None:
                 break
             failures = 0
+            kept_back += filled.kept_back
             if filled.nulls:
-                raise PlaybookError(
-                    f"The value expression of {self.replacement.label}."
-                    f"{self.replacement.declaration.shadow} makes nulls, so the column can never "
-                    'be filled. Correct it in Meta.triggers, then run "manage.py makemigrations" '
-                    'and "manage.py migrate".'
-                )
+                raise PlaybookError(say_null(connection, self.replacement, self.table))
             if filled.rows:
                 total += filled.rows
                 self.put(Batch(filled.rows, filled.seconds))
                 pause = self.pacer.took(filled.rows, filled.seconds)
                 if pause > 0:
                     self.stopping.wait(pause)
-        return total
+        return total, kept_back
 
     def _say_locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
         holders = read_holders(connection, self.table.identifier)

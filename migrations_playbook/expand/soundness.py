@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_one, fetch_row
-from migrations_playbook.postgres.tables import TREE
+from migrations_playbook.postgres.query import fetch_one, fetch_row, fetch_value
+from migrations_playbook.postgres.tables import TREE, find_rules
 
 KINDS = {
     "f": "a foreign table: its rows are on another server",
@@ -49,13 +49,11 @@ def find_obstacle(
     reason = unsound(connection, table, live)
     if reason is not None:
         return Obstacle(reason, TAKE_OUT)
-    row = fetch_one(
+    rules = find_rules(connection, table)
+    keys = fetch_value(
         connection,
         sql.SQL("""
-            SELECT (SELECT string_agg(pg_catalog.format('%%I', w.rulename), ', ')
-                      FROM pg_catalog.pg_rewrite w
-                     WHERE w.ev_class = c.oid AND w.ev_type = '2' AND w.ev_enabled <> 'D'),
-                   (SELECT string_agg(pg_catalog.quote_ident(f.conname) || ' of '
+            SELECT (SELECT string_agg(pg_catalog.quote_ident(f.conname) || ' of '
                                           || f.conrelid::regclass::text, ', ')
                       FROM pg_catalog.pg_constraint f
                       JOIN pg_catalog.pg_attribute a
@@ -65,7 +63,6 @@ def find_obstacle(
               FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
         [live, table.as_string(None)],
     )
-    rules, keys = row or (None, None)
     if rules:
         return Obstacle(
             f"rewritten by a rule on its updates ({rules}), beside which the backfill cannot run",

@@ -22,6 +22,7 @@ from migrations_playbook.postgres.sessions import (
     is_connection_refused,
     postgresql,
 )
+from migrations_playbook.postgres.site_triggers import say_firing
 from migrations_playbook.replacement import Replacement
 
 
@@ -87,6 +88,10 @@ class BackfillCommand(ShadowCommand):
         self.stdout.write(f"Fill: {plan.table}, with {plan.workers} worker(s); VACUUM {every}.")
         for statement in plan.statements:
             self.stdout.write(statement.as_string(None))
+        if plan.firing:
+            self.stdout.write(say_firing(plan.firing))
+        if plan.skipped:
+            self.stdout.write(f"Left out: {', '.join(plan.skipped)}.")
         self.stdout.write(f"Predicted: {plan.predicted}.")
         self.stdout.write(f"Control: {plan.control}.")
         for sentence in plan.notes:

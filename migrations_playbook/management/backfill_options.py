@@ -50,6 +50,14 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--no-progress", action="store_true", help="Draw no progress, only the result."
     )
+    parser.add_argument(
+        "--skip-trigger",
+        dest="skipped",
+        action="append",
+        metavar="NAME",
+        help="Leave a trigger of the site out, by its name in the database: one of "
+        "django-pgtrigger's, or one that asks for it (may be given more than once).",
+    )
     add_limits(parser.add_argument_group("fast"), "workers")
     gentle = parser.add_argument_group("gentle")
     add_limits(gentle, *PACE)
@@ -106,4 +114,5 @@ def options_from(given: dict[str, Any]) -> Options:
         wait_for_snapshots=given["wait_for_snapshots"],
         max_wal=given["max_wal"],
         seconds=given["seconds"],
+        skipped=tuple(given["skipped"] or ()),
     )

@@ -13,6 +13,8 @@ from psycopg import sql
 
 # NAMEDATALEN is 64 in every stock build: 63 bytes of name.
 MAX_NAME_BYTES = 63
+# How the names of the engine's own triggers and functions begin (a tilde may stand before).
+OURS = "migrations_playbook_"
 
 
 def table_parts(model: type[models.Model]) -> tuple[str, ...]:

@@ -217,14 +217,37 @@ def find_subscription(connection: BaseDatabaseWrapper, table: Table) -> str | No
     )
 
 
-def refuse_subscribed(connection: BaseDatabaseWrapper, table: Table) -> None:
-    """Refuse where a subscription writes into the table.
+def find_rules(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
+    """Find the rules on updates of a table or its partitions, by name; None without any.
+
+    Beside such a rule PostgreSQL takes no UPDATE inside a query, as a batch is. A rule that stands
+    for nothing besides (DO ALSO NOTHING) counts too.
+
+    Lock: none that conflicts with anything.
+    """
+    names: str | None = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT string_agg(pg_catalog.quote_ident(w.rulename), ', ')
+              FROM {tree} AS tree
+              JOIN pg_catalog.pg_rewrite w ON w.ev_class = tree.oid
+             WHERE w.ev_type = '2' AND w.ev_enabled <> 'D'""").format(tree=TREE),
+        [table.as_string(None)],
+    )
+    return names
+
+
+def refuse_unfillable(connection: BaseDatabaseWrapper, table: Table) -> None:
+    """Refuse where a subscription writes into the table, or a rule rewrites its updates.
 
     Lock: none that conflicts with anything.
 
     Raises:
-        Refused: names the subscription; see `find_subscription`.
+        Refused: names the subscription or the rule, and the remedy.
     """
     why = find_subscription(connection, table)
+    rules = find_rules(connection, table.identifier)
+    if why is None and rules is not None:
+        why = f"its updates are rewritten by a rule ({rules}): drop the rule, or make it a trigger"
     if why is not None:
         raise Refused(f"{table} cannot be filled; nothing was changed: {why}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.names import MAX_NAME_BYTES, compose_name
+from migrations_playbook.postgres.names import MAX_NAME_BYTES, OURS, compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table
 
@@ -16,7 +16,7 @@ from migrations_playbook.postgres.tables import Table
 # django-pgtrigger are between these two, and so are the site's own, unless their names begin beyond
 # ASCII. (No name may begin with "pgtrigger_": django-pgtrigger prunes unknown triggers of such
 # names.)
-FIRST = "migrations_playbook_"
+FIRST = OURS
 LAST = "~" + FIRST
 # The common part of a quarantine's names leaves room for the longest beginning.
 MAX_STEM = MAX_NAME_BYTES - len(LAST + "remember_delete_")

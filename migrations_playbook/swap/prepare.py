@@ -12,6 +12,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import (
     LockNotAvailable,
+    PlaybookError,
     Refused,
     TryAgain,
     primary_message,
@@ -26,6 +27,7 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     pin_search_path,
 )
+from migrations_playbook.postgres.site_triggers import read_firing
 from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
@@ -84,7 +86,7 @@ def prepare(
         yield Preparing(rows.resolve_clash(connection, pair, clash.unique_on))
         inventory = recheck(connection, pair, refresh=refresh)
     else:
-        raise rows.say_hopeless(ROUNDS)
+        raise _name_meddling(connection, pair, rows.say_hopeless(ROUNDS))
     # Before a constraint of ours could fail a write of the site's.
     for each in inventory.dependents:
         for step in each.steps.trial if each.steps else ():
@@ -157,6 +159,21 @@ def _prove(
                 f"says {primary_message(error)}. Mend the {each}, or drop it, then run the same "
                 "command again."
             ) from None
+
+
+def _name_meddling(
+    connection: BaseDatabaseWrapper, pair: Pair, hopeless: PlaybookError
+) -> PlaybookError:
+    """Name the triggers of the site that may have kept new values from their rows."""
+    replacement = pair.replacement
+    firing = read_firing(connection, pair.table, replacement.shadow, replacement.trigger_names)
+    before = "; ".join(str(each) for each in firing if each.before and each.each_row)
+    if not before:
+        return hopeless
+    return PlaybookError(
+        f"{hopeless} Or a trigger keeps the drawn values from their rows ({before}): let it pass "
+        "them, then run the same command again."
+    )
 
 
 def _do_not_pass(pair: Pair, each: Dependent) -> Refused:
