@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
 import pgtrigger
-from django.db import models
+from django.db import connections, models, router
 from psycopg import sql
 
 from migrations_playbook.commands import spell_command
@@ -18,6 +19,9 @@ from migrations_playbook.postgres.names import column_of, compose_name, table_pa
 from migrations_playbook.rotation import Rotation
 from migrations_playbook.shadow import Shadow
 
+# The plays with --schema. Those of a migration are played by whatever migrates each tenant.
+PLAYS_OF_A_SCHEMA = ("backfill", "swap", "status")
+
 
 @dataclass(frozen=True)
 class Replacement:
@@ -26,10 +30,13 @@ class Replacement:
     Arguments:
         model: the model that declares the two fields (never its proxy or child).
         declaration: the `Shadow` in the model's `Meta.triggers`.
+        schema: the schema of the table, where the same table stands in several (tenants); empty for
+            the session's search_path, or the schema in the model's `db_table`.
     """
 
     model: type[models.Model]
     declaration: Shadow
+    schema: str = ""
 
     @property
     def label(self) -> str:
@@ -42,7 +49,8 @@ class Replacement:
     @property
     def table_parts(self) -> tuple[str, ...]:
         """The table's name, with its schema in front if `db_table` names one."""
-        return table_parts(self.model)
+        parts = table_parts(self.model)
+        return (self.schema, *parts) if self.schema else parts
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -85,11 +93,33 @@ class Replacement:
 
     def command(self, play: str, *options: str) -> str:
         """Spell the command to play a part for this replacement; see `spell_command`."""
+        if self.schema and play in PLAYS_OF_A_SCHEMA:
+            options = ("--schema", shlex.quote(self.schema), *options)
         return spell_command(play, self.label, self.declaration.shadow, *options)
 
     def object_name(self, purpose: str) -> str:
         """Build the name of an engine's object for this shadow: a name for each purpose."""
         return compose_name(self.table_parts[-1], self.shadow, purpose)
+
+
+def find_elsewhere(replacement: Replacement, *, using: str) -> str | None:
+    """Say where the table is when the project's routers keep it out of a database.
+
+    Arguments:
+        using: the alias of the database that the table is looked for in.
+    """
+    homes = [
+        alias
+        for alias in connections
+        if connections[alias].vendor == "postgresql"
+        and router.allow_migrate_model(alias, replacement.model)
+    ]
+    if using in homes:
+        return None
+    return (
+        f'The project\'s routers keep {replacement.label} out of the database "{using}": say '
+        f"--database {' or --database '.join(homes) or 'ALIAS'}."
+    )
 
 
 def declared_replacements() -> Iterator[Replacement]:

@@ -24,7 +24,7 @@ from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
-from migrations_playbook.replacement import Replacement, declared_replacements
+from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.dependents.materialized import Left, read_left
@@ -56,6 +56,7 @@ class ShadowStatus:
         left: materialized views not renewed by an interrupted exchange.
         problems: the missing or disabled objects of the quarantine.
         at_work: the doings of each backfill now, on any host.
+        schema: the table's schema, where it was asked for.
     """
 
     model: str
@@ -72,11 +73,16 @@ class ShadowStatus:
     left: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     at_work: tuple[str, ...] = ()
+    schema: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.model} in {self.schema}" if self.schema else self.model
 
     def as_json(self) -> dict[str, Any]:
         """Build the form in which the commands print the status with --json."""
         return {
             "model": self.model,
+            "schema": self.schema or None,
             "live": self.live,
             "shadow": self.shadow,
             "phase": str(self.phase),
@@ -187,7 +193,8 @@ def _read_one(
         index_bytes=index,
         stale_writes=stale,
         control=settings,
-        next=hidden
+        next=(find_elsewhere(replacement, using=connection.alias) if table is None else None)
+        or hidden
         or state.problem
         or (replacement.command("swap", "--mend") if problems else None)
         or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
@@ -198,6 +205,7 @@ def _read_one(
         left=tuple(each.name for each in unfinished),
         problems=problems,
         at_work=tuple(read_doings(connection, application_name(replacement))),
+        schema=replacement.schema,
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
 
 from migrations_playbook.phase import read_catalog_state
 from migrations_playbook.postgres import locks
+from migrations_playbook.postgres.query import set_local
 from migrations_playbook.replacement import Replacement
 
 
@@ -30,6 +32,10 @@ def restore_triggers(connection: BaseDatabaseWrapper, replacement: Replacement) 
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         locks.reserve(connection, replacement.identifier)
         locks.seize(connection, replacement.identifier)
+        if replacement.schema:
+            # django-pgtrigger names the table and its functions without a schema.
+            schema = sql.Identifier(replacement.schema).as_string(None)
+            set_local(connection, "search_path", f"{schema}, public")
         for trigger in replacement.declaration.triggers:
             compiled = trigger.compile(replacement.model)  # type: ignore[arg-type]
             cursor.execute(compiled.install_sql)

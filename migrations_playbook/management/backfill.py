@@ -15,8 +15,8 @@ from migrations_playbook.expand.restore import restore_triggers
 from migrations_playbook.history import is_declared
 from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import add_options, options_from
-from migrations_playbook.management.base import ShadowCommand, Target
 from migrations_playbook.management.interrupts import GracefulStop
+from migrations_playbook.management.schemas import SchemaCommand
 from migrations_playbook.postgres.sessions import (
     is_connection_lost,
     is_connection_refused,
@@ -26,7 +26,7 @@ from migrations_playbook.postgres.site_triggers import say_firing
 from migrations_playbook.replacement import Replacement
 
 
-class BackfillCommand(ShadowCommand):
+class BackfillCommand(SchemaCommand):
     """The command that fills a shadow column."""
 
     play = "backfill"
@@ -37,8 +37,9 @@ class BackfillCommand(ShadowCommand):
         super().add_arguments(parser)
         add_options(parser)
 
-    def handle(
+    def act(
         self,
+        replacement: Replacement,
         *,
         database: str,
         json: bool,
@@ -47,12 +48,10 @@ class BackfillCommand(ShadowCommand):
         resume: bool,
         changes: list[tuple[str, float | None]] | None,
         no_progress: bool,
-        target: Target | None = None,
         **options: Any,
     ) -> None:
         """Fill, show the plan, or change the settings of running backfills."""
         self.tally = progress.Tally()
-        replacement = self.replacement(target)
         wanted: dict[str, Any] = dict(changes or [])
         if pause or resume:
             wanted["paused"] = pause
@@ -107,7 +106,7 @@ class BackfillCommand(ShadowCommand):
         with GracefulStop() as stop:
             events = backfill(replacement, using=database, options=options, stop=stop)
             stream = sys.stdout if draw else None
-            what = replacement.declaration.shadow
+            what = ".".join(filter(None, (replacement.schema, replacement.declaration.shadow)))
             try:
                 progress.draw_progress(events, self.tally, what=what, stream=stream)
             except KeyboardInterrupt:

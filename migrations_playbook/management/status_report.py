@@ -10,8 +10,9 @@ from rich.table import Table
 
 from migrations_playbook import status
 from migrations_playbook.commands import STATUS
-from migrations_playbook.history import find_known
+from migrations_playbook.history import find_known, known_replacements
 from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
+from migrations_playbook.management.schemas import add_schema, choose_schemas
 
 
 class StatusCommand(PlaybookCommand):
@@ -24,12 +25,28 @@ class StatusCommand(PlaybookCommand):
         """Add the status's options."""
         add_target(parser, default="all of them")
         super().add_arguments(parser)
+        add_schema(parser)
 
     def handle(
-        self, *, database: str, json: bool, target: Target | None = None, **options: Any
+        self,
+        *,
+        database: str,
+        json: bool,
+        target: Target | None = None,
+        schema: list[str] | None = None,
+        **options: Any,
     ) -> None:
         """Print the status, for a person or as JSON."""
-        found = status.read(database, target and find_known(*target))
+        if schema:
+            known = [find_known(*target)] if target else list(known_replacements())
+            found = [
+                state
+                for replacement in known
+                for each in choose_schemas(replacement, schema, using=database)
+                for state in status.read(database, each)
+            ]
+        else:
+            found = status.read(database, target and find_known(*target))
         if json:
             self.say_json([each.as_json() for each in found])
             return
@@ -39,7 +56,7 @@ class StatusCommand(PlaybookCommand):
         # The raw stream: Django's wrapper would add a newline to every write.
         console = Terminal(file=getattr(self.stdout, "_out", None))
         for each in found:
-            table = Table(title=each.model, show_header=False, title_justify="left")
+            table = Table(title=str(each), show_header=False, title_justify="left")
             for name, value in each.lines(now=timezone.now()):
                 table.add_row(name, value)
             console.print(table)

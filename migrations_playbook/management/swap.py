@@ -9,8 +9,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from migrations_playbook.errors import PlaybookError, Refused, Stopped, TryAgain
-from migrations_playbook.management.base import ShadowCommand, Target, add_limits
+from migrations_playbook.management.base import add_limits
 from migrations_playbook.management.interrupts import GracefulStop
+from migrations_playbook.management.schemas import SchemaCommand
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
@@ -32,7 +33,7 @@ from migrations_playbook.swap.reports import (
 )
 
 
-class SwapCommand(ShadowCommand):
+class SwapCommand(SchemaCommand):
     """The command that exchanges the columns, back too, and proves the exchange."""
 
     play = "swap"
@@ -78,8 +79,9 @@ class SwapCommand(ShadowCommand):
             help="Write what an incident report needs to a new JSON file; it holds no token.",
         )
 
-    def handle(
+    def act(
         self,
+        replacement: Replacement,
         *,
         database: str,
         revert: bool,
@@ -93,11 +95,9 @@ class SwapCommand(ShadowCommand):
         refresh_materialized_views: bool,
         evidence: Path | None,
         json: bool,
-        target: Target | None = None,
         **options: Any,
     ) -> None:
         """Swap, revert, verify, mend, or show the plan."""
-        replacement = self.replacement(target)
         if dry_run:
             request = SwapRequest(
                 postgresql(database), replacement, revert, refresh_materialized_views
@@ -142,6 +142,24 @@ class SwapCommand(ShadowCommand):
                 ) from None
         if json:
             self.say_json(self.result)
+
+    def is_done(self, replacement: Replacement, *, database: str, **options: Any) -> bool:
+        """Tell whether the columns are exchanged already, where an exchange is asked for."""
+        asked = not (options["dry_run"] or options["verify"] or options["mend"])
+        return asked and play.is_exchanged(replacement, using=database, revert=options["revert"])
+
+    def act_in_turn(self, replacements: list[Replacement], **options: Any) -> None:
+        """Play for one schema after the other.
+
+        Raises:
+            Refused: there is a single file for the evidence of all.
+        """
+        if options["evidence"] is not None:
+            raise Refused(
+                f"--evidence is of one schema, and these are {len(replacements)}: name each schema "
+                "in a command of its own."
+            )
+        super().act_in_turn(replacements, **options)
 
     def show_plan(
         self, planned: SwapPlan, noticed: Noticed, replacement: Replacement, *, json: bool

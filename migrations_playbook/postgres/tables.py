@@ -108,6 +108,22 @@ class Leaf:
         return sql.Identifier(self.schema, self.name)
 
 
+def find_schemas(connection: BaseDatabaseWrapper, table: str, column: str) -> list[str]:
+    """List the schemas that have a table of this name with this column, in alphabetical order."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname FROM pg_catalog.pg_class c
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+             WHERE c.relname = %s AND c.relkind IN ('r', 'p')
+               AND a.attname = %s AND NOT a.attisdropped
+             ORDER BY n.nspname"""),
+        [table, column],
+    )
+    return [name for (name,) in rows]
+
+
 def read_table(connection: BaseDatabaseWrapper, identifier: sql.Identifier) -> Table | None:
     """Read a table by its name, with columns and partitions; None when missing."""
     oid = fetch_value(
