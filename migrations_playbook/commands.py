@@ -11,6 +11,7 @@ from importlib.abc import InspectLoader
 from importlib.util import find_spec
 
 from django.core.management import get_commands, load_command_class
+from django.db import DEFAULT_DB_ALIAS
 
 PACKAGE = __name__.partition(".")[0]
 STATUS = "status"
@@ -33,6 +34,11 @@ def spell_command(play: str, label: str = "", shadow: str = "", *options: str) -
     alias = _read_aliases().get((play, label.lower(), shadow) if of_one else (play, "", ""))
     words = [alias] if alias else ["playbook", play, f"{label}.{shadow}" if label else ""]
     return " ".join(["manage.py", *filter(None, words), *options])
+
+
+def name_database(using: str) -> tuple[str, ...]:
+    """Spell the option that names a database's alias; nothing for the default."""
+    return () if using == DEFAULT_DB_ALIAS else ("--database", using)
 
 
 @cache

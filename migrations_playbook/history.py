@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models
 from django.db.migrations import Migration
 from django.db.migrations.exceptions import (
     BadMigrationError,
@@ -24,6 +24,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.state import ModelState, ProjectState
 from pgtrigger import compiler
 
+from migrations_playbook.commands import name_database
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.names import unquoted
 from migrations_playbook.replacement import Replacement, declared_replacements, find_replacement
@@ -182,11 +183,16 @@ def is_declared(replacement: Replacement) -> bool:
     return not isinstance(replacement.declaration.value, CompiledValue)
 
 
-def spell_expand(replacement: Replacement) -> str:
-    """Spell the command that brings the shadow column: `migrate`, once a migration is written."""
+def spell_expand(replacement: Replacement, using: str = DEFAULT_DB_ALIAS) -> str:
+    """Spell the command that brings the shadow column: `migrate`, once a migration is written.
+
+    Arguments:
+        using: the alias of the database that is to have the column.
+    """
     was = find_remembered(replacement.label, replacement.declaration.shadow)
     unwritten = is_declared(replacement) and (was is None or was.forgotten)
-    return replacement.command("expand") if unwritten else "manage.py migrate"
+    migrate = " ".join(["manage.py migrate", *name_database(using)])
+    return replacement.command("expand") if unwritten else migrate
 
 
 def find_known(label: str, shadow: str) -> Replacement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,12 +17,13 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.pacing.signals import read_doings
+from migrations_playbook.commands import name_database
 from migrations_playbook.history import Remembered, known_replacements, read_history, spell_expand
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.tables import measure_sizes
+from migrations_playbook.postgres.tables import Table, measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
 from migrations_playbook.swap.dependents.base import Dependent
@@ -148,16 +149,25 @@ def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
         if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
             continue  # of another time: neither the models nor the database have it any more
         remembered = next((each for each in history if str(each) == str(replacement)), None)
-        found.append(_read_one(connection, replacement, state, remembered))
+        found.append(read_one(connection, replacement, state, remembered))
     return found
 
 
-def _read_one(
+def read_one(
     connection: BaseDatabaseWrapper,
     replacement: Replacement,
     state: State,
     remembered: Remembered | None,
+    count: Callable[[BaseDatabaseWrapper, Replacement, Table], int | None] = count_nulls,
 ) -> ShadowStatus:
+    """Read the status of a replacement whose state is known.
+
+    Lock: ACCESS SHARE on the table, and what `count` takes.
+
+    Arguments:
+        remembered: the shadow as the migrations have it.
+        count: counts the rows to fill, or knows their number already; None where nobody does.
+    """
     table = state.table
     remaining: int | None = 0
     heap, index = 0, 0
@@ -172,7 +182,7 @@ def _read_one(
     if hidden is not None:
         remaining = None
     elif table is not None and state.phase is Phase.EXPANDED:
-        remaining = count_nulls(connection, replacement, table)
+        remaining = count(connection, replacement, table)
         if state.problem is None:
             settings = control.read_control(connection, replacement, table)
     if table is not None and state.swapped:
@@ -196,11 +206,11 @@ def _read_one(
         next=(find_elsewhere(replacement, using=connection.alias) if table is None else None)
         or hidden
         or state.problem
-        or (replacement.command("swap", "--mend") if problems else None)
+        or (_mending_command(replacement, connection.alias) if problems else None)
         or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
         or _outdated_value(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)
-        or next_command(state.phase, replacement, remembered),
+        or next_command(state.phase, replacement, remembered, using=connection.alias),
         dependents=bound_to,
         left=tuple(each.name for each in unfinished),
         problems=problems,
@@ -209,27 +219,35 @@ def _read_one(
     )
 
 
-def next_command(phase: Phase, replacement: Replacement, remembered: Remembered | None) -> str:
+def _mending_command(replacement: Replacement, using: str) -> str:
+    return replacement.command("swap", "--mend", *name_database(using))
+
+
+def next_command(
+    phase: Phase, replacement: Replacement, remembered: Remembered | None, *, using: str
+) -> str:
     """Spell the right next command in a phase.
 
     Arguments:
         remembered: the shadow as the migrations have it.
+        using: the database's alias, which the command names where it is not the default.
     """
     forgotten = remembered is not None and remembered.forgotten
     contracted = remembered is not None and remembered.contracted
+    there = name_database(using)
     match phase:
         case Phase.EXPANDED:
-            return replacement.command("backfill")
+            return replacement.command("backfill", *there)
         case Phase.FILLED:
-            return replacement.command("swap")
+            return replacement.command("swap", *there)
         case Phase.NONE:
-            return spell_expand(replacement)
+            return spell_expand(replacement, using)
         case Phase.SWAPPED if not forgotten:
             forget = replacement.command("forget")
             return f"{forget}, in the next release; the contract in the one after"
         case Phase.SWAPPED if not contracted:
             return f"{replacement.command('contract')}, in the next release"
-    return "manage.py migrate"
+    return " ".join(["manage.py migrate", *there])
 
 
 def _outdated_value(

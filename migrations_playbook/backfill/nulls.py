@@ -6,13 +6,14 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
-from migrations_playbook.postgres.query import engine_transaction, fetch_value, set_local
+from migrations_playbook.postgres.query import engine_transaction, fetch_row, fetch_value, set_local
 from migrations_playbook.postgres.tables import Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
@@ -73,26 +74,60 @@ def estimate_nulls(
     return sample_nulls(connection, replacement, table), False
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The rows of some of a table's pages, and by them of the whole table.
+
+    Arguments:
+        nulls: rows whose shadow is null.
+        rows: all rows.
+        exact: whether every page was read.
+    """
+
+    nulls: int
+    rows: int
+    exact: bool
+
+
+def sample_rows(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    pages: int = SAMPLE_PAGES,
+    seed: int | None = None,
+) -> Sample:
+    """Estimate how many rows there are, and how many with a null shadow: a few per cent off.
+
+    From pages at random: the planner's statistics do not know a new column, and are of yesterday.
+
+    Arguments:
+        pages: how many to read.
+        seed: reads the same pages again and again, so that a series of samples runs smoothly.
+    """
+    in_all = sum(leaf.blocks for leaf in read_leaves(connection, table))
+    share = min(1.0, pages / max(1, in_all))
+    nulls, rows = fetch_row(
+        connection,
+        sql.SQL(
+            "SELECT count(*) FILTER (WHERE {}), count(*) FROM {} TABLESAMPLE SYSTEM (%s) {}"
+        ).format(
+            replacement.meaning.to_do,
+            table.identifier,
+            sql.SQL("" if seed is None else "REPEATABLE ({})").format(seed),
+        ),
+        [100 * share],
+    )
+    return Sample(round(nulls / share), round(rows / share), exact=share == 1)
+
+
 def sample_nulls(
     connection: BaseDatabaseWrapper,
     replacement: Replacement,
     table: Table,
     pages: int = SAMPLE_PAGES,
 ) -> int:
-    """Estimate how many rows' shadow is null, from pages at random: a few per cent off.
-
-    The planner's statistics do not know a new column, and are of yesterday.
-    """
-    in_all = sum(leaf.blocks for leaf in read_leaves(connection, table))
-    share = min(1.0, pages / max(1, in_all))
-    seen = fetch_value(
-        connection,
-        sql.SQL("SELECT count(*) FROM {} TABLESAMPLE SYSTEM (%s) WHERE {}").format(
-            table.identifier, replacement.meaning.to_do
-        ),
-        [100 * share],
-    )
-    return round(float(seen) / share)
+    """Estimate how many rows' shadow is null; see `sample_rows`."""
+    return sample_rows(connection, replacement, table, pages).nulls
 
 
 class Remaining:

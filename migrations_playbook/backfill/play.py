@@ -237,7 +237,7 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
         raise WrongPhase(
             f'{replacement.label} has no column "{replacement.shadow}" in the database '
             f'"{connection.alias}". '
-            f'Run "{spell_expand(replacement)}" first.'
+            f'Run "{spell_expand(replacement, connection.alias)}" first.'
         )
     if state.swapped:
         raise WrongPhase(

@@ -146,10 +146,10 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
     """Ask for the shadow column."""
     if request.state.phase is not Phase.NONE:
         return None
-    replacement = request.replacement
+    replacement, using = request.replacement, request.connection.alias
     return WrongPhase(
         f'{replacement.label} has no column "{replacement.shadow}" in the database '
-        f'"{request.connection.alias}". Run "{spell_expand(replacement)}" first.'
+        f'"{using}". Run "{spell_expand(replacement, using)}" first.'
     )
 
 
