@@ -18,6 +18,7 @@ from migrations_playbook.errors import PlaybookError
 from migrations_playbook.units import (
     parse_count,
     parse_duty,
+    parse_folder,
     parse_number,
     parse_query,
     parse_share,
@@ -199,6 +200,14 @@ SETTINGS = {
             "MS",
             "Roll back instead of committing when the lock was held longer",
             "never",
+        ),
+        Setting(
+            "report",
+            parse_folder,
+            None,
+            "DIR",
+            "Write report.json and report.html there; the admin's page shows them",
+            "no report",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Numbers with their units, as options and settings spell them: `240s`, `20GB`, `10%`, 5.
+"""Values as options and settings spell them, mostly numbers with a unit: `240s`, `20GB`, `10%`, 5.
 
 Each function takes the text of an option, or a setting's own number, and raises a ValueError that
 says what would have been right.
@@ -7,6 +7,7 @@ says what would have been right.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 DURATIONS = {"s": 1, "min": 60, "h": 3600}
 SIZES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -75,6 +76,13 @@ def parse_query(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a query is a text, SELECT ... say")
     return value
+
+
+def parse_folder(value: object) -> Path:
+    """Parse the path of a folder, which need not exist yet."""
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ValueError(f"{value!r} is not the path of a folder")
+    return Path(value)
 
 
 def megabytes(size: float | None) -> str:

@@ -21,7 +21,7 @@ from tests.fixtures.database import PROJECT, Database
 from tests.fixtures.tickets import bring_to
 
 # A value of each kind that no default has.
-GIVEN: dict[str, Any] = {"SIZE": "7GB", "SHARE": "7%", "SQL": "SELECT 7"}
+GIVEN: dict[str, Any] = {"SIZE": "7GB", "SHARE": "7%", "SQL": "SELECT 7", "DIR": "seven"}
 PAGE = PROJECT / "docs" / "reference-settings.md"
 
 
@@ -110,6 +110,7 @@ def test_the_check_finds_a_misspelt_setting_and_says_which_is_meant(name: str, m
         ("PLAYBOOK_MAX_WAL", [20], "[20] is not a size"),
         ("PLAYBOOK_DUTY", 2, "2 is not a share"),
         ("PLAYBOOK_THROTTLE_QUERY", 7, "a query is a text"),
+        ("PLAYBOOK_REPORT", 7, "7 is not the path of a folder"),
     ],
 )
 def test_the_check_finds_a_wrong_value_and_the_command_does_not_begin(

@@ -65,12 +65,7 @@ class RehearseCommand(ShadowCommand):
             metavar="DB",
             help="Copy this database of the same server instead of making rows.",
         )
-        parser.add_argument(
-            "--report",
-            type=Path,
-            metavar="DIR",
-            help="Write report.json and report.html there (default: no report).",
-        )
+        add_limits(parser, "report")
         self.add_client_arguments(parser)
 
     def add_client_arguments(self, parser: CommandParser) -> None:
@@ -126,9 +121,10 @@ class RehearseCommand(ShadowCommand):
         console = Terminal(file=getattr(self.stdout, "_out", None), highlight=False, quiet=json)
         play_to_end(rehearsal.run(), console)
         verdict = rehearsal.verdict
+        self.result = {"replacement": str(replacement), **verdict.as_json()}
         if report is not None:
-            write_report(report, verdict, str(replacement), max_stall_ms)
-        self.result = verdict.as_json()
+            (report / "report.json").write_text(jsonlib.dumps(self.result, indent=2) + "\n")
+            write_page(report, verdict, str(replacement), max_stall_ms)
         show_verdict(verdict, report, console)
         if not verdict.passed:
             raise CommandError(f"The rehearsal failed: {', '.join(verdict.failed_checks)}.")
@@ -202,8 +198,8 @@ def _can_import(module: str) -> bool:
         return False
 
 
-def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float) -> None:
-    """Write report.json and report.html.
+def write_page(folder: Path, verdict: Verdict, label: str, max_stall_ms: float) -> None:
+    """Write report.html.
 
     Arguments:
         folder: an existing, writable folder.
@@ -214,7 +210,6 @@ def write_report(folder: Path, verdict: Verdict, label: str, max_stall_ms: float
     # Imported late: the plotting library takes a while, and need not be installed.
     from migrations_playbook.rehearsal.report import build_page  # noqa: PLC0415
 
-    (folder / "report.json").write_text(jsonlib.dumps(verdict.as_json(), indent=2) + "\n")
     (folder / "report.html").write_text(build_page(verdict, label, max_stall_ms))
 
 

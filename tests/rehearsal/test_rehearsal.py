@@ -88,7 +88,9 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     assert started.returncode == 0, output + complaint
     assert output.count("\n") == 1
     result = json.loads(output)
-    assert set(result) == {"rows", "phases", "backfill", "swap", "checks", "reasons", "passed"}
+    parts = {"replacement", "rows", "phases", "backfill", "swap", "checks", "reasons", "passed"}
+    assert set(result) == parts
+    assert result["replacement"] == "tickets.Ticket.new_token"
     assert result["rows"] == 3000
     assert [phase["name"] for phase in result["phases"]] == PHASES
     assert all(
