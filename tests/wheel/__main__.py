@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def main() -> None:
         folder.chmod(0o711)
         wheel, sdist = build_package(folder / "dist")
         say(f"built {wheel.name} and {sdist.name}")
+        assert files_left_out(wheel) == []
         run_tests_of(sdist, folder / "sdist")
         say("the sdist's tests run from it")
         with new_server(folder / "server" / "data", shared_buffers="16MB") as server:
@@ -79,6 +81,16 @@ def build_package(folder: Path) -> tuple[Path, Path]:
     run(sys.executable, "-m", "build", "--outdir", folder, PROJECT, cwd=PROJECT)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     return wheel, sdist
+
+
+def files_left_out(wheel: Path) -> list[str]:
+    """The package's files that are not in the wheel: a template or a style sheet, say."""
+    package = PROJECT / "migrations_playbook"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    files = (path for path in package.rglob("*") if path.is_file())
+    names = (str(path.relative_to(PROJECT)) for path in files if path.suffix != ".pyc")
+    return sorted(name for name in names if name not in packed)
 
 
 def run_tests_of(sdist: Path, folder: Path) -> None:

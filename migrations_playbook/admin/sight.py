@@ -1,0 +1,227 @@
+"""What the page sees of a replacement: where it stands, what is left, who is at work.
+
+Cheap, for the page asks again and again: a few catalog queries at most every `LOOK_EVERY` seconds
+a process, however many people look; and now and then a sample of the rows, which may take no more
+than `SAMPLE_SHARE` of the time. The rows are never counted where that takes long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.admin.places import Place
+from migrations_playbook.backfill.batch import application_name
+from migrations_playbook.backfill.nulls import SAMPLE_PAGES, Sample, count_nulls_within, sample_rows
+from migrations_playbook.backfill.pacing.control import Control, read_control
+from migrations_playbook.phase import Phase, State, read_catalog_state
+from migrations_playbook.postgres.query import engine_transaction, fetch_all, fetch_value
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.postgres.tables import TREE, Table
+
+# The least seconds between two looks at the catalog, and between two samples.
+LOOK_EVERY, SAMPLE_EVERY = 2.0, 5.0
+# The most of the time that samples may take.
+SAMPLE_SHARE = 0.005
+# Over how many seconds the rate is averaged, and from how many on there is one: the server counts
+# a session's updates in once a second.
+RATE_OVER, RATE_FROM = 30.0, 4.0
+# A page that is looked at must keep nobody from their lock, and wait for none for long.
+PATIENCE = {"statement_timeout": "2s", "lock_timeout": "500ms"}
+COUNT_MS = 1000
+NO_CONTROL = Control()
+
+
+@dataclass(frozen=True)
+class Host:
+    """The sessions of the backfills on a host.
+
+    Arguments:
+        name: its address; None for the server's own (a socket), "" where the role may not see it.
+        sessions: how many.
+        active: how many run a statement now.
+        doings: what they say in their names: that they fill, or why they wait.
+    """
+
+    name: str | None
+    sessions: int
+    active: int
+    doings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen of a replacement.
+
+    Arguments:
+        state: the phase; `filled` where a look at all rows has shown so.
+        control: the settings for every worker everywhere.
+        hosts: where backfills are at work.
+        left: the rows to fill, as last sampled; None where that was not asked, or not possible.
+        age: how old the sample is, in seconds.
+        rate: rows updated a second, by anybody; None where nothing is known yet.
+    """
+
+    state: State
+    control: Control = NO_CONTROL
+    hosts: tuple[Host, ...] = ()
+    left: Sample | None = None
+    age: float = 0.0
+    rate: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest will take at this rate; None where nothing is known."""
+        if self.left is None or not self.left.nulls or not self.hosts or not self.rate:
+            return None
+        return self.left.nulls / self.rate
+
+
+class Watch:
+    """What this process remembers of a place between two looks.
+
+    Arguments:
+        place: the place.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._lock = threading.Lock()
+        self._sight: Sight | None = None
+        self._looked = 0.0
+        self._left: Sample | None = None
+        self._sampled, self._took = 0.0, 0.0
+        self._updated: deque[tuple[float, int]] = deque()
+
+    def look(self) -> Sight:
+        """Look, or hand out what was seen a moment ago, or is being looked at by somebody.
+
+        Lock: ACCESS SHARE on the table while its rows are sampled; none before and after.
+        """
+        # A server that does not answer must not hold every thread of the site.
+        if not self._lock.acquire(blocking=self._sight is None):
+            assert self._sight is not None
+            return self._sight
+        try:
+            if self._sight is None or time.monotonic() - self._looked >= LOOK_EVERY:
+                self._sight = self._look(postgresql(self.place.using))
+                self._looked = time.monotonic()
+            return self._sight
+        finally:
+            self._lock.release()
+
+    def forget(self) -> None:
+        """Forget the last look, after a change of what is to be seen."""
+        self._looked = 0.0
+
+    def _look(self, connection: BaseDatabaseWrapper) -> Sight:
+        replacement = self.place.replacement
+        with engine_transaction(connection, **PATIENCE):
+            state = read_catalog_state(connection, replacement)
+            if state.table is None or state.phase is not Phase.EXPANDED:
+                self._left = None
+                return Sight(state)
+            hosts = read_hosts(connection, application_name(replacement))
+            if state.problem is not None:
+                return Sight(state, hosts=hosts)
+            control = read_control(connection, replacement, state.table)
+            rate = self._measure_rate(read_updates(connection, state.table))
+        self._sample(connection, state.table)
+        now = time.monotonic()
+        if self._left is not None and self._left.exact and not self._left.nulls:
+            state = replace(state, phase=Phase.FILLED)
+        return Sight(state, control, hosts, self._left, now - self._sampled, rate)
+
+    def _sample(self, connection: BaseDatabaseWrapper, table: Table) -> None:
+        """Sample the rows, when that is due; where a sample has no null, look at all of them."""
+        began = time.monotonic()
+        if self._left is not None and began - self._sampled < max(
+            SAMPLE_EVERY, self._took / SAMPLE_SHARE
+        ):
+            return
+        replacement = self.place.replacement
+        # In a transaction of its own, so that the table's lock is given back at once.
+        with engine_transaction(connection, **PATIENCE):
+            left = sample_rows(connection, replacement, table, SAMPLE_PAGES, seed=0)
+        if not left.nulls and not left.exact:
+            nulls = count_nulls_within(connection, replacement, table, COUNT_MS)
+            if nulls is not None:
+                left = replace(left, nulls=nulls, exact=True)
+        self._left, self._sampled = left, time.monotonic()
+        self._took = self._sampled - began
+
+    def _measure_rate(self, updated: int) -> float | None:
+        """Say how fast rows are updated, from the server's own count of them.
+
+        Not from two samples: their errors are larger than what is filled between them.
+        """
+        now = time.monotonic()
+        if self._updated and updated < self._updated[-1][1]:
+            self._updated.clear()  # somebody has reset the statistics
+        self._updated.append((now, updated))
+        while now - self._updated[0][0] > RATE_OVER:
+            self._updated.popleft()
+        since, before = self._updated[0]
+        return (updated - before) / (now - since) if now - since >= RATE_FROM else None
+
+
+_watches: dict[str, Watch] = {}
+
+
+def watch_place(place: Place) -> Watch:
+    """Return this process's watch over a place."""
+    return _watches.setdefault(str(place), Watch(place))
+
+
+def forget_watches() -> None:
+    """Forget all that this process has seen."""
+    _watches.clear()
+
+
+def read_hosts(connection: BaseDatabaseWrapper, application: str) -> tuple[Host, ...]:
+    """Read where the backfills of a replacement are at work, from the names of their sessions.
+
+    Lock: none.
+
+    Arguments:
+        application: the name of the backfill's sessions.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT CASE WHEN client_port >= 0 THEN pg_catalog.host(client_addr)
+                        WHEN client_port IS NULL THEN '' END AS host,
+                   count(*), count(*) FILTER (WHERE state = 'active'),
+                   pg_catalog.array_agg(DISTINCT doing) FILTER (WHERE doing <> '')
+              FROM pg_catalog.pg_stat_activity,
+                   pg_catalog.btrim(pg_catalog.substr(application_name, %s)) AS doing
+             WHERE pg_catalog.split_part(application_name, ':', 1) = %s
+               AND datname = pg_catalog.current_database()
+             GROUP BY 1 ORDER BY 1 NULLS FIRST"""),
+        [len(application) + 2, application],
+    )
+    return tuple(
+        Host(name, number, active, tuple(doings or ())) for name, number, active, doings in rows
+    )
+
+
+def read_updates(connection: BaseDatabaseWrapper, table: Table) -> int:
+    """Read how many rows of a table have been updated, by anybody, since its statistics began.
+
+    Lock: none.
+    """
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL(
+                "SELECT coalesce(sum(pg_catalog.pg_stat_get_tuples_updated(oid)), 0) "
+                "FROM {tree} AS tree"
+            ).format(tree=TREE),
+            [table.oid],
+        )
+    )
