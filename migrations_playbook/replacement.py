@@ -102,18 +102,23 @@ class Replacement:
         return compose_name(self.table_parts[-1], self.shadow, purpose)
 
 
+def list_homes(replacement: Replacement) -> list[str]:
+    """List the aliases of the databases where the project's routers let the model live."""
+    return [
+        alias
+        for alias in connections
+        if connections[alias].vendor == "postgresql"
+        and router.allow_migrate_model(alias, replacement.model)
+    ]
+
+
 def find_elsewhere(replacement: Replacement, *, using: str) -> str | None:
     """Say where the table is when the project's routers keep it out of a database.
 
     Arguments:
         using: the alias of the database that the table is looked for in.
     """
-    homes = [
-        alias
-        for alias in connections
-        if connections[alias].vendor == "postgresql"
-        and router.allow_migrate_model(alias, replacement.model)
-    ]
+    homes = list_homes(replacement)
     if using in homes:
         return None
     return (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import DEFAULT_DB_ALIAS
 
 from migrations_playbook.history import (
     Remembered,
@@ -14,7 +14,7 @@ from migrations_playbook.history import (
     known_replacements,
     read_history,
 )
-from migrations_playbook.replacement import Replacement
+from migrations_playbook.replacement import Replacement, list_homes
 
 # Between the replacement and the database in a place's name.
 AT = "@"
@@ -52,11 +52,8 @@ def list_places() -> Iterator[Place]:
     """
     remembered = {str(each): each for each in _history()}
     for replacement in known_replacements(_history()):
-        for using in connections:
-            if connections[using].vendor == "postgresql" and router.allow_migrate_model(
-                using, replacement.model
-            ):
-                yield Place(replacement, using, remembered.get(str(replacement)))
+        for using in list_homes(replacement):
+            yield Place(replacement, using, remembered.get(str(replacement)))
 
 
 def find_place(name: str) -> Place | None:
