@@ -9,7 +9,7 @@ Reads files alone, and no database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from django.db.migrations.exceptions import (
     NodeNotFoundError,
 )
 from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState, ProjectState
 from pgtrigger import compiler
 
@@ -109,7 +110,7 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
     for migration in _in_order(loader):
         app_label = migration.app_label
         operation: Any
-        for operation in migration.operations:
+        for operation in _unsquashed(migration.operations):
             # Only a migration after the expand, in the same app, can take a shadow away.
             before = state.clone() if any(key[0] == app_label for key in known) else state
             operation.state_forwards(app_label, state)
@@ -208,6 +209,12 @@ def find_known(label: str, shadow: str) -> Replacement:
         if remembered is None:
             raise
         return remembered.replacement()
+
+
+def _unsquashed(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Yield operations, those squashed into one in turn: between them the state has the shadow."""
+    for each in operations:
+        yield from getattr(each, "squashed", (each,))
 
 
 def _in_order(loader: MigrationLoader) -> Iterator[Migration]:

@@ -14,7 +14,13 @@ from django.db.models import Func
 from pgtrigger import compiler
 
 from migrations_playbook import RandomHexUUID, RandomText, operations
-from migrations_playbook.operations import ContractShadow, DropShadow, EnsureSwapped, WithTableLock
+from migrations_playbook.operations import (
+    ContractShadow,
+    DropShadow,
+    EnsureSwapped,
+    SquashedExpand,
+    WithTableLock,
+)
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 TRIGGER = compiler.Trigger(
@@ -39,6 +45,17 @@ OPERATIONS = (
     ),
     DropShadow(model_name="voucher", live="code", shadow="new_code"),
     EnsureSwapped(model_name="voucher", live="code", shadow="new_code", up_to=100),
+    SquashedExpand(
+        model_name="voucher",
+        operations=[
+            WithTableLock(
+                "voucher", [migrations.AddField("voucher", "new_code", models.TextField(null=True))]
+            ),
+            migrations.SeparateDatabaseAndState(
+                state_operations=[migrations.RemoveField("voucher", "new_code")]
+            ),
+        ],
+    ),
 )
 APPLIED = (
     "tickets.migrations.0002_expand_new_token",

@@ -26,6 +26,7 @@ from psycopg import sql
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import INTERRUPTED, PlaybookError, Refused, TryAgain
 from migrations_playbook.expand.soundness import find_obstacle
+from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres import locks
@@ -128,6 +129,15 @@ class WithTableLock(TableOperation):
                 if isinstance(operation, AddField):
                     self._forget(app_label, schema_editor, after, operation.name)
                 operation.database_backwards(app_label, schema_editor, after, before)
+
+    def reduce(self, operation: Operation, app_label: str) -> bool | list[Operation]:
+        """Reduce two expands of a table to one, and an expand with the forgetting of its shadow."""
+        if isinstance(operation, WithTableLock) and operation.references_model(
+            self.model_name, app_label
+        ):
+            return [WithTableLock(self.model_name, [*self.operations, *operation.operations])]
+        squashed = squash_forgotten(self, operation)
+        return super().reduce(operation, app_label) if squashed is None else [squashed]
 
     def describe(self) -> str:
         """Describe the operations for `migrate`."""
