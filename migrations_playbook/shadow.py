@@ -63,9 +63,10 @@ class Shadow:
         Arguments:
             model: an installed app's model; `apps.get_model("invitations.Invitation")`, say.
         """
-        if all(field.name != self.shadow for field in model._meta.local_fields):
-            live = model._meta.get_field(self.live)
-            assert isinstance(live, models.Field), f"{self.live} is no column"
+        fields = {field.name: field for field in model._meta.fields}
+        live = fields.get(self.live)
+        # Where there is nothing to copy, or a primary key, a check says what is wrong.
+        if live is not None and not live.primary_key and self.shadow not in fields:
             model.add_to_class(self.shadow, shadow_field(live))
         for trigger in self.triggers:
             trigger.register(model)  # type: ignore[arg-type]

@@ -57,6 +57,9 @@ def check_fields(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
             )
             continue
         fields[role] = field
+        if field.primary_key and role == "live":
+            yield from _check_live(model, field)
+            return
     if "live" not in fields or "shadow" not in fields:
         return
     if fields["live"] is fields["shadow"]:

@@ -87,3 +87,17 @@ def test_without_a_package_of_ones_own_nothing_is_written_into_theirs(project: P
     code, complaint = project.refusal(None, "playbook", "expand")
     assert (code, complaint.count("\n")) == (1, 1)
     assert 'MIGRATION_MODULES = {"invitations": ' in complaint
+
+
+@pytest.mark.parametrize(
+    ("live", "said"),
+    [("kode", "has no such field"), ("id", "is the primary key")],
+)
+def test_a_field_that_cannot_be_shadowed_is_said_by_the_check(
+    project: Project, live: str, said: str
+) -> None:
+    declared = block("Declare it from an app of yours").replace('live="key"', f'live="{live}"')
+    project.write("shop/apps.py", declared)
+    for command in (["check"], ["playbook", "expand"]):
+        _, complaint = project.refusal(None, *command)
+        assert said in complaint
