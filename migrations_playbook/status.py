@@ -18,13 +18,20 @@ from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.pacing.signals import read_doings
 from migrations_playbook.commands import name_database
-from migrations_playbook.history import Remembered, known_replacements, read_history, spell_expand
+from migrations_playbook.history import (
+    Remembered,
+    is_declared,
+    known_replacements,
+    read_history,
+    spell_expand,
+)
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import Table, measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
+from migrations_playbook.remains import Remains, bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import read_inventory
@@ -134,6 +141,8 @@ class ShadowStatus:
 def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
     """Read the status of every shadow column that a model declares or a database still has.
 
+    Neither a model nor a migration need know it: see `remains`.
+
     Lock: ACCESS SHARE on the tables; a sequential scan of each table that is not swapped.
 
     Arguments:
@@ -143,8 +152,11 @@ def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
     connection = postgresql(using)
     history = read_history()
     declared = {str(each) for each in declared_replacements()}
-    found = []
-    for replacement in [only] if only is not None else known_replacements(history):
+    known = [only] if only is not None else list(known_replacements(history))
+    remains = [] if only is not None else read_remains(connection, known)
+    found = [_describe_ownerless(each) for each in remains if each.find_model() is None]
+    known += bind_remains(remains)
+    for replacement in known:
         state = read_state(connection, replacement)
         if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
             continue  # of another time: neither the models nor the database have it any more
@@ -223,6 +235,24 @@ def _mending_command(replacement: Replacement, using: str) -> str:
     return replacement.command("swap", "--mend", *name_database(using))
 
 
+def _describe_ownerless(remains: Remains) -> ShadowStatus:
+    """Describe a shadow column of a table that no model of the project has."""
+    table = f"{remains.schema}.{remains.table}"
+    dropped = f"; or drop the leaked values by hand: {remains.drop_sql}" if remains.swapped else ""
+    return ShadowStatus(
+        model=table,
+        live=remains.live,
+        shadow=remains.shadow,
+        phase=Phase.SWAPPED if remains.swapped else Phase.EXPANDED,
+        rows_remaining=0 if remains.swapped else None,
+        heap_bytes=0,
+        index_bytes=0,
+        stale_writes=None,
+        control=Control(),
+        next=f"No model has the table {table}. Install the app that has it, and ask again{dropped}",
+    )
+
+
 def next_command(
     phase: Phase, replacement: Replacement, remembered: Remembered | None, *, using: str
 ) -> str:
@@ -232,7 +262,8 @@ def next_command(
         remembered: the shadow as the migrations have it.
         using: the database's alias, which the command names where it is not the default.
     """
-    forgotten = remembered is not None and remembered.forgotten
+    # What only the database knows has nothing to forget.
+    forgotten = remembered.forgotten if remembered else not is_declared(replacement)
     contracted = remembered is not None and remembered.contracted
     there = name_database(using)
     match phase:

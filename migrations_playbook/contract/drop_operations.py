@@ -22,6 +22,7 @@ from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_remembered
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier, unquoted
+from migrations_playbook.postgres.tables import read_table
 
 
 class Was(Protocol):
@@ -42,8 +43,9 @@ class DropShadow(TableOperation):
     playbook contract` writes the migration.
 
     The operation refuses unless the columns are swapped or the table is empty, as on a fresh
-    database. Its reverse adds an empty column and the triggers again, as the earlier migrations
-    have them: the values are gone for good.
+    database. Where no migration adds the column and the table has none, it does nothing. Its
+    reverse adds an empty column and the triggers again, as the earlier migrations have them: the
+    values are gone for good.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly, to the end of the migration.
 
@@ -93,6 +95,8 @@ class DropShadow(TableOperation):
             return
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
+            if was is None and not _has_column(schema_editor.connection, table, column):
+                return  # another database had it, and no migration has ever added it
             contract(
                 schema_editor.connection,
                 table,
@@ -204,6 +208,12 @@ def _statements(
         *(trigger.uninstall_sql for trigger in triggers),
         f"ALTER TABLE {name} DROP COLUMN {sql.Identifier(column).as_string(None)} CASCADE",
     ]
+
+
+def _has_column(connection: BaseDatabaseWrapper, table: sql.Identifier, column: str) -> bool:
+    """Tell whether a table has a column. Lock: none that conflicts with anything."""
+    found = read_table(connection, table)
+    return found is not None and column in found.columns
 
 
 def _bound(

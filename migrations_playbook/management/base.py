@@ -22,8 +22,10 @@ from django.db import Error as DatabaseError
 from rich.console import Console
 
 from migrations_playbook.errors import UNREAD, PlaybookError, Stopped
-from migrations_playbook.history import find_known, known_replacements
+from migrations_playbook.history import known_replacements
 from migrations_playbook.postgres.failures import explain_failure
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.remains import bind_remains, find_anywhere, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.settings import SETTINGS, Setting
 from migrations_playbook.units import parse_count
@@ -204,18 +206,24 @@ class ShadowCommand(PlaybookCommand):
             add_target(parser)
         super().add_arguments(parser)
 
-    def replacement(self, target: Target | None) -> Replacement:
+    def replacement(self, target: Target | None, database: str) -> Replacement:
         """Find the replacement that the command is for.
+
+        Arguments:
+            target: what the command line names.
+            database: the alias of the database that may know what nothing else does.
 
         Raises:
             PlaybookError: there is no such shadow column, or the command line must name one.
         """
         if self.model:
             target = self.model, self.shadow
+        connection = postgresql(database)
         if target is None:
             known = list(declared_replacements()) or list(known_replacements())
+            known = known or list(bind_remains(read_remains(connection, known)))
             target = only_one([(each.label, each.declaration.shadow) for each in known])
-        return find_known(*target)
+        return find_anywhere(connection, *target)
 
 
 def only_one(candidates: Sequence[Target]) -> Target:

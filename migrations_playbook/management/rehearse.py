@@ -108,7 +108,7 @@ class RehearseCommand(ShadowCommand):
         **options: Any,
     ) -> None:
         """Rehearse, draw the happenings, and report the verdict."""
-        replacement = self.replacement(target)
+        replacement = self.replacement(target, database)
         rehearsal = Rehearsal(
             self.build_script(replacement, **options),
             RehearsalOptions(rows, rate, seconds, max_stall_ms, max_added_ms, template),

@@ -85,7 +85,7 @@ class SchemaCommand(ShadowCommand):
         **options: Any,
     ) -> None:
         """Play for the column, or for each of its schemas."""
-        replacement = self.replacement(target)
+        replacement = self.replacement(target, database)
         if (elsewhere := find_elsewhere(replacement, using=database)) is not None:
             raise Refused(elsewhere)
         if not schema:

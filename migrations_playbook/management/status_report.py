@@ -10,9 +10,11 @@ from rich.table import Table
 
 from migrations_playbook import status
 from migrations_playbook.commands import STATUS
-from migrations_playbook.history import find_known, known_replacements
+from migrations_playbook.history import known_replacements
 from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
 from migrations_playbook.management.schemas import add_schema, choose_schemas
+from migrations_playbook.postgres.sessions import postgresql
+from migrations_playbook.remains import find_anywhere
 
 
 class StatusCommand(PlaybookCommand):
@@ -37,8 +39,9 @@ class StatusCommand(PlaybookCommand):
         **options: Any,
     ) -> None:
         """Print the status, for a person or as JSON."""
+        named = target and find_anywhere(postgresql(database), *target)
         if schema:
-            known = [find_known(*target)] if target else list(known_replacements())
+            known = [named] if named else list(known_replacements())
             found = [
                 state
                 for replacement in known
@@ -46,7 +49,7 @@ class StatusCommand(PlaybookCommand):
                 for state in status.read(database, each)
             ]
         else:
-            found = status.read(database, target and find_known(*target))
+            found = status.read(database, named)
         if json:
             self.say_json([each.as_json() for each in found])
             return

@@ -25,6 +25,7 @@ from migrations_playbook.writing.releases import (
     build_ensure,
     build_expand,
     build_forget,
+    find_remains,
 )
 
 
@@ -146,12 +147,13 @@ class ContractCommand(WriteCommand):
     )
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
-        """List the forgotten shadows that no migration has dropped yet."""
-        return [
+        """List the forgotten shadows that no migration has dropped yet; then a database's own."""
+        forgotten = [
             (each.label, each.declaration.shadow)
             for each in read_history(loader)
             if each.forgotten and not each.contracted
         ]
+        return forgotten or [(each.label, each.declaration.shadow) for each in find_remains()]
 
     def operations(
         self, label: str, shadow: str, loader: MigrationLoader, **options: Any

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
-from django.db import migrations
+from django.db import connections, migrations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState
@@ -19,6 +19,7 @@ from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.history import Remembered, find_remembered, own_triggers
 from migrations_playbook.operations import DropShadow, EnsureSwapped, WithTableLock
+from migrations_playbook.remains import bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements
 
 
@@ -106,10 +107,17 @@ def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -
 def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
     """Build the operation to drop the shadow column.
 
+    A shadow that no migration has is looked for in the databases.
+
     Raises:
+        Refused: neither has it.
         WrongPhase: the migrations have not forgotten the shadow, or have dropped the column
             already.
     """
+    if find_remembered(label, shadow, loader) is None:
+        for remains in find_remains():
+            if (remains.label.lower(), remains.declaration.shadow) == (label.lower(), shadow):
+                return [_drop_remains(remains)]
     was = _remembered(label, shadow, loader)
     if not was.forgotten:
         raise WrongPhase(
@@ -121,6 +129,28 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
             f'A migration drops {was} already. Run "manage.py migrate" where it has not been run.'
         )
     return [DropShadow(was.model.lower(), live=was.declaration.live, shadow=shadow)]
+
+
+def find_remains() -> Iterator[Replacement]:
+    """List the shadows that only a database of the project knows."""
+    for connection in connections.all():
+        if connection.vendor == "postgresql":
+            yield from bind_remains(read_remains(connection))
+
+
+def _drop_remains(remains: Replacement) -> Operation:
+    """Build the operation to drop a shadow column that only a database knows.
+
+    Raises:
+        WrongPhase: the model still has the field.
+    """
+    live, shadow = remains.declaration.live, remains.declaration.shadow
+    if any(field.name == shadow for field in apps.get_model(remains.label)._meta.local_fields):
+        raise WrongPhase(
+            f"{remains.label} still has {shadow!r}, and no migration knows its triggers. Declare "
+            f'its Shadow again and run "{remains.command("expand")}"; forget and contract it then.'
+        )
+    return DropShadow(str(remains.model._meta.model_name), live=live, shadow=shadow)
 
 
 def _remembered(label: str, shadow: str, loader: MigrationLoader) -> Remembered:
