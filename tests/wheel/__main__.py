@@ -43,6 +43,9 @@ BROUGHT = {
 CHOSEN = {"pip", "psycopg-binary", "setuptools"}
 # Beside Django, in MB.
 MOST = 40
+# Alpine's Pythons, for which no wheel of manylinux is of use.
+MUSL = "musllinux_1_2_x86_64"
+MUSL_PYTHONS = ("3.11", "3.12", "3.13")
 # A few tests of each sort, the whole suite being run elsewhere.
 OF_SDIST = ("tests/test_packaging.py", "tests/test_frozen_addresses.py", "tests/test_status.py")
 
@@ -55,6 +58,9 @@ def main() -> None:
         wheel, sdist = build_package(folder / "dist")
         say(f"built {wheel.name} and {sdist.name}")
         assert files_left_out(wheel) == []
+        for python in MUSL_PYTHONS:
+            resolve_for_musl(wheel, python)
+        say("on musl it needs nothing that is compiled, but for libpq")
         run_tests_of(sdist, folder / "sdist")
         say("the sdist's tests run from it")
         with new_server(folder / "server" / "data", shared_buffers="16MB") as server:
@@ -91,6 +97,27 @@ def files_left_out(wheel: Path) -> list[str]:
     files = (path for path in package.rglob("*") if path.is_file())
     names = (str(path.relative_to(PROJECT)) for path in files if path.suffix != ".pyc")
     return sorted(name for name in names if name not in packed)
+
+
+def resolve_for_musl(wheel: Path, python: str) -> None:
+    """Make sure that pip finds all that the wheel needs for musl, and nothing that is compiled.
+
+    Arguments:
+        wheel: the package; its psycopg is the one of pure Python, which loads the system's libpq.
+        python: the version of Python.
+    """
+    report = wheel.parent / f"musl-{python}.json"
+    run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
+        *("--only-binary=:all:", "--platform", MUSL, "--python-version", python),
+        *("--target", wheel.parent / "nowhere", "--report", report, wheel),
+        cwd=wheel.parent,
+    )
+    found = json.loads(report.read_text())
+    urls = [each["download_info"]["url"] for each in found["install"]]
+    compiled = [url for url in urls if not url.endswith("-none-any.whl")]
+    assert len(urls) > 1
+    assert not compiled, compiled
 
 
 def run_tests_of(sdist: Path, folder: Path) -> None:
