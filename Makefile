@@ -11,7 +11,7 @@ STAMP := $(VENV)/.stamp
 # The embedded PostgreSQL speaks English only; Debian's comes with the translations.
 TRANSLATED := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 
-.PHONY: help demo test test-german soak matrix wheel site lint bench clean
+.PHONY: help demo test test-german soak matrix wheel suites site lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -43,6 +43,9 @@ wheel: $(STAMP) ## Build the package, install it alone, and play the tutorial wi
 site: $(STAMP) ## Build the documentation as a site, build/site/index.html; a broken link is an error
 	@$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going -b html -c docs . build/site
 	@echo 'Written: build/site/index.html'
+
+suites: $(STAMP) ## Fetch django-oauth-toolkit's own tests, and run them beside our triggers
+	@$(BIN)/python -m tests.suites
 
 lint: $(STAMP) ## Check style, formatting, types, and that no import runs up
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Other people's test suites: untouched, with shadows expanded, and with them exchanged."""
