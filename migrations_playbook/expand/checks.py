@@ -19,6 +19,7 @@ from migrations_playbook.expand.field_checks import check_fields, check_model
 from migrations_playbook.expand.migration_checks import check_migration, read_migrations
 from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.expand.value_checks import check_value
+from migrations_playbook.meaning import ShadowTrigger
 from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.shadow import Shadow
 
@@ -42,7 +43,7 @@ def check_declarations(
     declared = {id(shadow) for _, shadow in found}
     for model in apps.get_models():
         for name, each in vars(model).items():
-            if isinstance(each, Shadow) and id(each) not in declared:
+            if any(id(shadow) not in declared for shadow in _shadows_in(each)):
                 errors.append(
                     Error(
                         f"{model._meta.label}.{name} is a Shadow outside of the Meta, where nobody "
@@ -53,6 +54,15 @@ def check_declarations(
                     )
                 )
     return errors
+
+
+def _shadows_in(value: object) -> Iterator[Shadow]:
+    """Yield the shadows that a model's attribute holds, be they spelled with `.triggers`."""
+    for each in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(each, Shadow):
+            yield each
+        elif isinstance(each, ShadowTrigger):
+            yield each.declaration
 
 
 def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:

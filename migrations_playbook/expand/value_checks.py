@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from django.core.checks import CheckMessage, Error
@@ -58,13 +59,24 @@ def check_value(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
         )
 
 
+def _make_instance(value: object) -> BaseExpression | None:
+    """Make an expression of a class that somebody forgot to call; None where that takes more."""
+    if not isinstance(value, type) or not issubclass(value, BaseExpression):
+        return None
+    try:
+        return value()
+    except TypeError:
+        return None
+
+
 def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     """Yield the number of the check, the rest of its sentence, and its hint; the first counts."""
     value: Any = shadow.value
     live = _field_of(model, shadow.live)
     propose = f"Write value={propose_value(live, value)}"
     if not isinstance(value, BaseExpression):
-        if isinstance(value, type) and issubclass(value, BaseExpression):
+        made = _make_instance(value)
+        if made is not None and not any(_problems(model, replace(shadow, value=made))):
             propose = f"Write value={value.__name__}()"
         says = "is not an expression that PostgreSQL could evaluate for each row."
         yield 10, says, f"{propose}, or another database function."

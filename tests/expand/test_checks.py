@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -314,10 +315,14 @@ def test_with_or_without_triggers_behind_it_a_declaration_is_the_same(declared: 
         assert [each.name for each in options["triggers"]] == ["fill_new_token", "keep_new_token"]
 
 
-def test_a_shadow_outside_of_the_meta_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Ticket, "shadow", Shadow(live="token", shadow="other", value=VALUE), raising=False
-    )
+@pytest.mark.parametrize(
+    "spelled", [lambda each: each, lambda each: [each], lambda each: each.triggers]
+)
+def test_a_shadow_outside_of_the_meta_is_found(
+    monkeypatch: pytest.MonkeyPatch, spelled: Callable[[Shadow], object]
+) -> None:
+    shadow = Shadow(live="token", shadow="other", value=VALUE)
+    monkeypatch.setattr(Ticket, "shadow", spelled(shadow), raising=False)
     (error,) = checks.check_declarations(None)
     assert error.msg.startswith("tickets.Ticket.shadow is a Shadow outside of the Meta")
 

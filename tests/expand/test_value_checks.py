@@ -71,6 +71,8 @@ def test_what_fits_is_not_complained_of(value: Any, live: models.Field[Any, Any]
         ("abc", TINY, "E010", "is not an expression", "RandomText(12)"),
         (lambda: 1, NUMBERS, "E010", "is not an expression", "RandomText(18, DIGITS)"),
         (RandomUUID, UUIDS, "E010", "is not an expression", "RandomUUID()"),
+        (RandomUUID, SHORT, "E010", "is not an expression", "RandomHexUUID()"),
+        (RandomText, TINY, "E010", "is not an expression", "RandomText(12)"),
         (RandomUUID(), SHORT, "E015", "makes 36 characters, and token has max_length=32", None),
         (RandomUUID(), TINY, "E015", "makes 36 characters", "RandomText(12)"),
         (RandomHexUUID(), TINY, "E015", "makes 32 characters", "RandomText(12)"),
