@@ -141,10 +141,17 @@ class Meaning(ABC):
     def is_outdated(self, installed: str) -> bool:
         """Tell whether a declared trigger's installed text makes other values than declared."""
 
-    @abstractmethod
-    def steps_after(
+    def steps_before(
         self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
     ) -> list[Step]:
+        """Build the first steps of the exchange, which need no lock on the table; none by default.
+
+        Lock: none that a write of the site's would wait for.
+        """
+        return []
+
+    @abstractmethod
+    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
         """Build the last steps of the exchange: what keeps the retired values out, or lets them in.
 
         Lock: ACCESS EXCLUSIVE is held already.

@@ -39,8 +39,8 @@ from migrations_playbook.meaning import (
 )
 from migrations_playbook.postgres.names import base_type
 from migrations_playbook.postgres.steps import Step
+from migrations_playbook.quarantine import setup
 from migrations_playbook.quarantine.base import MOVED, Objects, Quarantine, mark_row
-from migrations_playbook.quarantine.setup import create_steps, revert_steps
 
 # The statements that draw the shadow of a row with a live value. A value equal to the live one
 # would rotate nothing: an expression with little room may need a second draw.
@@ -191,10 +191,16 @@ class Rotation(Meaning):
         drawn = read_drawn(installed)
         return drawn is not None and drawn["value"] != self.value_text
 
-    def steps_after(
+    def steps_before(
         self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
     ) -> list[Step]:
-        """Build the quarantine, or its end. Lock: ACCESS EXCLUSIVE is held already."""
+        """Build the quarantine's functions, counts and memory. Lock: none."""
         if revert:
-            return revert_steps(quarantine, bound)
-        return create_steps(quarantine, bound, staying)
+            return setup.ready_revert_steps(quarantine)
+        return setup.ready_steps(quarantine, bound, staying)
+
+    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
+        """Build the quarantine's triggers, or its end. Lock: ACCESS EXCLUSIVE is held already."""
+        if revert:
+            return setup.revert_steps(quarantine, bound)
+        return setup.arm_steps(quarantine, bound)

@@ -167,7 +167,7 @@ class SwapCommand(SchemaCommand):
         """Print the plan, and refuse when anything in it is refused."""
         stages = {
             "before": ("Before, while reads and writes go on", planned.index + planned.prove),
-            "exchange": ("In one transaction", planned.exchange),
+            "exchange": ("In one transaction", planned.ready + planned.exchange),
             "after": ("After it, while reads and writes go on", planned.after),
         }
         self.result = {

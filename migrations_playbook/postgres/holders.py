@@ -8,6 +8,7 @@ Lock: none that conflicts with anything, in every function of this file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -159,11 +160,14 @@ def read_builders(connection: BaseDatabaseWrapper, table: sql.Identifier) -> lis
     return [each for each in read_holders(connection, table) if each.pid in building]
 
 
-def count_waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tuple[int, float]:
-    """Count the sessions waiting for a lock on the table; the longest wait in milliseconds.
+def count_waiters(connection: BaseDatabaseWrapper, tables: Sequence[int]) -> tuple[int, float]:
+    """Count the sessions waiting for a lock on one of the tables; the longest wait in milliseconds.
 
     Asked just before the holder's commit, these are all sessions that had to wait: pg_locks tells
     since when (PostgreSQL 14+).
+
+    Arguments:
+        tables: their oids.
     """
     count, longest = fetch_row(
         connection,
@@ -171,10 +175,8 @@ def count_waiters(connection: BaseDatabaseWrapper, table: sql.Identifier) -> tup
             SELECT count(*),
                    coalesce(max(extract(epoch FROM clock_timestamp() - waitstart)) * 1000, 0)
               FROM pg_catalog.pg_locks
-             WHERE locktype = 'relation'
-               AND relation IN (SELECT oid FROM {tree} AS tree)
-               AND NOT granted""").format(tree=TREE),
-        [table.as_string(None)],
+             WHERE NOT granted AND locktype = 'relation' AND relation = ANY (%s)"""),
+        [list(tables)],
     )
     return int(count), float(longest)
 

@@ -19,7 +19,12 @@ from psycopg import sql
 from migrations_playbook.errors import LockNotAvailable, TryAgain
 from migrations_playbook.postgres.failures import CHANGED
 from migrations_playbook.postgres.holders import Holder, read_blockers
-from migrations_playbook.postgres.query import engine_transaction, execute, execute_alone
+from migrations_playbook.postgres.query import (
+    as_text,
+    engine_transaction,
+    execute,
+    execute_alone,
+)
 from migrations_playbook.postgres.sessions import Session, lift_timeouts
 
 # Between two looks at whom a build waits for, in seconds.
@@ -87,9 +92,31 @@ def run_steps(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> None:
     Arguments:
         connection: in a transaction; no step may run without.
     """
-    statements = [step.statement for step in steps]
-    if statements:
-        execute(connection, sql.SQL(";\n").join(statements))
+    run_together(connection, spell_together(connection, steps))
+
+
+def spell_together(connection: BaseDatabaseWrapper, steps: Iterable[Step]) -> str:
+    """Write steps as a single message: written before a lock, it costs the lock nothing."""
+    return as_text(connection, sql.SQL(";\n").join(step.statement for step in steps))
+
+
+def run_together(connection: BaseDatabaseWrapper, message: str) -> None:
+    """Run a message of steps; leave no step behind where one of them fails.
+
+    Lock: as each step says.
+
+    Arguments:
+        connection: in a transaction.
+        message: see `spell_together`.
+    """
+    if message:
+        # In the message, the savepoint takes no round trip.
+        execute(connection, sql.SQL(f"SAVEPOINT steps;\n{message};\nRELEASE SAVEPOINT steps"))
+
+
+def undo_together(connection: BaseDatabaseWrapper) -> None:
+    """Take back a message of steps that has failed, so that the transaction can go on."""
+    execute(connection, sql.SQL("ROLLBACK TO SAVEPOINT steps"))
 
 
 def run_concurrently(

@@ -21,13 +21,13 @@ from migrations_playbook.quarantine.base import (
 from migrations_playbook.quarantine.trigger_functions import copy_steps, remember_steps, ward_steps
 
 
-def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:
-    """Build the steps to set the quarantine up, for a table whose columns are exchanged.
+def ready_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:
+    """Build the steps for a quarantine that need no lock on the table: all but its triggers.
 
     The remains of an earlier quarantine are taken over: a migration backwards drops the column with
     its triggers, and neither functions nor sequences nor the memory.
 
-    Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
+    Lock: none that a write of the site's would wait for.
 
     Arguments:
         bound: the quarantine's objects before; after a revert, the remembering trigger and
@@ -37,32 +37,48 @@ def create_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] 
     """
     live, retired = quarantine.live, quarantine.retired
     return [
-        *_drop_triggers(quarantine.table, bound),
-        *_create_memory(quarantine),
+        *([] if bound.triggers else _create_memory(quarantine)),
+        *_create_counts(quarantine),
         *ward_steps(quarantine),
         *copy_steps(quarantine),
         *remember_steps(quarantine, leaked=retired, fresh=live),
         *_note_staying(quarantine, sorted(staying)),
-        *(_create_trigger(quarantine, each, leaked=retired) for each in WHILE_SWAPPED),
     ]
+
+
+def arm_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+    """Build the rest of the steps for a quarantine, for a table whose columns are exchanged.
+
+    Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
+
+    Arguments:
+        bound: as for `ready_steps`.
+    """
+    return [
+        *_drop_triggers(quarantine.table, bound),
+        # A memory in use: its triggers write into it, and would wait for its ALTER TABLE.
+        *(_create_memory(quarantine) if bound.triggers else []),
+        *(_create_trigger(quarantine, each, leaked=quarantine.retired) for each in WHILE_SWAPPED),
+    ]
+
+
+def ready_revert_steps(quarantine: Quarantine) -> list[Step]:
+    """Build the steps before a revert's lock: leaked values go on to be remembered. Lock: none."""
+    return remember_steps(quarantine, leaked=quarantine.live, fresh=quarantine.retired)
 
 
 def revert_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
     """Build the steps to end the quarantine of a table whose columns are exchanged back.
 
-    Leaked values go on to be remembered.
-
     Lock: ACCESS EXCLUSIVE is held already.
     """
-    live, shadow = quarantine.live, quarantine.retired
     kept = quarantine.name("remember")
     ended = [each for each in bound.functions if each[1] != kept]
     return [
         *_drop_triggers(quarantine.table, bound),
         *_drop_functions(ended),
         *_drop_sequences(quarantine, bound),
-        *remember_steps(quarantine, leaked=live, fresh=shadow),
-        *(_create_trigger(quarantine, each, leaked=live) for each in WHILE_REVERTED),
+        *(_create_trigger(quarantine, each, leaked=quarantine.live) for each in WHILE_REVERTED),
     ]
 
 
@@ -99,7 +115,7 @@ def forget_steps(table: Table, column: str, bound: Objects) -> list[Step]:
 
 
 def _create_memory(quarantine: Quarantine) -> Iterator[Step]:
-    """Yield the steps for the memory and the sequences, which belong to the table's owner."""
+    """Yield the steps for the memory, which belongs to the table's owner."""
     owner = sql.Identifier(quarantine.table.owner)
     memory = quarantine.object("leaked")
     yield Step(
@@ -112,6 +128,11 @@ def _create_memory(quarantine: Quarantine) -> Iterator[Step]:
         sql.SQL("ALTER TABLE {} OWNER TO {}").format(memory, owner),
         Lock.NONE,
     )
+
+
+def _create_counts(quarantine: Quarantine) -> Iterator[Step]:
+    """Yield the steps for the sequences, which belong to the table's owner."""
+    owner = sql.Identifier(quarantine.table.owner)
     for kind in ("hits", "last"):
         sequence = quarantine.object(kind)
         yield Step(

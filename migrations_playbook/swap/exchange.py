@@ -7,7 +7,7 @@ size.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from django.db import (
     DataError,
@@ -26,21 +26,32 @@ from migrations_playbook.errors import (
     TryAgain,
     primary_message,
 )
-from migrations_playbook.phase import Phase, read_state
+from migrations_playbook.phase import read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.holders import count_waiters
-from migrations_playbook.postgres.locks import PASSING, LockPolicy
+from migrations_playbook.postgres.locks import PASSING, LockPolicy, Seized
 from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
-from migrations_playbook.postgres.steps import Step, find_failing_step, rename_steps, run_steps
+from migrations_playbook.postgres.steps import (
+    Step,
+    find_failing_step,
+    rename_steps,
+    run_together,
+    spell_together,
+    undo_together,
+)
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.inventory import Inventory, read_fingerprint
 from migrations_playbook.swap.gate import recheck
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof.verify import Rights, changed_rights, read_rights
 from migrations_playbook.swap.reports import Exchanged
-from migrations_playbook.swap.sameness import read_meanings, refuse_other_meanings
+from migrations_playbook.swap.sameness import (
+    expect_meanings,
+    read_meanings,
+    refuse_other_meanings,
+)
 
 # How often to begin again when somebody changes a dependent of the table meanwhile.
 ROUNDS = 5
@@ -55,13 +66,16 @@ class _Done:
     Arguments:
         inventory: the bound objects, and the columns as they were before.
         rights: each role's privileges before.
-        since: when the lock was granted, by `time.monotonic()`.
+        seized: the grant of the lock.
+        waiters: how many sessions stood behind the lock.
+        longest_wait_ms: how long the first of them had waited, in milliseconds.
     """
 
-    exchanged: Exchanged
     inventory: Inventory
     rights: Rights
-    since: float
+    seized: Seized
+    waiters: int
+    longest_wait_ms: float
 
 
 class Unprepared(Exception):
@@ -76,8 +90,16 @@ class Unprepared(Exception):
         self.inventory = inventory
 
 
+def ready_steps(inventory: Inventory) -> list[Step]:
+    """Build the beginning of the exchange's transaction, before its lock. Lock: none."""
+    pair = inventory.pair
+    return pair.replacement.meaning.steps_before(
+        inventory.quarantine, inventory.bound, inventory.staying, revert=pair.swapped
+    )
+
+
 def exchange_steps(inventory: Inventory) -> list[Step]:
-    """Build the exchange, statement by statement.
+    """Build the exchange under its lock, statement by statement.
 
     Lock: ACCESS EXCLUSIVE on the table, which is held already.
     """
@@ -90,7 +112,7 @@ def exchange_steps(inventory: Inventory) -> list[Step]:
         *steps.after_rename,
         *steps.last,
         *pair.replacement.meaning.steps_after(
-            inventory.quarantine, inventory.bound, inventory.staying, revert=pair.swapped
+            inventory.quarantine, inventory.bound, revert=pair.swapped
         ),
     ]
 
@@ -155,13 +177,8 @@ def _attempt(
             )
         if done is None:
             return None
-        pair = done.inventory.pair
-        exchanged = replace(
-            done.exchanged,
-            lock_hold_ms=(time.monotonic() - done.since) * 1000,
-            phase=read_state(connection, pair.replacement).phase,
-            rights_changed=changed_rights(done.rights, read_rights(connection, pair)),
-        )
+        held = (time.monotonic() - done.seized.since) * 1000
+        exchanged = _report(connection, done, held)
     except KeyboardInterrupt:
         # A COMMIT cut short may have been done all the same.
         if number is not None and _was_committed(connection, pair, number):
@@ -194,18 +211,21 @@ def _exchange(
     inventory = recheck(connection, gated, refresh=refresh)
     if not inventory.prepared:
         raise Unprepared(inventory)
-    planned, steps = exchange_steps(inventory), inventory.steps
     pin_search_path(connection, *inventory.schemas)
-    meanings = read_meanings(connection, pair, inventory.carried_functions)
-    first = [step.statement for step in steps.locked_before]
+    _run(connection, inventory, ready_steps(inventory))
+    others = inventory.carried_functions
+    expected = expect_meanings(inventory, read_meanings(connection, pair, others))
+    # What is planned and written before the lock costs the lock nothing.
+    planned = exchange_steps(inventory)
+    message = spell_together(connection, planned)
+    first = [step.statement for step in inventory.steps.locked_before]
     seized = locks.seize(connection, pair.identifier, policy, first=first)
     if read_fingerprint(connection, pair) != before:
         transaction.set_rollback(True, using=connection.alias)
         return None
-    _run(connection, inventory, planned)
-    others = inventory.carried_functions
-    refuse_other_meanings(inventory, meanings, read_meanings(connection, pair, others))
-    waiters, longest_wait_ms = count_waiters(connection, pair.identifier)
+    _run(connection, inventory, planned, message)
+    refuse_other_meanings(pair, expected, read_meanings(connection, pair, others))
+    waiters, longest_wait_ms = count_waiters(connection, pair.oids)
     held = (time.monotonic() - seized.since) * 1000
     if max_hold_ms is not None and held > max_hold_ms:
         raise LockNotAvailable(
@@ -213,20 +233,26 @@ def _exchange(
             f"than --max-hold-ms {max_hold_ms:.0f}, and was rolled back; nothing was "
             "changed. Run the same command again when the server is less busy."
         )
-    exchanged = Exchanged(
-        phase=Phase.NONE,
-        lock_wait_ms=seized.wait_ms,
-        lock_hold_ms=held,
-        attempts=seized.attempts,
-        waiters=waiters,
-        longest_wait_ms=longest_wait_ms,
+    return _Done(inventory, rights, seized, waiters, longest_wait_ms)
+
+
+def _report(connection: BaseDatabaseWrapper, done: _Done, held_ms: float) -> Exchanged:
+    """Tell what a committed exchange was."""
+    pair = done.inventory.pair
+    return Exchanged(
+        phase=read_state(connection, pair.replacement).phase,
+        lock_wait_ms=done.seized.wait_ms,
+        lock_hold_ms=held_ms,
+        attempts=done.seized.attempts,
+        waiters=done.waiters,
+        longest_wait_ms=done.longest_wait_ms,
         carried=tuple(
             str(each)
-            for each in inventory.dependents
+            for each in done.inventory.dependents
             if each.steps and (each.steps.before_rename or each.steps.after_rename)
         ),
+        rights_changed=changed_rights(done.rights, read_rights(connection, pair)),
     )
-    return _Done(exchanged, inventory, rights, seized.since)
 
 
 def describe_unproven(replacement: Replacement, *, revert: bool) -> str:
@@ -242,16 +268,24 @@ def describe_unproven(replacement: Replacement, *, revert: bool) -> str:
     )
 
 
-def _run(connection: BaseDatabaseWrapper, inventory: Inventory, planned: list[Step]) -> None:
-    """Run the exchange; where PostgreSQL refuses a statement, say which.
+def _run(
+    connection: BaseDatabaseWrapper,
+    inventory: Inventory,
+    planned: list[Step],
+    message: str | None = None,
+) -> None:
+    """Run steps of the exchange; where PostgreSQL refuses a statement, say which.
+
+    Arguments:
+        message: the same steps, where they are written already.
 
     Raises:
         Refused: names the step. The caller rolls back.
     """
     try:
-        with transaction.atomic(using=connection.alias):
-            run_steps(connection, planned)
+        run_together(connection, message or spell_together(connection, planned))
     except (ProgrammingError, NotSupportedError, DataError):
+        undo_together(connection)
         failed = find_failing_step(connection, planned)
         if failed is None:
             raise

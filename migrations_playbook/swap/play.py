@@ -26,7 +26,7 @@ from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps
+from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps, ready_steps
 from migrations_playbook.swap.gate import SwapRequest, pass_gate, recheck
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import build_twins, prepare
@@ -47,13 +47,15 @@ class SwapPlan:
         index: builds and drops that must run outside a transaction; they wait for older
             transactions, and block no read and no write.
         prove: the trials and proofs of the CHECKs and NOT NULL, each in a transaction of its own.
-        exchange: the transaction under the lock.
+        ready: the beginning of the exchange's transaction, before its lock.
+        exchange: the rest of the transaction, under the lock.
         after: the steps after the exchange.
     """
 
     dependents: tuple[Dependent, ...]
     index: tuple[Step, ...]
     prove: tuple[Step, ...]
+    ready: tuple[Step, ...]
     exchange: tuple[Step, ...]
     after: tuple[Step, ...]
 
@@ -174,11 +176,10 @@ def mend(
         inventory = recheck(connection, inventory.pair, refresh=False)
         locks.seize(connection, inventory.pair.identifier, policy)
         pin_search_path(connection)
-        bound = inventory.bound
-        after = inventory.pair.replacement.meaning.steps_after(
-            inventory.quarantine, bound, bound.staying, revert=False
-        )
-        run_steps(connection, after)
+        bound, meaning = inventory.bound, inventory.pair.replacement.meaning
+        before = meaning.steps_before(inventory.quarantine, bound, bound.staying, revert=False)
+        after = meaning.steps_after(inventory.quarantine, bound, revert=False)
+        run_steps(connection, before + after)
     yield from verify(replacement, using=using)
 
 
@@ -224,6 +225,7 @@ def plan_swap(inventory: Inventory) -> SwapPlan:
         dependents=inventory.dependents,
         index=steps.build,
         prove=(*steps.trial, *steps.prove),
+        ready=tuple(ready_steps(inventory)),
         exchange=(*steps.locked_before, *exchange_steps(inventory)),
         after=steps.follow_up,
     )

@@ -20,8 +20,8 @@ from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
-# A column, as a relation's oid and an attribute number, or another object with 0.
-Reference = tuple[str, int, int]
+# A catalog, an oid, and a column's attribute number or 0, as PostgreSQL writes the three as a row.
+Reference = str
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,11 @@ MEANINGS = sql.SQL("""
                             WHERE whole.classid = d.classid AND whole.objid = d.objid
                               AND whole.deptype IN ('P', 'S'))
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
-                             JOIN pg_catalog.pg_inherits h ON h.inhrelid = k.conindid
+                             LEFT JOIN pg_catalog.pg_inherits h ON h.inhrelid = k.conindid
                             WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
-                              AND k.oid = d.objid)
+                              AND k.oid = d.objid
+                              AND (h.inhrelid IS NOT NULL
+                                   OR k.coninhcount > 0 AND NOT k.conislocal))
         UNION
         SELECT 'pg_catalog.pg_class'::regclass, i.indexrelid
           FROM pg_catalog.pg_index i
@@ -65,38 +67,30 @@ MEANINGS = sql.SQL("""
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
                             WHERE h.inhrelid = i.indexrelid)
         UNION
-        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])),
-    reference AS (
-        SELECT object.classid, object.objid, d.refclassid, d.refobjid, d.refobjsubid
-          FROM object
-          JOIN pg_catalog.pg_depend d
-            ON d.classid = object.classid AND d.objid = object.objid
-         WHERE d.refclassid <> 'pg_catalog.pg_constraint'::regclass
-           -- Its own view, constraint, or whole: another oid where it is made anew.
-           AND d.deptype NOT IN ('i', 'P', 'S')
-           -- Up to PostgreSQL 15 a view's rule names the view, as OLD and NEW, beside.
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite rule
-                            WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-                              AND rule.oid = d.objid AND rule.rulename = '_RETURN'
-                              AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                              AND d.refobjid = rule.ev_class)
-        UNION
-        SELECT object.classid, object.objid, 'pg_catalog.pg_class'::regclass, i.indrelid,
-               key.number
-          FROM object
-          JOIN pg_catalog.pg_index i ON i.indexrelid = object.objid
-           AND object.classid = 'pg_catalog.pg_class'::regclass
-         CROSS JOIN LATERAL unnest(i.indkey) AS key (number)
-         WHERE key.number <> 0)
+        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[]))
     SELECT c.relname, object.objid,
            replace(address.type || ' ' || address.identity, '"', ''),
-           ARRAY(SELECT ROW(r.refclassid::regclass::text, r.refobjid, r.refobjsubid)::text
-                   FROM reference r
-                  WHERE r.classid = object.classid AND r.objid = object.objid),
+           ARRAY(SELECT ROW(d.refclassid::regclass, d.refobjid, d.refobjsubid)::text
+                   FROM pg_catalog.pg_depend d
+                  WHERE d.classid = object.classid AND d.objid = object.objid
+                    AND d.refclassid <> 'pg_catalog.pg_constraint'::regclass
+                    -- Its own view, constraint, or whole: another oid where it is made anew.
+                    AND d.deptype NOT IN ('i', 'P', 'S')
+                    -- Up to PostgreSQL 15 a view's rule names the view, as OLD and NEW, beside.
+                    AND (d.refobjid = rule.ev_class
+                         AND d.refclassid = 'pg_catalog.pg_class'::regclass) IS NOT TRUE
+                 UNION ALL
+                 SELECT ROW('pg_catalog.pg_class'::regclass, i.indrelid, key.number)::text
+                   FROM unnest(i.indkey) AS key (number) WHERE key.number <> 0),
            CASE WHEN c.relname = 'pg_proc'
                 THEN md5(pg_catalog.pg_get_functiondef(object.objid)) ELSE '' END
       FROM object
       JOIN pg_catalog.pg_class c ON c.oid = object.classid
+      LEFT JOIN pg_catalog.pg_rewrite rule
+             ON object.classid = 'pg_catalog.pg_rewrite'::regclass
+            AND rule.oid = object.objid AND rule.rulename = '_RETURN'
+      LEFT JOIN pg_catalog.pg_index i
+             ON object.classid = 'pg_catalog.pg_class'::regclass AND i.indexrelid = object.objid
      CROSS JOIN LATERAL pg_catalog.pg_identify_object(object.classid, object.objid, 0)
                 AS address""")
 
@@ -117,22 +111,34 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
         [*pair.columns, *pair.columns, list(others)],
     )
     return {
-        address: Meaning((catalog, oid), frozenset(map(_reference, references)), text)
+        address: Meaning((catalog, oid), frozenset(references), text)
         for catalog, oid, address, references, text in rows
         if address is not None
     }
 
 
-def refuse_other_meanings(inventory: Inventory, before: Meanings, after: Meanings) -> None:
-    """Compare every object carried over with its former meaning.
+@dataclass(frozen=True)
+class Expected:
+    """The meaning that an object must have after the exchange.
+
+    Arguments:
+        dependent: the object, for a person.
+        references, text: as in `Meaning`.
+        may_be_gone: whether the exchange may have dropped the object on purpose.
+    """
+
+    dependent: str
+    references: frozenset[Reference]
+    text: str
+    may_be_gone: bool
+
+
+def expect_meanings(inventory: Inventory, before: Meanings) -> dict[str, Expected]:
+    """Tell by address what every object carried over must mean after the exchange.
 
     Arguments:
         inventory: as before the exchange.
         before: the meanings before the exchange.
-        after: the meanings after the exchange, in the same transaction.
-
-    Raises:
-        Refused: an object means something else now; names each. The caller rolls back.
     """
     exchange = _exchanged_columns(inventory.pair)
     carried = {
@@ -141,23 +147,48 @@ def refuse_other_meanings(inventory: Inventory, before: Meanings, after: Meaning
         if each.steps is not None and each.steps.after_rename
         for object_ in each.covers
     }
-    changed = []
-    for address, was in before.items():
-        each = carried.get(was.object)
-        now = after.get(address if each is None else each.stand_in or address)
-        if each is None or (now is None and _may_be_gone(inventory, was.object)):
-            continue
-        expected = frozenset(exchange.get(reference, reference) for reference in was.references)
-        if now is None or now.references != expected or now.text != was.text:
-            changed.append(str(each))
+    return {
+        each.stand_in or address: Expected(
+            str(each),
+            frozenset(exchange.get(reference, reference) for reference in was.references),
+            was.text,
+            _may_be_gone(inventory, was.object),
+        )
+        for address, was in before.items()
+        if (each := carried.get(was.object)) is not None
+    }
+
+
+def refuse_other_meanings(pair: Pair, expected: dict[str, Expected], after: Meanings) -> None:
+    """Compare every object carried over with its former meaning.
+
+    Arguments:
+        pair: the columns before the exchange.
+        expected: see `expect_meanings`.
+        after: the meanings after the exchange, in the same transaction.
+
+    Raises:
+        Refused: an object means something else now; names each. The caller rolls back.
+    """
+    changed = {
+        each.dependent: None
+        for address, each in expected.items()
+        if _has_changed(each, after.get(address))
+    }
     if changed:
-        named = "".join(f"\n- {each}" for each in dict.fromkeys(changed))
+        named = "".join(f"\n- {each}" for each in changed)
         raise Refused(
-            f"{inventory.pair.replacement.label} was not exchanged; nothing was changed. Restated "
+            f"{pair.replacement.label} was not exchanged; nothing was changed. Restated "
             "for the other column, these would mean something else than before (they name columns "
             "by position, or an operator that another schema hides). Drop them, or write them "
             f"without an alias list, and run the same command again:{named}"
         )
+
+
+def _has_changed(expected: Expected, now: Meaning | None) -> bool:
+    if now is None:
+        return not expected.may_be_gone
+    return (now.references, now.text) != (expected.references, expected.text)
 
 
 def _exchanged_columns(pair: Pair) -> dict[Reference, Reference]:
@@ -165,7 +196,7 @@ def _exchanged_columns(pair: Pair) -> dict[Reference, Reference]:
     exchange: dict[Reference, Reference] = {}
     for each in pair.relations:
         live, shadow = (
-            ("pg_class", each.table.oid, column.number) for column in (each.live, each.shadow)
+            f"(pg_class,{each.table.oid},{column.number})" for column in (each.live, each.shadow)
         )
         exchange |= {live: shadow, shadow: live}
     return exchange
@@ -175,8 +206,3 @@ def _may_be_gone(inventory: Inventory, object_: Object) -> bool:
     """Tell whether an object goes on purpose: a revert's twin, the CHECK that proves NOT NULL."""
     catalog, _ = object_
     return catalog == "pg_constraint" or (inventory.pair.swapped and catalog == "pg_class")
-
-
-def _reference(text: str) -> Reference:
-    catalog, oid, number = text.strip("()").split(",")
-    return catalog.strip('"').removeprefix("pg_catalog."), int(oid), int(number)

@@ -163,14 +163,15 @@ def test_a_reader_behind_a_failing_attempt_gets_through(database: Database) -> N
 
 
 def test_whoever_waits_behind_the_lock_is_counted(database: Database) -> None:
+    tables = [database.value("SELECT 'tickets_ticket'::regclass::oid::bigint")]
     with transaction.atomic():
         locks.seize(connection, TABLE, HASTY)
-        assert count_waiters(connection, TABLE) == (0, 0.0)
+        assert count_waiters(connection, tables) == (0, 0.0)
         with database.connect() as reader:
             thread, _ = in_thread(lambda: reader.execute("SELECT count(*) FROM tickets_ticket"))
             wait_until_blocked(database, backend_of(reader), by=backend_pid())
-            wait_until(lambda: count_waiters(connection, TABLE)[1] > 0, "pg_locks says since when")
-            assert count_waiters(connection, TABLE)[0] == 1
+            wait_until(lambda: count_waiters(connection, tables)[1] > 0, "pg_locks says since when")
+            assert count_waiters(connection, tables)[0] == 1
             transaction.set_rollback(True)
             connection.close()
             thread.join()

@@ -91,24 +91,22 @@ def _exchange(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator
     differ = len({each.name for each in own.values()}) > 1 or any(
         each.local for each in own.values() if each.relation != pair.table.oid
     )
-    for each in tree if differ else [pair]:
-        yield each.alter_table(
-            f"Let {each.labelled(pair.replacement.shadow)} be null",
-            sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(shadow),
+    nullable = sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(shadow)
+    if not differ:
+        # One statement goes through the partitions once.
+        yield pair.alter_table(
+            f"Let {pair.labelled(pair.replacement.shadow)} be null, and require "
+            f"{pair.labelled(pair.replacement.live)} to be not null, which the CHECK has proven",
+            sql.SQL("{}, {}").format(nullable, _require(live, own.get(pair.table.oid))),
         )
-    for each in reversed(tree) if differ else [pair]:
+    for each in tree if differ else ():
+        yield each.alter_table(f"Let {each.labelled(pair.replacement.shadow)} be null", nullable)
+    for each in reversed(tree) if differ else ():
         column = each.labelled(pair.replacement.live)
-        what = f"Require {column} to be not null, which the CHECK has proven"
-        constraint = own.get(each.table.oid)
-        if constraint is None:
-            action = sql.SQL("ALTER COLUMN {} SET NOT NULL").format(live)
-        else:
-            action = sql.SQL("ADD CONSTRAINT {} NOT NULL {}{}").format(
-                sql.Identifier(constraint.name),
-                live,
-                sql.SQL(" NO INHERIT" if constraint.definition.endswith(" NO INHERIT") else ""),
-            )
-        yield each.alter_table(what, action)
+        yield each.alter_table(
+            f"Require {column} to be not null, which the CHECK has proven",
+            _require(live, own.get(each.table.oid)),
+        )
     for each in tree:
         constraint = own.get(each.table.oid)
         if constraint is not None:
@@ -121,6 +119,17 @@ def _exchange(pair: Pair, tree: list[Pair], named: list[Constraint]) -> Iterator
     yield pair.alter_table(
         "Drop the CHECK that has served",
         sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(pair.not_null_check)),
+    )
+
+
+def _require(column: sql.Identifier, constraint: Constraint | None) -> sql.Composed:
+    """Build the action for a NOT NULL, by the constraint's name where there is one."""
+    if constraint is None:
+        return sql.SQL("ALTER COLUMN {} SET NOT NULL").format(column)
+    return sql.SQL("ADD CONSTRAINT {} NOT NULL {}{}").format(
+        sql.Identifier(constraint.name),
+        column,
+        sql.SQL(" NO INHERIT" if constraint.definition.endswith(" NO INHERIT") else ""),
     )
 
 
