@@ -35,8 +35,7 @@ from migrations_playbook.remains import Remains, bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import read_inventory
-from migrations_playbook.swap.dependents.materialized import Left, read_left
-from migrations_playbook.swap.gate import finishing_command
+from migrations_playbook.swap.gate import finishing_command, leaves_copies
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.rows.kinds import rows_of
 
@@ -61,7 +60,7 @@ class ShadowStatus:
         next: the next command, or the thing to do.
         dependents: the objects bound to the columns, with the treatment by the swap (or its
             revert).
-        left: materialized views not renewed by an interrupted exchange.
+        left: the dependents with which an interrupted exchange was not done.
         problems: the missing or disabled objects of the quarantine.
         at_work: the doings of each backfill now, on any host.
         schema: the table's schema, where it was asked for.
@@ -78,7 +77,7 @@ class ShadowStatus:
     control: Control
     next: str
     dependents: tuple[Dependent, ...] = ()
-    left: tuple[str, ...] = ()
+    left: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
     at_work: tuple[str, ...] = ()
     schema: str = ""
@@ -104,7 +103,7 @@ class ShadowStatus:
             "control": self.control.as_json(),
             "next": self.next,
             "dependents": [each.as_json() for each in self.dependents],
-            "left": list(self.left),
+            "left": [each.name for each in self.left],
             "problems": list(self.problems),
             "at_work": list(self.at_work),
         }
@@ -129,8 +128,11 @@ class ShadowStatus:
                 yield each.action, f"{each}, {each.how}: {each.refused}"
         for problem in self.problems:
             yield "quarantine", problem
-        for name in self.left:
-            yield "not renewed", f"materialized view {name}: it holds values of before"
+        for each in self.left:
+            if each.holds_copies:
+                yield "not renewed", f"{each}: it holds values of before"
+            else:
+                yield "not renamed", f"{each}: on partitions it has its twin's name yet"
         if self.control != Control():
             yield "control", str(self.control)
         for doing in self.at_work:
@@ -186,7 +188,7 @@ def read_one(
     stale = hidden = None
     bound_to: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
-    unfinished: list[Left] = []
+    unfinished: tuple[Dependent, ...] = ()
     settings = Control()
     if table is not None:
         heap, index = measure_sizes(connection, table)
@@ -204,7 +206,7 @@ def read_one(
         inventory = read_inventory(connection, pair)
         bound_to = inventory.dependents
         problems = rows_of(pair).find_problems(connection, inventory)
-        unfinished = read_left(connection, pair)
+        unfinished = inventory.left
     return ShadowStatus(
         model=replacement.label,
         live=replacement.declaration.live,
@@ -219,12 +221,12 @@ def read_one(
         or hidden
         or state.problem
         or (_mending_command(replacement, connection.alias) if problems else None)
-        or (finishing_command(replacement, revert=not state.swapped) if unfinished else None)
+        or _finishing(replacement, state, unfinished)
         or _outdated_value(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)
         or next_command(state.phase, replacement, remembered, using=connection.alias),
         dependents=bound_to,
-        left=tuple(each.name for each in unfinished),
+        left=unfinished,
         problems=problems,
         at_work=tuple(read_doings(connection, application_name(replacement))),
         schema=replacement.schema,
@@ -251,6 +253,16 @@ def _describe_ownerless(remains: Remains) -> ShadowStatus:
         control=Control(),
         next=f"No model has the table {table}. Install the app that has it, and ask again{dropped}",
     )
+
+
+def _finishing(
+    replacement: Replacement, state: State, unfinished: tuple[Dependent, ...]
+) -> str | None:
+    """Spell the command to finish an interrupted exchange with."""
+    if not unfinished:
+        return None
+    refresh = leaves_copies(unfinished)
+    return finishing_command(replacement, revert=not state.swapped, refresh=refresh)
 
 
 def next_command(

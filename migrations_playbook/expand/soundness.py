@@ -8,7 +8,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_one, fetch_row, fetch_value
-from migrations_playbook.postgres.tables import TREE, find_rules
+from migrations_playbook.postgres.tables import TREE, find_rules, find_subscription
 
 KINDS = {
     "f": "a foreign table: its rows are on another server",
@@ -93,21 +93,13 @@ def unsound(
                    (SELECT string_agg(i.inhrelid::regclass::text, ', ')
                       FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
                    (SELECT string_agg(i.inhparent::regclass::text, ', ')
-                      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid),
-                   -- What is subscribed to may be each partition by itself.
-                   (SELECT string_agg(DISTINCT pg_catalog.quote_ident(s.subname), ', ')
-                      FROM pg_catalog.pg_subscription_rel r
-                      JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
-                     WHERE r.srrelid = c.oid
-                        OR r.srrelid IN (SELECT oid FROM {tree} AS tree))
-              FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)""").format(
-            tree=TREE
-        ),
-        [table.as_string(None)] * 2,
+                      FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid)
+              FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)"""),
+        [table.as_string(None)],
     )
     if row is None:
         return None
-    kind, typed, partition, children, parents, subscriptions = row
+    kind, typed, partition, children, parents = row
     reasons = (
         KINDS.get(kind),
         "a typed table, whose columns belong to its type" if typed else None,
@@ -117,10 +109,7 @@ def unsound(
         if children and kind != "p"
         else None,
         _unsound_partitions(connection, table, live) if kind == "p" else None,
-        f"filled by a subscription ({subscriptions}), whose rows come past the triggers: rotate "
-        "the column on the publisher, or take the table out of the subscription first"
-        if subscriptions
-        else None,
+        find_subscription(connection, table),
     )
     return next((reason for reason in reasons if reason is not None), None)
 

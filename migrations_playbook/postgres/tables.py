@@ -208,28 +208,32 @@ def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
     )
 
 
-def find_subscription(connection: BaseDatabaseWrapper, table: Table) -> str | None:
-    """Find out whether a subscription writes into the table; the refusal, or None.
+def find_subscription(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
+    """Find out whether a subscription writes into a table: what the table is then, or None.
 
     Rows come in by the publisher's columns, and the apply worker fires no ordinary trigger: a new
     row stays without a fresh value, and fresh values are overwritten with leaked values.
 
     Lock: none that conflicts with anything.
+
+    Returns:
+        What the table is, with what to do, to end a sentence.
     """
     names = fetch_value(
         connection,
         sql.SQL("""
-            SELECT string_agg(DISTINCT s.subname, ', ')
+            SELECT string_agg(DISTINCT pg_catalog.quote_ident(s.subname), ', ')
               FROM {tree} AS tree
+              -- What is subscribed to may be each partition by itself.
               JOIN pg_catalog.pg_subscription_rel r ON r.srrelid = tree.oid
               JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid""").format(tree=TREE),
-        [table.oid],
+        [table.as_string(None)],
     )
     if names is None:
         return None
     return (
-        f"the subscription {names} writes into it past every trigger: replace the column on the "
-        "publisher, or end the subscription (DROP SUBSCRIPTION) first"
+        f"filled by a subscription ({names}), whose rows come past the triggers: rotate the column "
+        "on the publisher, or take the table out of the subscription first"
     )
 
 
@@ -261,7 +265,8 @@ def refuse_unfillable(connection: BaseDatabaseWrapper, table: Table) -> None:
     Raises:
         Refused: names the subscription or the rule, and the remedy.
     """
-    why = find_subscription(connection, table)
+    subscribed = find_subscription(connection, table.identifier)
+    why = None if subscribed is None else f"it is {subscribed}"
     rules = find_rules(connection, table.identifier)
     if why is None and rules is not None:
         why = f"its updates are rewritten by a rule ({rules}): drop the rule, or make it a trigger"

@@ -137,13 +137,14 @@ class Objects:
     Arguments:
         triggers: the triggers' names, with `tgenabled`.
         functions: the functions that they call: schema and name.
-        sequences: the sequences owned by the column, as in an earlier version.
+        sequences: the sequences owned by the column, as in an earlier version: schema and name by
+            their addresses in pg_depend.
         staying: the indexes and CHECKs that the swap has left where they were, by name.
     """
 
     triggers: dict[str, str]
     functions: tuple[tuple[str, str], ...]
-    sequences: tuple[tuple[str, str], ...]
+    sequences: dict[tuple[str, int], tuple[str, str]]
     staying: frozenset[str]
 
     @property
@@ -178,11 +179,10 @@ def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> 
              ORDER BY t.tgname"""),
         [number, table.oid, FIRST],
     )
-    owned = read_owned_sequences(connection, table, shadow)
     return Objects(
         {name: enabled for name, enabled, *_ in triggers},
         tuple(dict.fromkeys((schema, function) for _, _, schema, function, _ in triggers)),
-        tuple(owned.values()),
+        _read_owned_sequences(connection, table, shadow),
         frozenset(
             name
             for *_, note in triggers
@@ -192,16 +192,9 @@ def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> 
     )
 
 
-def read_owned_sequences(
+def _read_owned_sequences(
     connection: BaseDatabaseWrapper, table: Table, shadow: str
 ) -> dict[tuple[str, int], tuple[str, str]]:
-    """Read the sequences of an earlier version, which the shadow column owns.
-
-    Lock: none that conflicts with anything.
-
-    Returns:
-        Their schemas and names, by their addresses in the catalog.
-    """
     rows = fetch_all(
         connection,
         sql.SQL("""

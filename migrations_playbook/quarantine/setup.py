@@ -200,7 +200,7 @@ def _drop_functions(functions: Iterable[tuple[str, str]]) -> Iterator[Step]:
 
 def _drop_sequences(quarantine: Quarantine, bound: Objects) -> Iterator[Step]:
     own = (quarantine.object("hits"), quarantine.object("last"))
-    for sequence in (*own, *(sql.Identifier(*each) for each in bound.sequences)):
+    for sequence in (*own, *(sql.Identifier(*each) for each in bound.sequences.values())):
         yield Step(
             "Drop a count of stale writes",
             sql.SQL("DROP SEQUENCE IF EXISTS {}").format(sequence),

@@ -43,6 +43,7 @@ def conclude(
     policy: LockPolicy,
     *,
     revert: bool,
+    refresh: bool,
     rights_changed: tuple[str, ...] = (),
 ) -> Iterator[FollowingUp | Verified]:
     """Do the work after a committed exchange, and prove the exchange.
@@ -53,6 +54,7 @@ def conclude(
         pair: the columns, as they stood before or after the exchange.
         after: the steps that follow.
         revert: whether the exchange was a revert.
+        refresh: whether materialized views are built anew.
         rights_changed: see `proof.verify`.
 
     Raises:
@@ -61,17 +63,18 @@ def conclude(
         VerificationFailed: a number is wrong, or could not be counted.
     """
     step: Step | None = None
+    finish = finishing_command(pair.replacement, revert=revert, refresh=refresh)
     try:
         for step in after:
             yield FollowingUp(step.what)
-            follow(connection, pair, step, policy, revert=revert)
+            follow(connection, pair, step, policy, finish=finish)
         step = None
         verified = verify_values(connection, pair.reread(connection), rights_changed=rights_changed)
     except DatabaseError as error:
         done = f"The exchange of {pair.replacement.label} was committed, but"
         if step is not None:
             sentence = f"{done} this was not done: {step.what} ({primary_message(error)})."
-            again = f' Run "{finishing_command(pair.replacement, revert=revert)}" to finish.'
+            again = f' Run "{finish}" to finish.'
         else:
             sentence = f"{done} could not be verified: {primary_message(error)}."
             verify = pair.replacement.command("swap", "--verify")
@@ -109,7 +112,8 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
 def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> Iterator[str]:
     """Yield the remedies for each fault; never a revert, which makes every leaked value live."""
     if verified.left:
-        yield f'Run "{finishing_command(replacement, revert=revert)}" to finish.'
+        finish = finishing_command(replacement, revert=revert, refresh=True)
+        yield f'Run "{finish}" to finish.'
         return
     if verified.nulls or verified.duplicates or verified.leaked or verified.returned:
         yield "Write a new value to each of those rows."
@@ -124,12 +128,15 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
 
 
 def follow(
-    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy, *, revert: bool
+    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy, *, finish: str
 ) -> None:
     """Do the steps after a committed exchange: renew materialized views, collect statistics.
 
     Lock: on the table as each step says; on a materialized view ACCESS EXCLUSIVE, asked for in
     short attempts.
+
+    Arguments:
+        finish: the command to finish the exchange with.
 
     Raises:
         LockNotAvailable: the exchange is committed, but the step is not done.
@@ -152,5 +159,5 @@ def follow(
         f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
         f"others hold what it needs: {step.what}. Until then "
         f"{pair.replacement.meaning.words.retired} may be shown there. Run "
-        f'"{finishing_command(pair.replacement, revert=revert)}" to finish.'
+        f'"{finish}" to finish.'
     )

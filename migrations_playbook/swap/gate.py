@@ -7,6 +7,7 @@ schema change can come between.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,7 +28,6 @@ from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
-from migrations_playbook.swap.dependents.materialized import Left, read_left
 from migrations_playbook.swap.dependents.table import read_lacking_rights
 from migrations_playbook.swap.pair import Pair, refuse_overtaken
 from migrations_playbook.swap.rows.kinds import rows_of
@@ -72,11 +72,11 @@ class SwapRequest:
         return read_state(self.connection, self.replacement)
 
     @cached_property
-    def left(self) -> list[Left]:
+    def left(self) -> tuple[Dependent, ...]:
         """The rest of the last exchange, if of the wanted kind and interrupted."""
         if self.table is None or self.pair.swapped is self.revert:
-            return []
-        return read_left(self.connection, self.pair)
+            return ()
+        return self.inventory.left
 
     @cached_property
     def inventory(self) -> Inventory:
@@ -95,10 +95,7 @@ def pass_gate(request: SwapRequest) -> Inventory:
         Refused: the role lacks a right, or a bound object cannot be carried over; names all such.
         LockNotAvailable: somebody builds an index on the table.
     """
-    for condition in (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, has_sound_rows):
-        objection = condition(request)
-        if objection is not None:
-            raise objection
+    _insist(request, (*PHASE_CONDITIONS, nobody_builds, can_be_carried_over, has_sound_rows))
     # Another session may have exchanged the columns between two of these looks.
     refuse_overtaken(request.pair, request.inventory.pair)
     return request.inventory
@@ -110,11 +107,35 @@ def inspect_phase(request: SwapRequest) -> Inventory:
     Raises:
         WrongPhase, Refused: as `pass_gate`, but for the bound objects.
     """
-    for condition in PHASE_CONDITIONS:
+    _insist(request, PHASE_CONDITIONS)
+    return request.inventory
+
+
+def find_rest(request: SwapRequest) -> tuple[Dependent, ...]:
+    """Find what an interrupted exchange of the wanted kind has left for the same command to finish.
+
+    Copies are built anew for whoever asks for it.
+
+    Lock: ACCESS SHARE on the table.
+
+    Raises:
+        Refused: the table may not be read.
+    """
+    _insist(request, READING_CONDITIONS)
+    return request.left if request.refresh or not leaves_copies(request.left) else ()
+
+
+def leaves_copies(left: Iterable[Dependent]) -> bool:
+    """Tell whether an interrupted exchange has left materialized views of before."""
+    return any(each.holds_copies for each in left)
+
+
+def _insist(request: SwapRequest, conditions: Iterable[Condition]) -> None:
+    """Raise the first objection."""
+    for condition in conditions:
         objection = condition(request)
         if objection is not None:
             raise objection
-    return request.inventory
 
 
 def may_be_read(request: SwapRequest) -> PlaybookError | None:
@@ -157,10 +178,13 @@ def has_left_nothing(request: SwapRequest) -> PlaybookError | None:
     """Ask for the rest of an interrupted exchange, to be finished first."""
     if not request.left:
         return None
+    command = finishing_command(
+        request.replacement, revert=request.revert, refresh=leaves_copies(request.left)
+    )
     return WrongPhase(
         f"{request.replacement.label} is {'reverted' if request.revert else 'swapped'} already, "
         f"but for what an interrupted run has left: {', '.join(each.name for each in request.left)}"
-        f'. Run "{finishing_command(request.replacement, revert=request.revert)}" to finish.'
+        f'. Run "{command}" to finish.'
     )
 
 
@@ -200,10 +224,10 @@ def is_filled(request: SwapRequest) -> PlaybookError | None:
     )
 
 
-PHASE_CONDITIONS = (
-    may_be_read,
-    sees_every_row,
-    has_rows_here,
+Condition = Callable[[SwapRequest], PlaybookError | None]
+READING_CONDITIONS: tuple[Condition, ...] = (may_be_read, sees_every_row, has_rows_here)
+PHASE_CONDITIONS: tuple[Condition, ...] = (
+    *READING_CONDITIONS,
     is_expanded,
     has_left_nothing,
     is_not_done_already,
@@ -262,6 +286,11 @@ def bound_objection(pair: Pair, refused: list[Dependent]) -> Refused | None:
     )
 
 
-def finishing_command(replacement: Replacement, *, revert: bool) -> str:
-    """Build the command to finish an interrupted exchange."""
-    return replacement.command("swap", *(["--revert"] if revert else []), REFRESH)
+def finishing_command(replacement: Replacement, *, revert: bool, refresh: bool) -> str:
+    """Build the command to finish an interrupted exchange.
+
+    Arguments:
+        refresh: whether materialized views are left to be built anew.
+    """
+    options = {"--revert": revert, REFRESH: refresh}
+    return replacement.command("swap", *(option for option, given in options.items() if given))

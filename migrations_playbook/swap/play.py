@@ -27,7 +27,7 @@ from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps, ready_steps
-from migrations_playbook.swap.gate import SwapRequest, pass_gate, recheck
+from migrations_playbook.swap.gate import SwapRequest, find_rest, pass_gate, recheck
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import build_twins, prepare
 from migrations_playbook.swap.proof.readers import find_unreadable
@@ -72,8 +72,8 @@ def swap(
 ) -> Generator[Event, None, None]:
     """Exchange the two columns, or exchange them back.
 
-    When the columns are exchanged already, and `refresh` is given, finish an interrupted run: renew
-    the materialized views left.
+    When the columns are exchanged already, finish an interrupted run: exchange the names left, and
+    with `refresh` renew the materialized views left.
 
     Lock: see each step of `plan_swap`. Reads and writes go on but for the milliseconds of the
     exchange's ACCESS EXCLUSIVE, and for the moments in which constraints are added.
@@ -101,10 +101,11 @@ def swap(
     connection = postgresql(using)
     refuse_read_only(connection)
     request = SwapRequest(connection, replacement, revert, refresh, redraw)
-    if refresh and request.left:
-        yield Resuming(tuple(each.name for each in request.left))
-        rest = tuple(step for each in request.left for step in each.steps)
-        yield from conclude(connection, request.pair, rest, policy, revert=revert)
+    left = find_rest(request)
+    if left:
+        yield Resuming(tuple(each.name for each in left))
+        rest = tuple(step for each in left for step in each.rest)
+        yield from conclude(connection, request.pair, rest, policy, revert=revert, refresh=refresh)
         return
     inventory = pass_gate(request)
     pair = inventory.pair
@@ -133,6 +134,7 @@ def swap(
         after,
         policy,
         revert=revert,
+        refresh=refresh,
         rights_changed=exchanged.rights_changed,
     )
 

@@ -184,7 +184,7 @@ def test_a_subscriptions_table_is_refused_before_it_is_filled_or_swapped(
     try:
         done = database.manage("backfill_new_token")
         assert done.returncode == 1
-        assert "the subscription incoming writes into it past every trigger" in done.stderr
+        assert "it is filled by a subscription (incoming), whose rows come past" in done.stderr
         assert nulls(database) == 5
     finally:
         database.run("ALTER SUBSCRIPTION incoming SET (slot_name = NONE)")

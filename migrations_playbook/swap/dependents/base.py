@@ -102,6 +102,8 @@ class Dependent:
         stand_in: the address of another object that takes the place of this object after the
             exchange; see `sameness`.
         renewal: the steps to make a refused object good again, where copies may be built anew.
+        rest: the steps of the last exchange that an interrupted run has left undone.
+        holds_copies: whether the object holds copies of values.
         unique_on: for a unique index, the demand of its twin.
         unique_beside: for a whole unique index on the live column, the other columns of its key.
     """
@@ -115,6 +117,8 @@ class Dependent:
     refused: str | None = None
     stand_in: str = ""
     renewal: Steps | None = None
+    rest: tuple[Step, ...] = ()
+    holds_copies: bool = False
     unique_on: Unique | None = None
     unique_beside: Key | None = None
 

@@ -21,13 +21,11 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     pin_search_path,
 )
-from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.postgres.tables import FOREIGN
 from migrations_playbook.quarantine.base import Objects, Quarantine, name_quarantine, read_objects
 from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Steps
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
-from migrations_playbook.swap.dependents.table import read_lacking_rights
 from migrations_playbook.swap.dependents.unknown import read_unknown
 from migrations_playbook.swap.pair import Object, Pair
 
@@ -59,6 +57,11 @@ class Inventory:
     def prepared(self) -> bool:
         """Tell whether nothing need be built or proven before the exchange."""
         return all(each.prepared for each in self.dependents)
+
+    @property
+    def left(self) -> tuple[Dependent, ...]:
+        """The dependents with which an interrupted exchange was not done."""
+        return tuple(each for each in self.dependents if each.rest)
 
     @property
     def steps(self) -> Steps:
@@ -129,10 +132,7 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
 
 
 def _read_kinds(connection: BaseDatabaseWrapper, pair: Pair, bound: Objects) -> Iterator[Dependent]:
-    # Without such a right, or on a standby, there will be no exchange, and no scratch table.
-    lacking = any(read_lacking_rights(connection, pair))
-    may_restate = not lacking and not is_read_only(connection)
-    reading = Reading(connection, pair, may_restate, bound.staying)
+    reading = Reading(connection, pair, bound)
     claimed: set[Object] = set()
     for kind in kinds.KINDS:
         for each in kind.read(reading):

@@ -3,22 +3,19 @@
 The exchange leaves a twin without data beside each, from the same text: its names mean the new
 columns. Afterwards a view that reads the column itself is replaced by its twin, which is filled and
 indexed first; a view that reads the column through another view is refreshed, and its twin dropped.
-So the twins show the remaining work after any interruption: `read_left` reads them from the
-catalog.
+So the twins show the remaining work after any interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import engine_transaction, fetch_all, pin_search_path
+from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
-from migrations_playbook.postgres.steps import Step
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
@@ -26,7 +23,7 @@ from migrations_playbook.swap.dependents.base import (
     describe_columns,
 )
 from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
-from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
+from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.renewal import (
     Copy,
     drop_twin,
@@ -45,19 +42,6 @@ COPIES = (
 )
 
 
-@dataclass(frozen=True)
-class Left:
-    """A materialized view still to be renewed after an exchange.
-
-    Arguments:
-        name: with its schema.
-        steps: the renewal, each step in a transaction of its own.
-    """
-
-    name: str
-    steps: tuple[Step, ...]
-
-
 def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
     """Yield the materialized views that read either column, directly or through views.
 
@@ -74,6 +58,8 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
             how if twin is None else f"{how}, not renewed yet",
             frozenset(copy.names if copy.direct else ()),
             frozenset(("pg_rewrite", rule) for rule in rules),
+            rest=renew(connection, pair, copy) if twin is not None else (),
+            holds_copies=True,
         )
         dropped = (drop_twin(pair, copy),) if twin is not None else ()
         if copy.direct and twin is not None:
@@ -92,25 +78,6 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
                 follow_up=renew(connection, pair, copy),
             )
             yield replace(each, refused=COPIES, renewal=renewal)
-
-
-def read_left(connection: BaseDatabaseWrapper, pair: Pair) -> list[Left]:
-    """Read which materialized views an interrupted exchange has left: a twin stands beside each.
-
-    Lock: none that conflicts with anything.
-
-    Arguments:
-        pair: the columns as they stand.
-    """
-    with engine_transaction(connection):
-        pin_search_path(connection, *read_operator_schemas(connection, pair))
-        found = [
-            Left(str(copy), renew(connection, pair, copy))
-            for copy, twin in _with_twins(pair, _read_copies(connection, pair))
-            if twin is not None
-        ]
-        transaction.set_rollback(True, using=connection.alias)
-    return found
 
 
 def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:

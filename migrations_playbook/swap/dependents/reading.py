@@ -9,6 +9,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import Row, fetch_all
+from migrations_playbook.postgres.roles import find_missing_grants
+from migrations_playbook.postgres.server import is_read_only
+from migrations_playbook.quarantine.base import Objects
 from migrations_playbook.swap.dependents import restate
 from migrations_playbook.swap.dependents.constraints import (
     Constraint,
@@ -27,16 +30,34 @@ class Reading:
     Arguments:
         connection: in a transaction with a pinned search_path.
         pair: the two columns.
-        may_restate: whether the role and the server allow a scratch table. Without the table the
-            definitions are left as they are, which is good enough for a status.
-        staying: the indexes and CHECKs that the swap has left where they were, by name. They were
-            on the shadow column alone, and go back there by themselves.
+        bound: the objects of the quarantine.
     """
 
     connection: BaseDatabaseWrapper
     pair: Pair
-    may_restate: bool
-    staying: frozenset[str]
+    bound: Objects
+
+    @property
+    def staying(self) -> frozenset[str]:
+        """The indexes and CHECKs that the swap has left where they were, by name.
+
+        They were on the shadow column alone, and go back there by themselves.
+        """
+        return self.bound.staying
+
+    @cached_property
+    def missing_grants(self) -> dict[str, str]:
+        """What the role would have to be granted: statements, each with its object for a person."""
+        return find_missing_grants(self.connection, self.pair.oids)
+
+    @cached_property
+    def may_restate(self) -> bool:
+        """Whether there may be a scratch table: with every right, and not on a standby.
+
+        Without the table there will be no exchange, and the definitions are left as they are, which
+        is good enough for a status.
+        """
+        return not self.missing_grants and not is_read_only(self.connection)
 
     @cached_property
     def indexes(self) -> list[Index]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.roles import current_role, find_missing_grants
 from migrations_playbook.postgres.server import lock_room, read_standbys
-from migrations_playbook.postgres.tables import find_subscription
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import Pair
@@ -26,7 +25,7 @@ def read_table_itself(reading: Reading) -> Iterator[Dependent]:
     Lock: none that conflicts with anything.
     """
     yield from read_obstacles(reading.connection, reading.pair)
-    yield from read_lacking_rights(reading.connection, reading.pair)
+    yield from describe_grants(reading.connection, reading.missing_grants)
     yield from find_lock_shortage(reading)
     for name in read_standbys(reading.connection):
         yield Dependent("standby", name, STANDBY)
@@ -37,9 +36,6 @@ def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Depe
     why = unsound(connection, pair.identifier, pair.replacement.live)
     if why is not None:
         yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
-    subscribed = find_subscription(connection, pair.table)
-    if subscribed is not None:
-        yield Dependent("table", str(pair.table), "by its subscription", refused=subscribed)
 
 
 def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
@@ -68,8 +64,19 @@ def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
 
 def read_lacking_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """Yield the rights that the role lacks, each with the GRANT to run."""
+    return describe_grants(connection, find_missing_grants(connection, pair.oids))
+
+
+def describe_grants(
+    connection: BaseDatabaseWrapper, missing: Mapping[str, str]
+) -> Iterator[Dependent]:
+    """Yield the rights that the role lacks.
+
+    Arguments:
+        missing: the statements to run, each with its object for a person.
+    """
     me = current_role(connection)
-    for statement, shown in find_missing_grants(connection, pair.oids).items():
+    for statement, shown in missing.items():
         yield Dependent("right", me, f"to alter {shown}", refused=f"run {statement}")
 
 

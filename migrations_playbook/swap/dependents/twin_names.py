@@ -72,31 +72,54 @@ def _comments(part: Part) -> Iterator[Step]:
     )
 
 
-def exchange_part_names(part: Part) -> Iterator[Step]:
-    """Exchange a partition's names of an index, after the commit: they mean nothing to a query.
+def exchange_part_names(part: Part) -> Step:
+    """Exchange the names of a partition's two indexes: they mean nothing to a query.
 
-    An index's constraint is renamed with the index. In a revert the twin is gone by then, and the
-    original takes its name back.
+    So a swap does it after its commit, and a revert before its lock. An index's constraint is
+    renamed with the index.
 
     Lock: SHARE UPDATE EXCLUSIVE on the indexes.
+
+    Arguments:
+        part: the index with the name that the other one is to have.
     """
     index, twin, schema = part.index, part.twin_name, part.pair.table.schema
-    renames = [(index.name, between := compose_name(index.name, "between")), (twin, index.name)]
-    renames.append((between, twin))
-    if part.pair.swapped:
-        renames = [(twin, index.name)] if twin == part.pair.twin_name(index.name) else []
-    if renames:
-        yield Step(
-            f"Exchange the names of {index.name} and {twin}",
-            sql.SQL(";\n").join(
-                sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-                    sql.Identifier(schema, old), sql.Identifier(new)
-                )
-                for old, new in renames
-            ),
-            Lock.NONE,
-        )
-    yield from _comments(part)
+    between = compose_name(index.name, "between")
+    renames = ((index.name, between), (twin, index.name), (between, twin))
+    return Step(
+        f"Exchange the names of {index.name} and {twin}",
+        # One string is one transaction.
+        sql.SQL(";\n").join(
+            [
+                *(
+                    sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+                        sql.Identifier(schema, old), sql.Identifier(new)
+                    )
+                    for old, new in renames
+                ),
+                *(step.statement for step in _comments(part)),
+            ]
+        ),
+        Lock.NONE,
+    )
+
+
+def exchange_left_names(family: Family) -> Iterator[Step]:
+    """Yield the exchanges of names that an interrupted swap has left undone.
+
+    Each twin is the live column's index by then, and has its own name still.
+    """
+    for part in family[1:]:
+        live, retired = part.index, part.twin
+        if retired is not None and live.name == part.pair.twin_name(retired.name):
+            yield exchange_part_names(replace(part, index=retired, twin=live))
+
+
+def return_names(family: Family) -> Iterator[Step]:
+    """Yield the exchanges of names that a revert needs before its lock; none when they are done."""
+    for part in family[1:]:
+        if part.twin_name == part.pair.twin_name(part.index.name):
+            yield exchange_part_names(part)
 
 
 def drop_twins(family: Family) -> Iterator[Step]:

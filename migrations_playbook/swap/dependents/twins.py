@@ -40,9 +40,11 @@ from migrations_playbook.swap.dependents.twin_names import (
     deferrable_clause,
     drop_twin,
     drop_twins,
+    exchange_left_names,
     exchange_names,
     exchange_part_names,
     make_constraint,
+    return_names,
 )
 from migrations_playbook.swap.dependents.views import with_options
 from migrations_playbook.swap.pair import Object
@@ -67,16 +69,20 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
         if why is not None:
             yield replace(each, refused=why)
             continue
+        reverting = pair.swapped
         yield replace(
             each,
+            rest=tuple(exchange_left_names(family)) if reverting else (),
             steps=Steps(
                 build=tuple(_build(family, restated)),
+                # No build: the quarantine's repair builds, and reverts nothing.
+                prove=tuple(return_names(family)) if reverting else (),
                 after_rename=(
                     *exchange_names(family[0]),
                     *(step for part in family[1:] for step in cluster_on(part, part.twin_name)),
                 ),
-                follow_up=tuple(step for part in family[1:] for step in exchange_part_names(part)),
-                last=tuple(drop_twins(family)) if pair.swapped else (),
+                follow_up=() if reverting else tuple(map(exchange_part_names, family[1:])),
+                last=tuple(drop_twins(family)) if reverting else (),
             ),
             unique_on=Unique(
                 family[0].pair.identifier,

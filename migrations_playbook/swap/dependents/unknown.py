@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.quarantine.base import read_owned_sequences
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Object
@@ -39,10 +38,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
         claimed: the objects that the kinds stand for.
     """
     pair = reading.pair
-    seen = {
-        *claimed,
-        *read_owned_sequences(reading.connection, pair.table, pair.replacement.shadow),
-    }
+    seen = {*claimed, *reading.bound.sequences}
     # pg_identify_object speaks one language; pg_describe_object is translated.
     rows = fetch_all(
         reading.connection,

@@ -22,7 +22,6 @@ from migrations_playbook.postgres.query import (
     set_local,
 )
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
-from migrations_playbook.swap.dependents.materialized import read_left
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.reports import Verified
 from migrations_playbook.swap.rows.kinds import rows_of
@@ -85,7 +84,7 @@ def verify_values(
             ),
             leaked=0,
             rights_changed=rights_changed,
-            left=tuple(each.name for each in read_left(connection, pair)),
+            left=tuple(each.name for each in found.left if each.holds_copies),
         )
         if not pair.swapped:
             return counted

@@ -24,7 +24,7 @@ from migrations_playbook.rehearsal.traffic.client import Client
 from migrations_playbook.swap.dependents import kinds, triggers
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.proof import verify
+from migrations_playbook.swap.rows import rotated
 
 
 class Broken(AppConfig):
@@ -48,7 +48,7 @@ class NoQuarantine(Broken):
 
     def ready(self) -> None:
         setup.ready_steps = setup.arm_steps = lambda *_: []
-        verify.find_problems = lambda *_: ()  # type: ignore[attr-defined]
+        rotated.find_problems = lambda *_: ()  # type: ignore[attr-defined]
 
 
 class PlainLock(Broken):
