@@ -48,8 +48,10 @@ def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
     if not pair.table.partitions:
         return
     parts = sum(len(family) for family in reading.families)
-    # The relation, its CHECK and its NOT NULL, and its triggers; an index and its twin.
-    needed = len(pair.oids) * (3 + len(pair.replacement.trigger_names)) + 2 * parts
+    # The relation, its CHECK and its NOT NULL, and its triggers, the quarantine's too, which a
+    # revert drops; an index and its twin.
+    triggers = len(pair.replacement.trigger_names) + len(reading.bound.triggers)
+    needed = len(pair.oids) * (3 + triggers) + 2 * parts
     room, each = lock_room(reading.connection)
     if needed > room:
         yield Dependent(
