@@ -67,7 +67,7 @@ def conclude(
     try:
         for step in after:
             yield FollowingUp(step.what)
-            follow(connection, pair, step, policy, finish=finish)
+            follow(connection, pair, step, policy, revert=revert, refresh=refresh)
         step = None
         verified = verify_values(connection, pair.reread(connection), rights_changed=rights_changed)
     except DatabaseError as error:
@@ -128,7 +128,13 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
 
 
 def follow(
-    connection: BaseDatabaseWrapper, pair: Pair, step: Step, policy: LockPolicy, *, finish: str
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    step: Step,
+    policy: LockPolicy,
+    *,
+    revert: bool,
+    refresh: bool,
 ) -> None:
     """Do the steps after a committed exchange: renew materialized views, collect statistics.
 
@@ -136,7 +142,7 @@ def follow(
     short attempts.
 
     Arguments:
-        finish: the command to finish the exchange with.
+        revert, refresh: as for `conclude`.
 
     Raises:
         LockNotAvailable: the exchange is committed, but the step is not done.
@@ -155,9 +161,10 @@ def follow(
                 raise
         else:
             return
+    retired = pair.replacement.meaning.words.retired
+    until = f" Until then {retired} may be shown there." if refresh else ""
     raise LockNotAvailable(
         f"The exchange of {pair.replacement.label} was committed, but this was not done, because "
-        f"others hold what it needs: {step.what}. Until then "
-        f"{pair.replacement.meaning.words.retired} may be shown there. Run "
-        f'"{finish}" to finish.'
+        f"others hold what it needs: {step.what}.{until} "
+        f'Run "{finishing_command(pair.replacement, revert=revert, refresh=refresh)}" to finish.'
     )
