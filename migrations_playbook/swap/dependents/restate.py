@@ -8,7 +8,7 @@ read back. The transaction is rolled back, and nothing remains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import primary_message
 from migrations_playbook.postgres.names import choose_name
-from migrations_playbook.postgres.query import engine_transaction, execute, fetch_value
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_all
 from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.pair import Pair
 
@@ -102,14 +102,7 @@ def restate_definitions(
         for step in rename_steps(SCRATCH, live, shadow, between):
             execute(connection, step.statement)
         done = set(alike.values()) - result.failures.keys()
-        for oid in indexes.keys() & done:
-            result.indexes[oid] = _index(connection, oid)
-            result.keys[oid] = _key(connection, oid)
-            predicate = _predicate(connection, oid)
-            if predicate is not None:
-                result.predicates[oid] = predicate
-        for oid in constraints.keys() & done:
-            result.constraints[oid] = _constraint(connection, oid)
+        _read_back(connection, result, indexes.keys() & done, constraints.keys() & done)
         transaction.set_rollback(True, using=connection.alias)
     for found in vars(result).values():
         found.update({oid: found[first] for oid, first in alike.items() if first in found})
@@ -132,48 +125,40 @@ def _try(
         result.failures[oid] = primary_message(error)
 
 
-def _index(connection: BaseDatabaseWrapper, oid: int) -> str:
-    text = str(
-        fetch_value(
-            connection,
-            sql.SQL("SELECT pg_catalog.pg_get_indexdef(%s::regclass)"),
-            [f"pg_temp.playbook_{oid}"],
-        )
-    )
-    # The names before USING are our own, and have no " USING " in them.
-    return "USING " + text.split(" USING ", 1)[1]
-
-
-def _key(connection: BaseDatabaseWrapper, oid: int) -> list[str]:
-    parts: list[str] = fetch_value(
+def _read_back(
+    connection: BaseDatabaseWrapper,
+    result: Definitions,
+    indexes: Iterable[int],
+    constraints: Iterable[int],
+) -> None:
+    """Read the definitions of the scratch table's objects, which bear the originals' oids."""
+    rows = fetch_all(
         connection,
         sql.SQL("""
-            SELECT ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, nth, false)
+            SELECT original.oid, pg_catalog.pg_get_indexdef(i.indexrelid),
+                   pg_catalog.pg_get_expr(i.indpred, i.indrelid),
+                   ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, nth, false)
                            FROM pg_catalog.generate_series(1, i.indnkeyatts) AS nth ORDER BY nth)
-              FROM pg_catalog.pg_index i WHERE i.indexrelid = %s::regclass"""),
-        [f"pg_temp.playbook_{oid}"],
+              FROM unnest(%s::oid[]) AS original (oid)
+              JOIN pg_catalog.pg_index i
+                ON i.indexrelid = ('pg_temp.playbook_' || original.oid)::regclass"""),
+        [list(indexes)],
     )
-    return parts
-
-
-def _predicate(connection: BaseDatabaseWrapper, oid: int) -> str | None:
-    text: str | None = fetch_value(
-        connection,
-        sql.SQL("""
-            SELECT pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index
-             WHERE indexrelid = %s::regclass"""),
-        [f"pg_temp.playbook_{oid}"],
-    )
-    return text
-
-
-def _constraint(connection: BaseDatabaseWrapper, oid: int) -> str:
-    return str(
-        fetch_value(
+    for oid, text, predicate, key in rows:
+        # The names before USING are our own, and have no " USING " in them.
+        result.indexes[oid] = "USING " + text.split(" USING ", 1)[1]
+        result.keys[oid] = key
+        if predicate is not None:
+            result.predicates[oid] = predicate
+    result.constraints.update(
+        fetch_all(
             connection,
             sql.SQL("""
-                SELECT pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint
-                 WHERE conrelid = 'pg_temp.playbook_scratch'::regclass AND conname = %s"""),
-            [f"playbook_{oid}"],
+                SELECT original.oid, pg_catalog.pg_get_constraintdef(k.oid)
+                  FROM unnest(%s::oid[]) AS original (oid)
+                  JOIN pg_catalog.pg_constraint k
+                    ON k.conrelid = 'pg_temp.playbook_scratch'::regclass
+                   AND k.conname = 'playbook_' || original.oid"""),
+            [list(constraints)],
         )
     )
