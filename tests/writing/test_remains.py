@@ -110,6 +110,18 @@ def test_of_a_table_without_a_model_the_column_is_named_too(
     old.run("INSERT INTO shop_voucher (code) VALUES ('written later')")
 
 
+def test_in_a_tenants_schema_it_is_named_with_the_schema_and_only_where_it_is_unknown(
+    declared: Project, lost: Project, old: Database
+) -> None:
+    played(declared, old)
+    old.run("CREATE SCHEMA tenant")
+    old.run("ALTER TABLE shop_voucher SET SCHEMA tenant")
+    assert status(lost, old)["next"] == f"manage.py playbook backfill {VOUCHERS} --schema tenant"
+    lost.manage(old, "playbook", "backfill", VOUCHERS, "--schema", "tenant")
+    assert old.value("SELECT count(*) FROM tenant.shop_voucher WHERE new_code IS NULL") == 0
+    assert status(declared, old)["phase"] == "none"
+
+
 def test_columns_and_triggers_of_others_are_none_of_ours(lost: Project, old: Database) -> None:
     lost.manage(old, "migrate")
     old.run("ALTER TABLE shop_voucher ADD new_code varchar(16)")
