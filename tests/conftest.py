@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _cluster.start()
         os.environ["DATABASE_URL"] = _cluster.url()
     os.environ["DJANGO_SETTINGS_MODULE"] = "app.settings"
+    # A shell's background job ignores SIGINT, and so would every process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     django.setup()
 
 

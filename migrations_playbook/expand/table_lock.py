@@ -32,7 +32,7 @@ from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
-from migrations_playbook.postgres.query import adopt_transaction
+from migrations_playbook.postgres.query import adopt_transaction, keep_interrupts
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.steps import run_steps
@@ -295,7 +295,8 @@ def one_sentence(
         if not schema_editor.collect_sql and connection.vendor == POSTGRES:
             adopt_transaction(connection)
             refuse_read_only(connection)
-        yield
+        with keep_interrupts():
+            yield
     except PlaybookError as error:
         raise CommandError(str(error), returncode=error.exit_code) from None
     except KeyboardInterrupt:

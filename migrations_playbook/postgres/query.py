@@ -7,11 +7,13 @@ Nothing is set for longer than a transaction.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
+from django.db import Error as DatabaseError
 from django.db import InternalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
@@ -50,7 +52,7 @@ def engine_transaction(connection: BaseDatabaseWrapper, **settings: str | None) 
         settings: more settings, or others than `SETTINGS`; None leaves the session's own.
     """
     outermost = not connection.in_atomic_block
-    with transaction.atomic(using=connection.alias):
+    with keep_interrupts(), transaction.atomic(using=connection.alias):
         if outermost:
             _send(connection, sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"), settings)
         elif settings:
@@ -95,7 +97,7 @@ def _send(
     messages = _compose_beginning(connection, isolation, settings, defaults)
     if not messages:
         return
-    with connection.cursor() as cursor:
+    with _open_cursor(connection) as cursor:
         cursor.execute(as_text(connection, sql.SQL("; ").join(messages)), None)
 
 
@@ -147,7 +149,7 @@ def run_message(connection: BaseDatabaseWrapper, message: str, params: Sequence[
     assert not connection.in_atomic_block, "the transaction would be somebody else's"
     connection.ensure_connection()
     text = psycopg.ClientCursor(connection.connection).mogrify(cast("Any", message), params)
-    with connection.cursor() as cursor:
+    with _open_cursor(connection) as cursor:
         cursor.execute(text, None)
         while cursor.nextset():
             pass
@@ -169,7 +171,7 @@ def execute_alone(connection: BaseDatabaseWrapper, statement: Query) -> None:
     No setting can be local to such a statement: see `sessions.lift_timeouts`.
     """
     assert not connection.in_atomic_block, "this statement runs in no transaction"
-    with connection.cursor() as cursor:
+    with _open_cursor(connection) as cursor:
         cursor.execute(as_text(connection, statement), None)
 
 
@@ -215,9 +217,35 @@ def _running(
         with engine_transaction(connection), _running(connection, query, params) as cursor:
             yield cursor
         return
-    with connection.cursor() as cursor:
+    with _open_cursor(connection) as cursor:
         cursor.execute(as_text(connection, _escaped(query, params)), params)
         yield cursor
+
+
+@contextmanager
+def _open_cursor(connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    with keep_interrupts(), connection.cursor() as cursor:
+        yield cursor
+
+
+@contextmanager
+def keep_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt where the driver has raised another error in its place.
+
+    On Ctrl-C the driver cancels the statement, and waits for its end. When a lock timeout or the
+    end of the session comes first, psycopg before 3.3.9 raises that error, and only its context is
+    the interrupt: the next attempt would begin as if nobody had asked to stop. So is it when an
+    interrupt comes just before a COMMIT: Django then complains of the open transaction.
+    """
+    handled = sys.exc_info()[1]
+    try:
+        yield
+    except DatabaseError as error:
+        hidden = error.__cause__ and error.__cause__.__context__
+        # An interrupt that is being handled is the context of every error from here on.
+        if isinstance(hidden, KeyboardInterrupt) and hidden is not handled:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def server_version(connection: BaseDatabaseWrapper) -> int:
