@@ -17,6 +17,7 @@ from django.db import (
 )
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import (
@@ -334,8 +335,10 @@ def _was_committed(connection: BaseDatabaseWrapper, pair: Pair, number: str) -> 
                 connection, sql.SQL("SELECT pg_catalog.pg_xact_status(%s::xid8)"), [number]
             )
             now = Pair.find(connection, pair.replacement, pair.identifier)
-        except DatabaseError:
-            pass
+        except DatabaseError as error:
+            # "in the future": a crash came before anything of the transaction was written to disk.
+            if isinstance(error.__cause__, pg_errors.InvalidParameterValue):
+                return False
         else:
             if status != "in progress":
                 return (now is not None and now.swapped) is not pair.swapped

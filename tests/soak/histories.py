@@ -9,16 +9,13 @@ while the columns are exchanged, and no command ends in anything but a sentence.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, Literal
 
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection
 from django.test import override_settings
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -32,7 +29,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import REFUSED, TRY_AGAIN
 from tests.fixtures.database import Database
-from tests.fixtures.server import new_server
+from tests.fixtures.server import throwaway_server
 from tests.soak.oracle import insist
 from tests.soak.stage import BOTH, OLD, Stage, instant
 
@@ -362,22 +359,12 @@ def play_histories(template: str, *, examples: int, steps: int, derandomize: boo
 
 
 def main(steps: int) -> None:
-    import django  # noqa: PLC0415 - the server's address comes first
-
-    with tempfile.TemporaryDirectory(prefix="playbook-histories-") as folder:
-        server = new_server(Path(folder) / "data")
-        with server:
-            os.environ["DATABASE_URL"] = server.url()
-            os.environ["DJANGO_SETTINGS_MODULE"] = "app.settings"
-            django.setup()
-            began = time.monotonic()
-            for template in Database.temporary():
-                call_command("migrate", verbosity=0)
-                connection.close()
-                made = play_histories(
-                    template.name, examples=steps // 50, steps=50, derandomize=False
-                )
-            connections.close_all()
+    with throwaway_server():
+        began = time.monotonic()
+        for template in Database.temporary():
+            call_command("migrate", verbosity=0)
+            connection.close()
+            made = play_histories(template.name, examples=steps // 50, steps=50, derandomize=False)
     minutes = (time.monotonic() - began) / 60
     for what, count in sorted(made.items()):
         sys.stdout.write(f"{count:>7,} {what}\n")

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from psycopg import sql
 
 from tests.fixtures.database import Database
-from tests.soak.kills import SessionsEnded
 from tests.soak.oracle import Oracle, Row, Rows, insist
+from tests.soak.statements import session_ended
 
 # The columns that a release writes: N and N+2, and N+1.
 OLD = ("token", "redeemed_at")
@@ -70,7 +70,7 @@ class Stage(RuleBasedStateMachine):
         if at is None:
             yield
         else:
-            with SessionsEnded(self.database, at):
+            with session_ended(self.database, at):
                 yield
 
     def play(self, *command: str) -> int:
