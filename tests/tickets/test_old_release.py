@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from typing import ClassVar
 
 import pytest
 from django.core.management import call_command
-from django.db import models, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from tests.fixtures.database import Database
@@ -20,24 +19,7 @@ from tests.fixtures.tickets import (
     nulls,
     remember,
 )
-
-
-class TicketOfReleaseN(models.Model):
-    """The model as it was before the expand, on the same table."""
-
-    id = models.BigAutoField(primary_key=True)
-    token = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
-    redeemed_at = models.DateTimeField(null=True, blank=True)
-    objects: ClassVar[models.Manager[TicketOfReleaseN]] = models.Manager()
-
-    class Meta:
-        # An app of its own, so that no command takes it for a part of the project.
-        app_label = "release_n"
-        managed = False
-        db_table = "tickets_ticket"
-
-    def __str__(self) -> str:
-        return f"Ticket {self.pk}"
+from tests.site.writes import TicketOfReleaseN
 
 
 @pytest.fixture(params=PHASES)
