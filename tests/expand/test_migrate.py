@@ -23,13 +23,6 @@ from tickets.models import Ticket
 
 
 @pytest.fixture
-def before_the_expand(database: Database) -> Database:
-    add_old_tickets(database, 3)
-    bring_to("none")
-    return database
-
-
-@pytest.fixture
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for the lock as often as ever, but at once: nobody lets go of it in these tests."""
     monkeypatch.setattr(LockPolicy, "pause", lambda *_: 0.0)

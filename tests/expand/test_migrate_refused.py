@@ -10,19 +10,12 @@ from psycopg import sql
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.replica import replicated
 from tests.fixtures.subscriber import OnServer
-from tests.fixtures.tickets import add_old_tickets, bring_to, nulls
+from tests.fixtures.tickets import nulls
 
 WAITING = (
     "SELECT pid FROM pg_locks WHERE relation = to_regclass('tickets_ticket') "
     "AND mode = 'ShareUpdateExclusiveLock' AND NOT granted"
 )
-
-
-@pytest.fixture
-def before_the_expand(database: Database) -> Database:
-    add_old_tickets(database, 3)
-    bring_to("none")
-    return database
 
 
 def said(errors: str) -> str:

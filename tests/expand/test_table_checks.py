@@ -228,3 +228,49 @@ def test_a_table_that_a_subscription_fills_is_refused_with_what_to_do() -> None:
     assert "(playbook.E020)" in done.stderr
     assert "filled by a subscription (incoming), whose rows come past the triggers" in done.stderr
     assert "rotate the column on the publisher" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("statements", "why"),
+    [
+        (
+            (
+                "DROP TABLE tickets_ticket CASCADE; CREATE TABLE tickets_ticket "
+                "(id bigint, token uuid, redeemed_at timestamptz) PARTITION BY HASH (token)"
+            ),
+            "its table is partitioned by token, whose value says in which partition a row is",
+        ),
+        ("CREATE TABLE vip () INHERITS (tickets_ticket)", "its table is inherited by vip"),
+    ],
+)
+def test_a_table_of_an_unsound_kind_is_refused_before_it_is_expanded(
+    statements: str, why: str, empty_database: Database
+) -> None:
+    call_command("migrate", "tickets", "0001", verbosity=0)
+    for statement in statements.split("; "):
+        empty_database.run(statement)
+    before = empty_database.dump()
+    done = empty_database.manage("migrate")
+    assert done.returncode == 1
+    assert "(playbook.E020)" in done.stderr
+    assert why in done.stderr
+    assert empty_database.dump() == before
+
+
+def test_without_the_checks_the_migration_itself_refuses_what_could_not_be_swapped(
+    empty_database: Database,
+) -> None:
+    call_command("migrate", "tickets", "0001", verbosity=0)
+    empty_database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
+    before = empty_database.dump()
+    done = empty_database.manage("migrate", "tickets", "--skip-checks")
+    assert done.returncode == 1
+    assert "tickets_ticket is inherited by" in done.stderr
+    assert "nothing was changed" in done.stderr
+    assert empty_database.dump() == before
+
+
+def test_a_refused_declaration_stops_the_commands(database: Database) -> None:
+    database.run("CREATE TABLE vip () INHERITS (tickets_ticket)")
+    with pytest.raises(CommandError, match=r"inherited by public\.vip"):
+        call_command("swap_token_columns")

@@ -8,12 +8,24 @@ from typing import Any
 import pytest
 from django.contrib.postgres.functions import RandomUUID
 from django.db import models
-from django.db.models.functions import MD5, Cast, Concat, Left, Now, Random, Replace, Upper
+from django.db.models import F
+from django.db.models.functions import (
+    MD5,
+    Cast,
+    Coalesce,
+    Concat,
+    Left,
+    Now,
+    Random,
+    Replace,
+    Upper,
+)
 from django.test.utils import isolate_apps
 
 import migrations_playbook
 from migrations_playbook import DIGITS, HEX, UNAMBIGUOUS, RandomHexUUID, RandomText, Shadow
 from migrations_playbook.expand.checks import declaration_errors
+from tests.expand.declared import errors_of
 
 UUIDS = models.UUIDField()
 TEXTS = models.TextField()
@@ -140,3 +152,17 @@ def test_a_value_that_would_fail_or_be_guessed_is_a_sentence_and_one_to_write(
 def test_the_alphabets_are_spelled_by_their_names() -> None:
     (error,) = checked(RandomText(48, HEX), LONG)
     assert error.hint == "Write value=RandomText(32, HEX)."
+
+
+def test_a_python_function_is_no_value() -> None:
+    shadow = Shadow(live="token", shadow="new_token", value=uuid.uuid4)  # type: ignore[arg-type]
+    assert errors_of(shadow) == [
+        ("playbook.E010", "Write value=RandomUUID(), or another database function.")
+    ]
+
+
+def test_a_value_that_converts_a_column_would_carry_the_leak_over() -> None:
+    shadow = Shadow(live="token", shadow="new_token", value=Coalesce(F("token"), RandomUUID()))
+    assert errors_of(shadow) == [
+        ("playbook.E011", "Write value=RandomUUID(), or another expression without F().")
+    ]
