@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,8 +11,7 @@ from django.db import IntegrityError, ProgrammingError, connection, connections,
 from migrations_playbook.errors import VerificationFailed
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.play import swap, verify
-from migrations_playbook.swap.reports import Verified
+from migrations_playbook.swap.play import verify
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import (
     CODES,
@@ -29,18 +27,9 @@ from tests.fixtures.models_zoo import (
     UuidKey,
     expand,
     fill,
+    play,
+    tokens,
 )
-
-
-def tokens(model: type[models.Model], using: str = "default") -> set[Any]:
-    return set(model._default_manager.using(using).values_list("token", flat=True))
-
-
-def play(replacement: Replacement, using: str = "default", *, revert: bool = False) -> Verified:
-    """Swap to the end; the proof."""
-    last = list(swap(replacement, using=using, revert=revert))[-1]
-    assert isinstance(last, Verified)
-    return last
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.listener import Listener
+from tests.fixtures.tickets import past_the_triggers
 from tickets.models import Ticket
 
 
@@ -30,14 +31,6 @@ def token_of(database: Database) -> uuid.UUID:
     return value
 
 
-def unfill(
-    database: Database, statement: str = "UPDATE tickets_ticket SET new_token = NULL"
-) -> None:
-    with database.connect(autocommit=True) as session:
-        session.execute("SET session_replication_role = replica")
-        session.execute(statement)
-
-
 @pytest.fixture
 def listener(database: Database, tmp_path: Path) -> Listener:
     """Over a table of five filled tickets. (With --traceback every failure's exit code is 1.)"""
@@ -53,7 +46,7 @@ def heard(listener: Listener, part: str) -> bool:
 
 def test_no_backfill_shows_a_token(database: Database, listener: Listener) -> None:
     tokens = all_tokens(database)
-    unfill(database)
+    past_the_triggers(database, "UPDATE tickets_ticket SET new_token = NULL")
     assert listener.manage("swap_token_columns") == 1
     assert heard(listener, "still has 5 null rows")
     # "invalid input syntax for type integer", and then the value.
@@ -75,7 +68,7 @@ def test_no_swap_and_no_proof_shows_a_token(
     database: Database, listener: Listener, tmp_path: Path
 ) -> None:
     # A unique violation inside the preparation: PostgreSQL quotes the value in its DETAIL.
-    unfill(
+    past_the_triggers(
         database,
         "UPDATE tickets_ticket SET new_token = (SELECT new_token FROM tickets_ticket WHERE id = 1)"
         " WHERE id = 2",
@@ -103,14 +96,14 @@ def test_no_swap_and_no_proof_shows_a_token(
     database.run("DROP VIEW says")
 
     # A proof that fails.
-    unfill(
+    past_the_triggers(
         database,
         "UPDATE tickets_ticket t SET token = o.new_token FROM tickets_ticket o "
         "WHERE t.id = 3 AND o.id = 4",
     )
     assert listener.manage("swap_token_columns", "--verify") == 1
     assert heard(listener, "1 with another row's retired value")
-    unfill(database, "UPDATE tickets_ticket SET token = gen_random_uuid() WHERE id = 3")
+    past_the_triggers(database, "UPDATE tickets_ticket SET token = gen_random_uuid() WHERE id = 3")
     # Behind somebody whose query has a token in it.
     with database.connect() as blocker:
         blocker.execute(f"SELECT FROM tickets_ticket WHERE token = '{token_of(database)}'")

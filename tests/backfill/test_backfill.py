@@ -23,27 +23,17 @@ from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
+from tests.fixtures.tickets import add_old_tickets, changed, fill, nulls, remember
 from tickets.models import Ticket
 
 # Enough that, a row a batch, nobody gets to the end before it can be stopped.
 MANY = 20_000
 
 
-def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    """The backfill in this process; its JSON result."""
-    capsys.readouterr()
-    call_command("backfill_new_token", "--json", *options)
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def test_it_fills_every_row_and_says_so_in_json(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_fills_every_row_and_says_so_in_json(database: Database) -> None:
     add_old_tickets(database, 25)
     remember(database, "token")
-    result = fill(capsys, "--batch-size", "10")
+    result = fill("--batch-size", "10")
     assert (result["rows_filled"], result["rows_remaining"]) == (25, 0)
     assert {"seconds", "rows_per_second", "batches", "batch_size"} <= result.keys()
     assert result["batches"] >= 3
@@ -57,7 +47,7 @@ def test_it_fills_every_row_and_says_so_in_json(
 def test_on_an_empty_table_there_is_nothing_to_do(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = fill(capsys)
+    result = fill()
     assert (result["rows_filled"], result["rows_remaining"], result["batches"]) == (0, 0, 0)
     call_command("backfill_new_token")
     shown = capsys.readouterr().out
@@ -65,13 +55,11 @@ def test_on_an_empty_table_there_is_nothing_to_do(
     assert "swap_token_columns" in shown
 
 
-def test_run_again_it_fills_nothing_twice(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_again_it_fills_nothing_twice(database: Database) -> None:
     add_old_tickets(database, 25)
-    fill(capsys)
+    fill()
     remember(database, "new_token")
-    assert fill(capsys)["rows_filled"] == 0
+    assert fill()["rows_filled"] == 0
     assert changed(database, "new_token") == 0
 
 
@@ -173,12 +161,12 @@ def working(
 
 
 def test_beside_writers_and_deleters_no_row_is_left_and_none_of_them_fails(
-    database: Database, capsys: pytest.CaptureFixture[str]
+    database: Database,
 ) -> None:
     add_old_tickets(database, 5000)
     remember(database, "token")
     with working(database, insert, save_stale, delete, insert_and_roll_back):
-        result = fill(capsys, "--batch-size", "20")
+        result = fill("--batch-size", "20")
     assert result["rows_remaining"] == 0
     assert nulls(database) == 0
     assert database.value("SELECT count(DISTINCT new_token) = count(*) FROM tickets_ticket") is True
@@ -216,7 +204,7 @@ def waiting_for_the_gate(database: Database) -> int:
     return int(found[0][0]) if found else 0
 
 
-def resume(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def resume(database: Database) -> None:
     """Run it again, and see that it did the rest and nothing of the first part."""
     wait_until(
         lambda: (
@@ -229,7 +217,7 @@ def resume(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     left = nulls(database)
     assert 0 < left < MANY
     assert changed(database, "new_token") == 0
-    assert fill(capsys)["rows_filled"] == left
+    assert fill()["rows_filled"] == left
     assert nulls(database) == 0
     assert changed(database, "new_token") == 0
     assert database.value("SELECT count(DISTINCT new_token) FROM tickets_ticket") == MANY
@@ -242,7 +230,6 @@ def test_a_signal_lets_the_batch_finish_and_says_how_to_go_on(
     database: Database,
     number: signal.Signals,
     exit_code: int,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with halted_half_way(database) as (process, _):
         half = nulls(database)
@@ -256,7 +243,7 @@ def test_a_signal_lets_the_batch_finish_and_says_how_to_go_on(
     assert result["rows_remaining"] == left
     assert f"{MANY - left:,} rows filled and kept, {left:,} are left" in result["stopped"]
     assert "Run the same command again" in result["stopped"]
-    resume(database, capsys)
+    resume(database)
 
 
 def test_a_stopped_backfill_ends_with_an_ordinary_line(database: Database) -> None:
@@ -273,9 +260,7 @@ def test_a_stopped_backfill_ends_with_an_ordinary_line(database: Database) -> No
     )
 
 
-def test_the_second_signal_stops_at_once(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_second_signal_stops_at_once(database: Database) -> None:
     with halted_half_way(database) as (process, _):
         half = nulls(database)
         # Two of a kind that arrive together are one to the kernel; these are two.
@@ -289,21 +274,17 @@ def test_the_second_signal_stops_at_once(
     result = json.loads(output)
     assert result["rows_remaining"] == half
     assert "Run the same command again" in result["stopped"]
-    resume(database, capsys)
+    resume(database)
 
 
-def test_after_a_kill_it_goes_on_from_the_first_null(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_after_a_kill_it_goes_on_from_the_first_null(database: Database) -> None:
     with halted_half_way(database) as (process, _):
         process.kill()
         process.communicate()
-    resume(database, capsys)
+    resume(database)
 
 
-def test_a_connection_that_the_server_ends_is_one_sentence(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_connection_that_the_server_ends_is_one_sentence(database: Database) -> None:
     with halted_half_way(database) as (process, pid):
         half = nulls(database)
         database.run("SELECT pg_terminate_backend(%s)", pid)
@@ -314,7 +295,7 @@ def test_a_connection_that_the_server_ends_is_one_sentence(
     assert f"{MANY - half:,} rows were filled and kept" in message
     assert "Run the same command again" in message
     assert message.count("\n") == 1
-    resume(database, capsys)
+    resume(database)
 
 
 def test_a_value_expression_that_makes_nulls_is_refused(database: Database) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from django.core.management import call_command
 
 from migrations_playbook.backfill.events import Batch, Recounted
 from migrations_playbook.backfill.nulls import sample_nulls
@@ -17,7 +15,7 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import add_old_tickets, changed, nulls, remember
+from tests.fixtures.tickets import add_old_tickets, changed, fill, nulls, remember
 
 WORKERS = """
     SELECT pid FROM pg_stat_activity
@@ -25,18 +23,9 @@ WORKERS = """
        AND pid <> pg_backend_pid()"""
 
 
-def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    capsys.readouterr()
-    call_command("backfill_new_token", "--json", *options)
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
-
-
-def test_workers_fill_every_row_once(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_workers_fill_every_row_once(database: Database) -> None:
     add_old_tickets(database, 5000)
-    result = fill(capsys, "--workers", "4", "--batch-size", "50")
+    result = fill("--workers", "4", "--batch-size", "50")
     assert (result["rows_filled"], result["rows_remaining"]) == (5000, 0)
     assert result["workers"] == 4
     assert database.value("SELECT count(DISTINCT new_token) FROM tickets_ticket") == 5000
@@ -107,16 +96,14 @@ def test_in_a_table_too_large_to_count_a_sample_tells_what_others_filled(
         pytest.param("hashint8extended(n, 0)", id="in no order"),
     ],
 )
-def test_the_order_of_the_keys_makes_no_difference(
-    database: Database, capsys: pytest.CaptureFixture[str], key: str
-) -> None:
+def test_the_order_of_the_keys_makes_no_difference(database: Database, key: str) -> None:
     database.run("ALTER TABLE tickets_ticket DISABLE TRIGGER USER")
     database.run(
         f"INSERT INTO tickets_ticket (id, token) "  # noqa: S608 - the keys of this test
         f"SELECT {key}, gen_random_uuid() FROM generate_series(1, 3000) AS n"
     )
     database.run("ALTER TABLE tickets_ticket ENABLE TRIGGER USER")
-    result = fill(capsys, "--batch-size", "100")
+    result = fill("--batch-size", "100")
     assert result["rows_filled"] == 3000
     # The last batch of a pass is not full.
     assert 30 <= result["batches"] <= 30 + 2 * SHARES

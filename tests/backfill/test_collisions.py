@@ -15,7 +15,7 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.reports import Verified
 from tests.fixtures.database import Database
-from tests.fixtures.tickets import add_old_tickets, nulls
+from tests.fixtures.tickets import add_old_tickets, nulls, past_the_triggers
 from tickets.models import Ticket
 
 
@@ -113,11 +113,10 @@ def test_fresh_values_that_an_expressions_index_takes_for_the_same_are_drawn_ane
         "FROM generate_series(0, 7) AS digit"
     )
     database.run("CREATE UNIQUE INDEX firsts ON tickets_ticket (left(token::text, 1))")
-    with database.connect(autocommit=True) as session:
-        session.execute("SET session_replication_role = replica")
-        session.execute(
-            "UPDATE tickets_ticket SET new_token = "
-            "overlay(gen_random_uuid()::text PLACING 'a' FROM 1 FOR 1)::uuid"
-        )
+    past_the_triggers(
+        database,
+        "UPDATE tickets_ticket SET new_token = "
+        "overlay(gen_random_uuid()::text PLACING 'a' FROM 1 FOR 1)::uuid",
+    )
     call_command("swap_token_columns")
     assert database.value("SELECT count(DISTINCT left(token::text, 1)) FROM tickets_ticket") == 8

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-import pytest
-from django.core.management import call_command
 from psycopg import sql
 
 from migrations_playbook.backfill import vacuum
@@ -16,7 +11,7 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import add_old_tickets, nulls
+from tests.fixtures.tickets import add_old_tickets, fill, nulls
 
 
 def table() -> Table:
@@ -25,13 +20,6 @@ def table() -> Table:
     )
     assert table is not None
     return table
-
-
-def fill(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    capsys.readouterr()
-    call_command("backfill_new_token", "--json", *options)
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
 
 
 def test_a_slice_is_due_after_its_share_of_the_rows() -> None:
@@ -50,9 +38,7 @@ def test_a_share_of_nothing_is_never_due() -> None:
     assert not slices.due
 
 
-def test_the_space_of_old_versions_is_used_again(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_space_of_old_versions_is_used_again(database: Database) -> None:
     """Old entries of the indexes, that is: the heap's old versions go as their pages are read."""
     database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = false)")
     size = "SELECT pg_total_relation_size('tickets_ticket')"
@@ -63,7 +49,7 @@ def test_the_space_of_old_versions_is_used_again(
         before = database.value(size)
         # Slowly, so that a VACUUM has ended before the next slice has.
         result = fill(
-            capsys, "--vacuum-every", every, "--max-rows-per-second", "20000", "--batch-size", "500"
+            "--vacuum-every", every, "--max-rows-per-second", "20000", "--batch-size", "500"
         )
         assert (result["vacuums"] > 0) == (every != "0")
         growths.append(database.value(size) - before)
@@ -132,14 +118,12 @@ def test_a_prepared_transaction_is_named(database: Database) -> None:
         database.run("ROLLBACK PREPARED 'forgotten'")
 
 
-def test_with_an_old_snapshot_it_says_so_once_and_goes_on(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_with_an_old_snapshot_it_says_so_once_and_goes_on(database: Database) -> None:
     add_old_tickets(database, 1000)
     with database.connect(application_name="month end report") as report:
         report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         report.execute("SELECT count(*) FROM tickets_ticket")
-        result = fill(capsys, "--max-rows-per-second", "500")
+        result = fill("--max-rows-per-second", "500")
     assert result["rows_remaining"] == 0
     assert result["vacuums"] == 0
     (note,) = [note for note in result["notes"] if "vacuum would be useless" in note.lower()]

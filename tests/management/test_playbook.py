@@ -14,7 +14,7 @@ from migrations_playbook import Shadow, commands, history, replacement
 from migrations_playbook.management import base
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import add_old_tickets, nulls
+from tests.fixtures.tickets import add_old_tickets, nulls, past_the_triggers
 from tests.management.test_commands import run
 from tickets.models import Ticket
 
@@ -224,12 +224,11 @@ def test_with_json_a_failed_proof_is_what_was_found_and_an_error(
     add_old_tickets(database, 3)
     call_command("backfill_new_token", no_progress=True)
     call_command("swap_token_columns")
-    with database.connect() as connection:
-        connection.execute("SET session_replication_role = replica")
-        connection.execute(
-            "UPDATE tickets_ticket AS t SET token = o.new_token FROM tickets_ticket AS o "
-            "WHERE t.id = 1 AND o.id = 2"
-        )
+    past_the_triggers(
+        database,
+        "UPDATE tickets_ticket AS t SET token = o.new_token FROM tickets_ticket AS o "
+        "WHERE t.id = 1 AND o.id = 2",
+    )
     capsys.readouterr()
     assert run("playbook", "swap", "--verify", "--json") == 1
     shown = json_of(capsys)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 
@@ -15,7 +13,7 @@ import pytest
 from django.core.management import call_command
 from psycopg import errors, sql
 
-from tests.fixtures.database import PROJECT, Database, admin_url
+from tests.fixtures.database import Database, admin_url
 from tickets.models import Ticket
 
 OWNER, APP, FILLER, OTHER = "roles_owner", "roles_app", "roles_filler", "roles_other"
@@ -50,15 +48,7 @@ def roles(database: Database) -> Iterator[Database]:
 def as_role(database: Database, role: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`manage.py` as a role, in a process of its own."""
     user = re.sub(r"://[^@/]*@?", f"://{role}:{PASSWORD.replace(' ', '%20')}@", database.url)
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=PROJECT,
-        env={**os.environ, "DATABASE_URL": user},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return database.manage(*arguments, DATABASE_URL=user)
 
 
 def test_a_rehearsal_needs_the_right_to_create_databases(roles: Database) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import psycopg
 import pytest
@@ -12,7 +11,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.query import adopt_transaction, engine_transaction, fetch_value
-from tests.fixtures.database import PROJECT, Database, role, wait_until
+from tests.fixtures.database import Database, role, wait_until
 from tests.fixtures.server import server_version
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 from tickets.models import Ticket
@@ -139,15 +138,7 @@ def run_with_policy(database: Database, policy: str) -> subprocess.CompletedProc
         f"swap.LockPolicy = lambda **given: Policy(**given, {policy}); "
         "sys.argv = ['manage.py', 'swap_token_columns']; manage.main()"
     )
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=PROJECT,
-        env=database.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return database.manage(program=("-c", program))
 
 
 def test_where_nothing_may_be_written_every_play_says_so_at_once(database: Database) -> None:
@@ -169,15 +160,7 @@ def test_a_connection_that_is_not_to_be_had_is_not_a_lost_one(database: Database
         database.run("ALTER ROLE crowded LOGIN CONNECTION LIMIT 0")
         url = database.url.replace("postgres@", "crowded@", 1)
         assert url != database.url
-        done = subprocess.run(
-            [sys.executable, "manage.py", "swap_token_columns"],
-            cwd=PROJECT,
-            env=database.environment | {"DATABASE_URL": url},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = database.manage("swap_token_columns", DATABASE_URL=url)
     assert done.returncode == 75
     assert done.stderr.startswith("CommandError: No connection to the server: ")
     assert done.stderr.count("\n") == 1

@@ -16,15 +16,7 @@ from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.reports import Event
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed, remember
-
-
-@pytest.fixture
-def filled(database: Database) -> Database:
-    add_old_tickets(database, 5)
-    bring_to("filled")
-    remember(database, "token", "new_token")
-    return database
+from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed
 
 
 def test_an_index_that_somebody_builds_is_not_taken_for_a_failed_one(filled: Database) -> None:

@@ -9,14 +9,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from tests.fixtures.database import Database
-from tests.fixtures.tickets import add_old_tickets, refusal
-
-
-@pytest.fixture
-def filled(database: Database) -> Database:
-    add_old_tickets(database, 10)
-    call_command("backfill_new_token", no_progress=True)
-    return database
+from tests.fixtures.tickets import refusal
 
 
 @pytest.mark.parametrize(

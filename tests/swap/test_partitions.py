@@ -31,11 +31,9 @@ from tests.fixtures.models_partitioned import (
     Partitioned,
     Ranges,
     expand,
-    play,
-    tokens,
     verified,
 )
-from tests.fixtures.models_zoo import fill
+from tests.fixtures.models_zoo import fill, play, tokens
 
 APP = "partitions_app"
 shapes = pytest.mark.parametrize("model", STATEMENTS, ids=lambda model: model.__name__)

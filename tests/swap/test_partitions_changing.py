@@ -20,8 +20,8 @@ from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.prepare import prepare
 from migrations_playbook.swap.reports import Exchanged, Preparing
 from tests.fixtures.database import Database, backend_pid, wait_until, wait_until_blocked
-from tests.fixtures.models_partitioned import Levels, Ranges, expand, play, tokens, verified
-from tests.fixtures.models_zoo import fill
+from tests.fixtures.models_partitioned import Levels, Ranges, expand, verified
+from tests.fixtures.models_zoo import fill, play, tokens
 
 # The old release's table, in an order of its own, with rows that were filled elsewhere.
 ATTACHED = """

@@ -11,8 +11,8 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap
 from migrations_playbook.swap.reports import Exchanged, Resuming, Verified
 from tests.fixtures.database import Database
-from tests.fixtures.models_partitioned import STATEMENTS, Partitioned, expand, play, verified
-from tests.fixtures.models_zoo import fill
+from tests.fixtures.models_partitioned import STATEMENTS, Partitioned, expand, verified
+from tests.fixtures.models_zoo import fill, play
 
 shapes = pytest.mark.parametrize("model", STATEMENTS, ids=lambda model: model.__name__)
 

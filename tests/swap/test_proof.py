@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.fixtures.database import Database, role
+from tests.fixtures.tickets import past_the_triggers
 from tickets.models import Ticket
 
 
@@ -24,13 +25,6 @@ def swapped(database: Database) -> Database:
         Ticket.objects.create()
     call_command("swap_token_columns")
     return database
-
-
-def untriggered(database: Database, statement: str) -> None:
-    """A statement past all triggers, as a logical replication worker or a restore would do it."""
-    with database.connect(autocommit=True) as session:
-        session.execute("SET session_replication_role = replica")
-        session.execute(statement)
 
 
 def test_a_good_swap_passes_again_and_again(swapped: Database) -> None:
@@ -53,7 +47,7 @@ def test_after_the_revert_there_is_nothing_to_verify(swapped: Database) -> None:
 
 
 def test_another_rows_leaked_value_fails_it(swapped: Database) -> None:
-    untriggered(
+    past_the_triggers(
         swapped,
         "UPDATE tickets_ticket t SET token = o.new_token FROM tickets_ticket o "
         "WHERE t.id = 1 AND o.id = 2",

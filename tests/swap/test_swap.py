@@ -12,31 +12,24 @@ from django.db import IntegrityError, transaction
 from psycopg import errors
 
 from tests.fixtures.database import Database, wait_until, wait_until_blocked
-from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, refusal, remember
+from tests.fixtures.tickets import (
+    bring_to,
+    changed,
+    nulls,
+    refusal,
+    remember,
+    run_for_json,
+)
 from tickets.models import Ticket
 
 
-@pytest.fixture
-def filled(database: Database) -> Database:
-    """A table of five tickets that is ready to be swapped."""
-    add_old_tickets(database, 5)
-    bring_to("filled")
-    remember(database, "token", "new_token")
-    return database
-
-
-def swap(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+def swap(*options: str) -> dict[str, Any]:
     """The swap in this process; its JSON result."""
-    capsys.readouterr()
-    call_command("swap_token_columns", "--json", *options)
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return result
+    return run_for_json("swap_token_columns", *options)
 
 
-def test_every_ticket_has_its_fresh_token_under_the_live_name(
-    filled: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = swap(capsys)
+def test_every_ticket_has_its_fresh_token_under_the_live_name(filled: Database) -> None:
+    result = swap()
     assert changed(filled, "new_token", now="token") == 0
     assert changed(filled, "token", now="new_token") == 0
     assert result["phase"] == "swapped"
@@ -55,17 +48,15 @@ def test_the_revert_brings_every_old_token_and_the_old_schema_back(filled: Datab
     assert filled.dump() == before
 
 
-def test_swap_revert_swap_keeps_all_rows_and_the_tokens_issued_between(
-    filled: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
-    swap(capsys)
+def test_swap_revert_swap_keeps_all_rows_and_the_tokens_issued_between(filled: Database) -> None:
+    swap()
     once = filled.dump()
     while_swapped = Ticket.objects.create()
-    swap(capsys, "--revert")
+    swap("--revert")
     while_reverted = Ticket.objects.create()
     for ticket in (while_swapped, while_reverted):
         assert (Ticket.objects.get(pk=ticket.pk).token == ticket.token) is True
-    result = swap(capsys)
+    result = swap()
     assert result["rows"] == 7
     assert changed(filled, "new_token", now="token") == 0
     assert (Ticket.objects.get(pk=while_swapped.pk).token == while_swapped.token) is True
@@ -159,15 +150,13 @@ def test_an_invalid_index_that_a_failed_build_left_is_dropped_and_rebuilt(
             builder.execute(build)
     invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
     assert filled.value(invalid) == 1
-    swap(capsys)
+    swap()
     assert filled.value(invalid) == 0
     with pytest.raises(errors.UniqueViolation):
         filled.run("UPDATE tickets_ticket SET token = '00000000-0000-0000-0000-000000000001'")
 
 
-def test_behind_a_blocker_it_gives_up_and_names_it_and_can_be_run_again(
-    filled: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_behind_a_blocker_it_gives_up_and_names_it_and_can_be_run_again(filled: Database) -> None:
     with filled.connect(application_name="a forgotten console") as idle:
         idle.execute("SELECT FROM tickets_ticket LIMIT 0")
         code, message = refusal("swap_token_columns", "--attempts", "2", "--lock-timeout", "20")
@@ -175,7 +164,7 @@ def test_behind_a_blocker_it_gives_up_and_names_it_and_can_be_run_again(
             assert part in message
     assert code == 75
     assert changed(filled, "token") == 0
-    assert swap(capsys)["phase"] == "swapped"
+    assert swap()["phase"] == "swapped"
 
 
 def test_it_gets_its_lock_as_soon_as_the_blocker_is_gone(filled: Database) -> None:
@@ -319,7 +308,7 @@ def phase_of(database: Database) -> str:
 
 
 def test_a_session_that_is_ended_in_the_exchange_leaves_everything_as_it_was(
-    filled: Database, capsys: pytest.CaptureFixture[str]
+    filled: Database,
 ) -> None:
     # Stopped in the middle of the exchange, with its lock held and columns renamed.
     filled.run("CREATE TABLE gate ()")
@@ -350,7 +339,7 @@ def test_a_session_that_is_ended_in_the_exchange_leaves_everything_as_it_was(
     assert process.returncode == 75
     assert "was not committed" in message
     assert changed(filled, "token") == 0
-    assert swap(capsys)["phase"] == "swapped"
+    assert swap()["phase"] == "swapped"
 
 
 def test_a_row_that_was_not_rotated_stops_the_swap(filled: Database) -> None:

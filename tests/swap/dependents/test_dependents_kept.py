@@ -10,8 +10,7 @@ from django.core.management import call_command
 from psycopg import errors
 
 from tests.fixtures.database import Database, role
-from tests.fixtures.models_zoo import TEXTS, Characters, expand, fill
-from tests.test_any_model import play
+from tests.fixtures.models_zoo import TEXTS, Characters, expand, fill, play
 from tickets.models import Ticket
 
 APP = "kept_app"

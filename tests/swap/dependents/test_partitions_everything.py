@@ -21,10 +21,8 @@ from tests.fixtures.models_partitioned import (
     Partitioned,
     add_shadow,
     make,
-    play,
-    tokens,
 )
-from tests.fixtures.models_zoo import fill
+from tests.fixtures.models_zoo import fill, play, tokens
 
 APP = "everywhere_app"
 BOUND = """
