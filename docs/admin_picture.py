@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 FOLLOW_SECONDS = 12.0
-WIDTH, HEIGHT = 1280, 1120
+WIDTH, HEIGHT = 1280, 775
 BACKFILL = ("backfill_new_token", "--no-throttle", "--no-progress", "--max-rows-per-second", "9000")
 
 
