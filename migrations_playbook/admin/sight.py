@@ -24,10 +24,10 @@ from migrations_playbook.postgres.query import engine_transaction, fetch_all, fe
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import TREE, Table
 
-# The least seconds between two looks at the catalog, and between two samples.
-LOOK_EVERY, SAMPLE_EVERY = 2.0, 5.0
+# The least seconds between two looks at who is at work, at the table, and at a sample of its rows.
+LOOK_EVERY, TABLE_EVERY, SAMPLE_EVERY = 2.0, 10.0, 10.0
 # The most of the time that samples may take.
-SAMPLE_SHARE = 0.005
+SAMPLE_SHARE = 0.002
 # Over how many seconds the rate is averaged, and from how many on there is one: the server counts
 # a session's updates in once a second.
 RATE_OVER, RATE_FROM = 30.0, 4.0
@@ -94,6 +94,8 @@ class Watch:
         self._lock = threading.Lock()
         self._sight: Sight | None = None
         self._looked = 0.0
+        self._state: State | None = None
+        self._stated = 0.0
         self._left: Sample | None = None
         self._sampled, self._took = 0.0, 0.0
         self._updated: deque[tuple[float, int]] = deque()
@@ -111,6 +113,10 @@ class Watch:
             if self._sight is None or time.monotonic() - self._looked >= LOOK_EVERY:
                 self._sight = self._look(postgresql(self.place.using))
                 self._looked = time.monotonic()
+        except BaseException:
+            self._state = None  # the table is another now, perhaps
+            raise
+        else:
             return self._sight
         finally:
             self._lock.release()
@@ -122,7 +128,7 @@ class Watch:
     def _look(self, connection: BaseDatabaseWrapper) -> Sight:
         replacement = self.place.replacement
         with engine_transaction(connection, **PATIENCE):
-            state = read_catalog_state(connection, replacement)
+            state = self._read_state(connection)
             if state.table is None or state.phase is not Phase.EXPANDED:
                 self._left = None
                 return Sight(state)
@@ -136,6 +142,13 @@ class Watch:
         if self._left is not None and self._left.exact and not self._left.nulls:
             state = replace(state, phase=Phase.FILLED)
         return Sight(state, control, hosts, self._left, now - self._sampled, rate)
+
+    def _read_state(self, connection: BaseDatabaseWrapper) -> State:
+        """Read the phase as the catalog shows it, which seldom changes, now and then."""
+        if self._state is None or time.monotonic() - self._stated >= TABLE_EVERY:
+            self._state = read_catalog_state(connection, self.place.replacement)
+            self._stated = time.monotonic()
+        return self._state
 
     def _sample(self, connection: BaseDatabaseWrapper, table: Table) -> None:
         """Sample the rows, when that is due; where a sample has no null, look at all of them."""

@@ -50,7 +50,8 @@ def site(database: Database, browser: Chrome, monkeypatch: pytest.MonkeyPatch) -
     for module in (sight, standing):
         monkeypatch.setattr(module, "LOOK_EVERY", sight.LOOK_EVERY / 10)
     monkeypatch.setattr(standing, "REST_EVERY", standing.REST_EVERY / 10)
-    monkeypatch.setattr(sight, "SAMPLE_EVERY", sight.SAMPLE_EVERY / 10)
+    for name in ("TABLE_EVERY", "SAMPLE_EVERY"):
+        monkeypatch.setattr(sight, name, getattr(sight, name) / 10)
     monkeypatch.setattr(sight, "RATE_FROM", sight.RATE_FROM / 10)
     add_old_tickets(database, 20_000)
     client = sign_in(make_user("view", "pause", "resume", "retune"))

@@ -88,16 +88,20 @@ def main() -> None:
 
 def follow_run(server: Server, options: list[str]) -> tuple[float, int]:
     """Let a backfill run, and look at it as a browser does; the seconds, and how often."""
-    os.environ |= server.environment() | LOGGED | {"PGAPPNAME": PAGE}
+    os.environ |= server.environment() | LOGGED
     django.setup()
     # Imported late: Django is set up by now.
     from django.contrib.auth.models import User  # noqa: PLC0415
+    from django.db import connection  # noqa: PLC0415
 
     from migrations_playbook.admin.sight import LOOK_EVERY  # noqa: PLC0415
     from tests.fixtures.site import ONE, sign_in  # noqa: PLC0415
 
     client = sign_in(User.objects.create_superuser("ann"))
     client.get(ONE)
+    # What follows is told from the first page by the name of its session.
+    connection.close()
+    os.environ["PGAPPNAME"] = PAGE
     command = ("manage.py", "backfill_new_token", "--json", "--workers", "1", *options)
     began, asked = time.monotonic(), 0
     with subprocess.Popen([sys.executable, *command], cwd=PROJECT, stdout=sys.stderr) as run:
