@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -12,11 +13,10 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 from psycopg import sql
 
-from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
-from migrations_playbook.backfill.pacing.signals import read_doings
+from migrations_playbook.backfill.roster import Worker, read_workers
 from migrations_playbook.commands import name_database
 from migrations_playbook.history import (
     Remembered,
@@ -62,7 +62,7 @@ class ShadowStatus:
             revert).
         left: the dependents with which an interrupted exchange was not done.
         problems: the missing or disabled objects of the quarantine.
-        at_work: the doings of each backfill now, on any host.
+        at_work: the sessions of the backfills now, on any host.
         schema: the table's schema, where it was asked for.
     """
 
@@ -79,7 +79,7 @@ class ShadowStatus:
     dependents: tuple[Dependent, ...] = ()
     left: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
-    at_work: tuple[str, ...] = ()
+    at_work: tuple[Worker, ...] = ()
     schema: str = ""
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class ShadowStatus:
             "dependents": [each.as_json() for each in self.dependents],
             "left": [each.name for each in self.left],
             "problems": list(self.problems),
-            "at_work": list(self.at_work),
+            "at_work": [each.as_json() for each in self.at_work],
         }
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
@@ -135,8 +135,8 @@ class ShadowStatus:
                 yield "not renamed", f"{each}: on partitions it has its twin's name yet"
         if self.control != Control():
             yield "control", str(self.control)
-        for doing in self.at_work:
-            yield "at work", doing
+        for host, workers in groupby(self.at_work, key=lambda each: each.host):
+            yield "at work", f"{host or 'this machine'}: {', '.join(map(str, workers))}"
         yield "next", self.next
 
 
@@ -228,7 +228,7 @@ def read_one(
         dependents=bound_to,
         left=unfinished,
         problems=problems,
-        at_work=tuple(read_doings(connection, application_name(replacement))),
+        at_work=tuple(read_workers(connection, replacement)),
         schema=replacement.schema,
     )
 

@@ -36,12 +36,12 @@ def batch_settings(application: str, skipped: Sequence[str] = ()) -> Mapping[str
 
     Asynchronous commit is safe for these batches only: WAL is sequential, so the swap's synchronous
     commit makes them durable, and an earlier crash leaves nulls to fill again. The name tells an
-    administrator, and our own throttles, who this is; the session has the name already, unless lost
-    at a pooler. The planner has no statistics of a new column, and must not read the table from its
+    administrator, and our own throttles, who this is; a session of a pooler has no name otherwise.
+    The planner has no statistics of a new column, and must not read the table from its
     beginning for every batch.
 
     Arguments:
-        application: see `application_name`.
+        application: the session's name while it fills.
         skipped: the triggers of the site to be left out.
     """
     return {

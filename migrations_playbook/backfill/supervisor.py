@@ -34,10 +34,10 @@ from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.pace import Pace, Pacer
 from migrations_playbook.backfill.pacing.probe import Probe
 from migrations_playbook.backfill.pacing.throttle import Limits, Reason, Throttle
+from migrations_playbook.backfill.roster import LEADS, PROBES, VACUUMS, Voice
 from migrations_playbook.backfill.workers import Team
 from migrations_playbook.errors import Refused
-from migrations_playbook.postgres.names import MAX_NAME_BYTES
-from migrations_playbook.postgres.sessions import Session, is_direct, rename_session
+from migrations_playbook.postgres.sessions import Session
 from migrations_playbook.postgres.site_triggers import SiteTrigger, say_firing
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
@@ -136,8 +136,7 @@ class Supervisor:
         self.bound_reached: str | None = None
         self.firing = firing
         self._said: set[str] = set()
-        # Our doings in the session's name; None where a pooler lends the session.
-        self._doing: str | None = "" if is_direct(connection) else None
+        self._voice = Voice(connection, name)
         self._looked = time.monotonic()
         self._until = self._looked + (options.seconds or 0.0)
 
@@ -228,16 +227,11 @@ class Supervisor:
             held.append(Reason("old snapshot", _useless(useless)))
         else:
             yield from self._say_useless(useless)
+        signals = tuple(dict.fromkeys(reason.signal for reason in held))
+        self.team.hold(signals)
         if held:
-            self.team.go.clear()
-            yield Waiting(
-                "; ".join(reason.text for reason in held),
-                tuple(dict.fromkeys(reason.signal for reason in held)),
-                since,
-            )
-        else:
-            self.team.go.set()
-        self._publish(held)
+            yield Waiting("; ".join(reason.text for reason in held), signals, since)
+        self._publish()
         if self.probe is not None:
             self.probe.rest(resting=bool(held) and not self.clerk.busy)
         most = self.options.max_wal
@@ -249,19 +243,12 @@ class Supervisor:
         if self.remaining.due and self.remaining.recount():
             yield Recounted(self.remaining.rows, self.remaining.exact)
 
-    def _publish(self, held: list[Reason]) -> None:
-        """Publish our doings in the session's name, for pg_stat_activity and the status."""
+    def _publish(self) -> None:
+        """Say in the session's name how the team is led; the workers say what they wait for."""
         pacer = self.team.pacer
-        doing = "fills"
-        if held:
-            doing = "waits: " + ", ".join(reason.signal for reason in held)
-        elif pacer.gentle:
-            felt = pacer.steering.felt_ms
-            doing = f"feels {felt:.1f}/{pacer.pace.max_added_ms:g}, {pacer.target_ms:.0f} ms"
-        if self._doing not in (None, doing):
-            self._doing = doing
-            name = f"{application_name(self.replacement)}: {doing}"
-            rename_session(self.connection, name[:MAX_NAME_BYTES])
+        felt = f"{pacer.steering.felt_ms:.1f}/{pacer.pace.max_added_ms:g}"
+        gentle = f"feels {felt}, {pacer.target_ms:.0f} ms"
+        self._voice.say(gentle if pacer.gentle else LEADS)
 
     def _read_control(self) -> list[Reason]:
         try:
@@ -294,7 +281,7 @@ class Supervisor:
             name = application_name(self.replacement)
             self.probe = Probe(self.replacement, self.table, name, pacer, self.team.stopping)
             self.probe.adopt_baseline(self.connection)
-            self._probing = self.team.new_session(self.probe.run)
+            self._probing = self.team.new_session(self.probe.run, PROBES)
             self._probing.start()
             yield from self._say(
                 f"Others are at work on the server: their requests may take up to {allowed:g} ms "
@@ -322,7 +309,7 @@ class Supervisor:
             yield from self._say(sentence, "old snapshot")
 
     def _vacuum_session(self) -> Session:
-        return self.team.new_session(self._vacuum)
+        return self.team.new_session(self._vacuum, VACUUMS)
 
     def _vacuum(self, connection: BaseDatabaseWrapper) -> None:
         ran = vacuum.vacuum_table(connection, self.table, gently=self.team.pacer.gentle)

@@ -31,6 +31,7 @@ from migrations_playbook.backfill.batch import (
     place_before,
     search_statement,
 )
+from migrations_playbook.backfill.roster import FILLS, name_session
 from migrations_playbook.postgres.query import run_message, spell_message
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
@@ -126,7 +127,8 @@ class Walk:
     def __init__(self, replacement: Replacement, table: Table, skipped: Sequence[str] = ()) -> None:
         self.replacement = replacement
         self.table = table
-        self.settings = batch_settings(application_name(replacement), skipped)
+        session_name = name_session(application_name(replacement), FILLS)
+        self.settings = batch_settings(session_name, skipped)
         self._stretches: deque[Stretch] = deque()
         self._window: Window | None = None
 

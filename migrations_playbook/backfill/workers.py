@@ -19,6 +19,14 @@ from migrations_playbook.backfill.events import Batch, Event, Waiting
 from migrations_playbook.backfill.interference import refuse_failed, say_kept_back, say_null
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing.pace import Pacer
+from migrations_playbook.backfill.roster import (
+    FILLS,
+    LONG_PAUSE,
+    WAITS,
+    Voice,
+    name_session,
+    spell_signals,
+)
 from migrations_playbook.backfill.walk import Walk
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft
 from migrations_playbook.postgres.holders import read_holders
@@ -66,12 +74,22 @@ class Team:
         self.stopping = threading.Event()
         self.go = threading.Event()
         self.complete = threading.Event()
-        self._workers = [self.new_session(self._fill) for _ in range(size)]
+        self.application = application_name(replacement)
+        self.waits_for = ""
+        self._workers = [self.new_session(self._fill, FILLS) for _ in range(size)]
         self._lost: set[Session] = set()
 
-    def new_session(self, work: Callable[[BaseDatabaseWrapper], None]) -> Session:
-        """Make a session with the name of all of ours."""
-        return Session(self.using, application_name(self.replacement), work)
+    def new_session(self, work: Callable[[BaseDatabaseWrapper], None], doing: str) -> Session:
+        """Make a session with the name of all of ours, and its doing."""
+        return Session(self.using, name_session(self.application, doing), work)
+
+    def hold(self, signals: Sequence[str]) -> None:
+        """Make the workers wait for some signals, or go where there is none."""
+        self.waits_for = spell_signals(signals) if signals else ""
+        if signals:
+            self.go.clear()
+        else:
+            self.go.set()
 
     def start(self) -> None:
         """Start the workers. They wait for `go`."""
@@ -140,9 +158,10 @@ class Team:
             PlaybookError: the value expression makes nulls, or a trigger keeps rows back.
         """
         walk = Walk(self.replacement, self.table, self.skipped)
+        voice = Voice(connection, self.application, FILLS)
         idle_since: float | None = None
         while not self.stopping.is_set():
-            filled, kept_back = self._sweep(connection, walk)
+            filled, kept_back = self._sweep(connection, walk, voice)
             if filled:
                 idle_since = None
             if self.stopping.is_set():
@@ -157,15 +176,19 @@ class Team:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
                 raise RowsLeft(self._say_locked(connection, left))
+            voice.say(WAITS, "locked rows")
             self.put(Waiting(f"{left:,} rows are locked by others", seconds=PAUSE_FOR_LOCKED_ROWS))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
-    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk) -> tuple[int, int]:
+    def _sweep(
+        self, connection: BaseDatabaseWrapper, walk: Walk, voice: Voice
+    ) -> tuple[int, int]:
         """Go through the table once; return the rows filled, and those kept back."""
         walk.begin(connection)
         total = kept_back = failures = 0
         while not self.stopping.is_set():
             if not self.go.wait(0.1):
+                voice.say(WAITS, self.waits_for or None)
                 continue
             try:
                 filled = walk.fill(connection, self.pacer.rows)
@@ -186,6 +209,10 @@ class Team:
                 total += filled.rows
                 self.put(Batch(filled.rows, filled.seconds))
                 pause = self.pacer.took(filled.rows, filled.seconds)
+                if pause > LONG_PAUSE:
+                    voice.say(WAITS, "pace")
+                else:
+                    voice.say(FILLS)
                 if pause > 0:
                     self.stopping.wait(pause)
         return total, kept_back

@@ -255,25 +255,3 @@ class Signals:
     def _read_query(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         assert self.query is not None
         return {"query": fetch_value(connection, sql.SQL(self.query))}
-
-
-def read_doings(connection: BaseDatabaseWrapper, application: str) -> list[str]:
-    """Read the doings of the backfills of all hosts, as their sessions' names say.
-
-    Lock: none.
-
-    Arguments:
-        application: the name of our own sessions.
-    """
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT pg_catalog.btrim(pg_catalog.substr(application_name, %s)), pid,
-                   pg_catalog.host(client_addr)
-              FROM pg_catalog.pg_stat_activity
-             WHERE pg_catalog.split_part(application_name, ':', 1) = %s
-               AND application_name ~ ': (fills|waits|feels)'
-             ORDER BY pid"""),
-        [len(application) + 2, application],
-    )
-    return [f"{doing} (pid {pid}{f', {host}' if host else ''})" for doing, pid, host in rows]
