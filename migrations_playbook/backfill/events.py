@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 from migrations_playbook.backfill.cost import Cost
 
@@ -31,6 +33,8 @@ class Batch:
         seconds: from its first statement to its commit.
     """
 
+    level: ClassVar[int] = logging.DEBUG
+
     rows: int
     seconds: float
 
@@ -44,6 +48,8 @@ class Recounted:
         exact: whether they were counted, not estimated from a sample.
     """
 
+    level: ClassVar[int] = logging.DEBUG
+
     remaining: int
     exact: bool
 
@@ -56,11 +62,18 @@ class Waiting:
         reason: why, in a few words.
         signals: the names of the signals waited for, by which the time is counted.
         seconds: the wait since the last event of this kind.
+        news: whether the last look found other signals, or none.
     """
 
     reason: str
     signals: tuple[str, ...] = ("locked rows",)
     seconds: float = 0.0
+    news: bool = True
+
+    @property
+    def level(self) -> int:
+        """The level in the log: the wait is looked at twice a second."""
+        return logging.INFO if self.news else logging.DEBUG
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ class Paced:
         target_ms: how long a batch should take.
         duty: the share of the time at work for a worker.
     """
+
+    level: ClassVar[int] = logging.DEBUG
 
     felt_ms: float
     allowed_ms: float
@@ -99,7 +114,34 @@ class Note:
         text: a sentence.
     """
 
+    level: ClassVar[int] = logging.WARNING
+
     text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Workers have lost the connection; what they had committed stays.
+
+    Arguments:
+        number: how many, since the last event of this kind.
+        replaced: whether others take their places, or have done so too often.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    number: int
+    replaced: bool
+
+    def __str__(self) -> str:
+        who = "A worker" if self.number == 1 else f"{self.number} workers"
+        then = (
+            "is replaced in a moment" if self.replaced else "is not replaced again, after so many"
+        )
+        return f"{who} lost the connection, and {then}; nothing is lost."
 
 
 @dataclass(frozen=True)
@@ -132,4 +174,4 @@ class Finished:
     reason: str | None = None
 
 
-Event = Started | Batch | Recounted | Waiting | Paced | Note | Vacuumed | Finished
+Event = Started | Batch | Recounted | Waiting | Paced | Note | Lost | Vacuumed | Finished

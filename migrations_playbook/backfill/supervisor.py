@@ -37,7 +37,7 @@ from migrations_playbook.backfill.pacing.throttle import Limits, Reason, Throttl
 from migrations_playbook.backfill.roster import LEADS, PROBES, VACUUMS, Voice
 from migrations_playbook.backfill.workers import Team
 from migrations_playbook.errors import Refused
-from migrations_playbook.postgres.sessions import Session
+from migrations_playbook.postgres.sessions import Session, is_connection_lost
 from migrations_playbook.postgres.site_triggers import SiteTrigger, say_firing
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
@@ -128,7 +128,8 @@ class Supervisor:
         self.throttle: Throttle | None = None
         if options.limits is not None:
             self.throttle = Throttle(connection, name, options.limits)
-        slices = vacuum.Slices(max(rows, int(table.estimate)), every)
+        dead = vacuum.count_dead(connection, table)
+        slices = vacuum.Slices(max(rows, int(table.estimate)), every, dead)
         self.clerk = vacuum.Clerk(connection, slices, besides=name, session=self._vacuum_session)
         self.started = Started(rows, self.remaining.exact, workers)
         self.probe: Probe | None = None
@@ -136,6 +137,7 @@ class Supervisor:
         self.bound_reached: str | None = None
         self.firing = firing
         self._said: set[str] = set()
+        self._held: tuple[str, ...] = ()
         self._voice = Voice(connection, name)
         self._looked = time.monotonic()
         self._until = self._looked + (options.seconds or 0.0)
@@ -146,7 +148,7 @@ class Supervisor:
         yield self.started
         if self.firing and self.started.total:
             yield from self._say(say_firing(self.firing))
-        yield from self._look()
+        yield from self._survive(self._look())
         team.start()
         while team.at_work:
             try:
@@ -157,18 +159,15 @@ class Supervisor:
                 yield self._count_in(event)
                 # At once: each further batch takes new pages rather than freed pages.
                 if not team.stopping.is_set():
-                    yield from self._say_useless(self.clerk.attend())
+                    yield from self._survive(self._attend_clerk())
             if self.options.seconds is not None and time.monotonic() > self._until:
                 self.bound_reached = f"Stopped at --for: {self.options.seconds:g} s are over."
             if stop() or self.bound_reached:
                 team.stopping.set()
-            if (lost := team.find_lost()) and lost[0] < lost[1]:
-                yield Note(
-                    f"{lost[0]} of {lost[1]} workers lost the connection; the others go on, and "
-                    "nothing is lost."
-                )
+            if (lost := team.replace_lost()) is not None:
+                yield lost
             if time.monotonic() - self._looked >= LOOK_EVERY and not team.stopping.is_set():
-                yield from self._look()
+                yield from self._survive(self._look())
         while not team.events.empty():
             yield self._count_in(team.events.get())
 
@@ -186,6 +185,8 @@ class Supervisor:
             PlaybookError: see `Team.raise_failure`.
         """
         self.team.raise_failure()
+        if not self.connection.is_usable():
+            self.connection.close()
         done = self.team.complete.is_set()
         left = 0 if done else count_nulls(self.connection, self.replacement, self.table)
         if not left:
@@ -211,13 +212,24 @@ class Supervisor:
             self.connection.close()
         return Finished(left, complete=False, batch_size=self.team.pacer.rows, cost=cost)
 
+    def _survive(self, looks: Iterator[Event]) -> Iterator[Event]:
+        """Pass on the events of looks; without a connection of our own the workers wait."""
+        try:
+            yield from looks
+        except DatabaseError as error:
+            if not is_connection_lost(error):
+                raise
+            self.connection.close()
+            self.team.hold(["control"])
+            yield Waiting("the server cannot be asked", ("control",), LOOK_EVERY)
+
     def _look(self) -> Iterator[Event]:
         """Look at the control settings and the signals, and tell the workers to go or to wait."""
         now = time.monotonic()
         since, self._looked = now - self._looked, now
         held = self._read_control()
         if self.throttle is not None:
-            for sentence in self.throttle.left_out:
+            for sentence in self.throttle.said:
                 yield from self._say(sentence)
             held += self.throttle.look()
             self.team.pacer.shared = self.throttle.shared
@@ -230,7 +242,9 @@ class Supervisor:
         signals = tuple(dict.fromkeys(reason.signal for reason in held))
         self.team.hold(signals)
         if held:
-            yield Waiting("; ".join(reason.text for reason in held), signals, since)
+            text = "; ".join(reason.text for reason in held)
+            yield Waiting(text, signals, since, news=signals != self._held)
+        self._held = signals
         self._publish()
         if self.probe is not None:
             self.probe.rest(resting=bool(held) and not self.clerk.busy)
@@ -301,6 +315,9 @@ class Supervisor:
             felt = pacer.steering.felt_ms
             yield Paced(felt, allowed, pacer.target_ms, pacer.duty)
         return []
+
+    def _attend_clerk(self) -> Iterator[Event]:
+        yield from self._say_useless(self.clerk.attend())
 
     def _say_useless(self, holders: list[str]) -> Iterator[Note]:
         if holders and not self.options.wait_for_snapshots:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import execute_alone, fetch_all, fetch_value
 from migrations_playbook.postgres.sessions import Session, is_direct, lift_timeouts
-from migrations_playbook.postgres.tables import Table
+from migrations_playbook.postgres.tables import TREE, Table
 
 # The rest of autovacuum after each few pages, in ms (autovacuum_vacuum_cost_delay).
 GENTLE_DELAY_MS = 2
@@ -30,11 +30,13 @@ class Slices:
     Arguments:
         rows: rows in all.
         every: the share of the rows after which to vacuum; 0 for never.
+        done: row versions that are dead at the beginning: a run that ends in time leaves them to
+            the next one, which would otherwise begin a slice of its own, and never end it.
     """
 
-    def __init__(self, rows: int, every: float) -> None:
+    def __init__(self, rows: int, every: float, done: int = 0) -> None:
         self.size = rows * every
-        self.done = 0
+        self.done = done
 
     def add(self, rows: int) -> None:
         """Count the rows of a batch."""
@@ -152,6 +154,22 @@ def vacuum_table(connection: BaseDatabaseWrapper, table: Table, *, gently: bool)
     finally:
         raw.remove_notice_handler(notice)
     return not skipped
+
+
+def count_dead(connection: BaseDatabaseWrapper, table: Table) -> int:
+    """Tell how many dead row versions a VACUUM would find, as the server's statistics say.
+
+    Lock: none.
+    """
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT coalesce(sum(pg_catalog.pg_stat_get_dead_tuples(tree.oid)), 0)
+                  FROM {} AS tree""").format(TREE),
+            [table.identifier.as_string(None)],
+        )
+    )
 
 
 def next_transaction(connection: BaseDatabaseWrapper) -> int:

@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 
 from migrations_playbook.backfill.batch import application_name
-from migrations_playbook.backfill.events import Batch, Event, Waiting
+from migrations_playbook.backfill.events import Batch, Event, Lost, Waiting
 from migrations_playbook.backfill.interference import refuse_failed, say_kept_back, say_null
 from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing.pace import Pacer
@@ -37,6 +37,9 @@ from migrations_playbook.replacement import Replacement
 # Between two sweeps that found only locked rows, in seconds; and for how long to come back.
 PAUSE_FOR_LOCKED_ROWS = 0.2
 PATIENCE_FOR_LOCKED_ROWS = 60.0
+# A worker that has lost its connection is replaced so often, on average, and after so many seconds:
+# a server that starts again is back by then.
+REPLACEMENTS, REPLACE_AFTER = 5, 1.0
 # A failed batch may be tried again, smaller, so often in a row.
 FAILURES = 20
 # Errors that a smaller batch may avoid: a statement timeout, a lock timeout, a deadlock.
@@ -77,7 +80,9 @@ class Team:
         self.application = application_name(replacement)
         self.waits_for = ""
         self._workers = [self.new_session(self._fill, FILLS) for _ in range(size)]
-        self._lost: set[Session] = set()
+        # Since when, on the monotonic clock.
+        self._lost: dict[Session, float] = {}
+        self._spare = REPLACEMENTS * size
 
     def new_session(self, work: Callable[[BaseDatabaseWrapper], None], doing: str) -> Session:
         """Make a session with the name of all of ours, and its doing."""
@@ -111,21 +116,34 @@ class Team:
 
     @property
     def at_work(self) -> bool:
-        """Whether any worker is alive."""
-        return any(worker.is_alive() for worker in self._workers)
+        """Whether any worker is alive, or will have a successor."""
+        return any(each.is_alive() or self._is_replaceable(each) for each in self._workers)
 
-    def find_lost(self) -> tuple[int, int] | None:
-        """Find workers that have lost the connection since the last look: how many in all, of how
-        many.
+    def _is_replaceable(self, worker: Session) -> bool:
+        return worker.lost and self._spare > 0 and not self.stopping.is_set()
+
+    def replace_lost(self) -> Lost | None:
+        """Replace workers that have lost the connection, a moment later and boundedly often.
 
         Any other failure of a worker stops the team.
+
+        Returns:
+            The event for those met for the first time; None without any.
         """
-        failed = [worker for worker in self._workers if worker.error is not None]
-        if any(not worker.lost for worker in failed):
-            self.stopping.set()
-        new = {worker for worker in failed if worker.lost} - self._lost
-        self._lost |= new
-        return (len(self._lost), len(self._workers)) if new else None
+        now, new = time.monotonic(), 0
+        for place, worker in enumerate(self._workers):
+            if worker.is_alive() or worker.error is None:
+                continue
+            if not worker.lost:
+                self.stopping.set()
+            elif worker not in self._lost:
+                self._lost[worker] = now
+                new += 1
+            elif self._is_replaceable(worker) and now - self._lost[worker] > REPLACE_AFTER:
+                self._spare -= 1
+                self._workers[place] = self.new_session(self._fill, FILLS)
+                self._workers[place].start()
+        return Lost(new, replaced=self._spare > 0) if new else None
 
     def raise_failure(self) -> None:
         """Raise the failure that ended the work before the last row was filled, if any.
@@ -172,12 +190,14 @@ class Team:
                 return
             if kept_back >= left:
                 raise PlaybookError(say_kept_back(connection, self.replacement, self.table, left))
+            news = idle_since is None
             if idle_since is None:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > PATIENCE_FOR_LOCKED_ROWS:
                 raise RowsLeft(self._say_locked(connection, left))
             voice.say(WAITS, "locked rows")
-            self.put(Waiting(f"{left:,} rows are locked by others", seconds=PAUSE_FOR_LOCKED_ROWS))
+            text = f"{left:,} rows are locked by others"
+            self.put(Waiting(text, seconds=PAUSE_FOR_LOCKED_ROWS, news=news))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
     def _sweep(

@@ -11,8 +11,6 @@ from django.db import Error as DatabaseError
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.play import Options, Plan, backfill, fillable_table, plan_backfill
 from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
-from migrations_playbook.expand.restore import restore_triggers
-from migrations_playbook.history import is_declared
 from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import add_options, options_from
 from migrations_playbook.management.interrupts import GracefulStop
@@ -65,8 +63,6 @@ class BackfillCommand(SchemaCommand):
                 self.show_plan(plan)
         else:
             draw = not (json or no_progress)
-            if not is_declared(replacement):
-                restore_triggers(postgresql(database), replacement)
             self.fill(database, replacement, options_from(options), json=json, draw=draw)
 
     def change_control(
@@ -146,6 +142,8 @@ class BackfillCommand(SchemaCommand):
             )
             if tally.rows:
                 self.stdout.write(str(tally.cost))
+            if tally.workers_lost:
+                self.stdout.write(f"Workers that lost the connection: {tally.workers_lost}.")
             for name, seconds in tally.waited.items():
                 self.stdout.write(f"Waited for {name}: {seconds:.1f} s.")
 

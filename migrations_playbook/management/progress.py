@@ -27,6 +27,7 @@ from migrations_playbook.backfill.events import (
     Batch,
     Event,
     Finished,
+    Lost,
     Note,
     Paced,
     Recounted,
@@ -61,6 +62,7 @@ class Tally:
         # Seconds waited, by the signal's name.
         self.waited: dict[str, float] = {}
         self.notes: list[str] = []
+        self.workers_lost = 0
 
     def add(self, event: Event) -> None:
         """Take an event into account."""
@@ -79,6 +81,9 @@ class Tally:
             self.vacuums += event.ran
         elif isinstance(event, Note):
             self.notes.append(event.text)
+        elif isinstance(event, Lost):
+            self.workers_lost += event.number
+            self.notes.append(str(event))
         elif isinstance(event, Finished):
             self.remaining = event.rows_remaining
             self.complete = event.complete
@@ -99,6 +104,7 @@ class Tally:
             "waited": {name: round(seconds, 1) for name, seconds in self.waited.items()},
             "notes": self.notes,
             "workers": self.workers,
+            "workers_lost": self.workers_lost,
             "pace": self.paced
             and {**self.paced.as_json(), "felt_ms_at_most": round(self.felt_most, 2)},
             "cost": self.cost and self.cost.as_json(),
@@ -234,8 +240,8 @@ class Picture:
     def draw(self, event: Event) -> None:
         """Draw the changes by an event."""
         _advance(self.progress, self.task, event)
-        if isinstance(event, Note):
-            self.console.print(event.text, soft_wrap=True, highlight=False)
+        if isinstance(event, Note | Lost):
+            self.console.print(str(event), soft_wrap=True, highlight=False)
         if not self.live and time.monotonic() - self._said >= PLAIN_EVERY:
             self._said = time.monotonic()
             self.console.print(plain_line(self.task), soft_wrap=True, highlight=False)

@@ -11,6 +11,7 @@ from migrations_playbook.backfill.nulls import sample_nulls
 from migrations_playbook.backfill.pacing.pace import Pace
 from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.backfill.walk import SHARES
+from migrations_playbook.backfill.workers import REPLACEMENTS
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import find_replacement
@@ -49,10 +50,49 @@ def test_killing_one_worker_stops_no_other_and_loses_nothing(database: Database)
     database.run("UPDATE tickets_ticket SET redeemed_at = now() WHERE id > 500")  # the rest, faster
     output, complaint = process.communicate()
     assert (process.returncode, complaint) == (0, "")
-    lost = [note for note in json.loads(output)["notes"] if "lost the connection" in note]
-    assert [note.split(";")[0] for note in lost] == ["1 of 2 workers lost the connection"]
+    result = json.loads(output)
+    lost = [note for note in result["notes"] if "lost the connection" in note]
+    assert lost == ["A worker lost the connection, and is replaced in a moment; nothing is lost."]
+    assert result["workers_lost"] == 1
     assert nulls(database) == 0
     assert changed(database, "new_token") == 0
+
+
+def test_the_only_worker_and_who_leads_it_may_lose_their_sessions(database: Database) -> None:
+    add_old_tickets(database, 20_000)
+    process = database.start("backfill_new_token", "--batch-size", "10", "--no-throttle")
+    ours = "SELECT pid FROM pg_stat_activity WHERE application_name ~ 'backfill: (fills|leads)'"
+    wait_until(lambda: len(database.fetch(ours)) == 2, "both are at work")
+    before = {pid for (pid,) in database.fetch(ours)}
+    for pid in before:
+        database.run("SELECT pg_terminate_backend(%s)", pid)
+    wait_until(
+        lambda: {pid for (pid,) in database.fetch(WORKERS)} - before, "a successor is at work"
+    )
+    database.run("UPDATE tickets_ticket SET redeemed_at = now() WHERE id > 500")  # the rest, faster
+    output, complaint = process.communicate()
+    assert (process.returncode, complaint) == (0, "")
+    assert "Workers that lost the connection: 1." in output
+    assert nulls(database) == 0
+
+
+def test_a_worker_that_is_lost_again_and_again_is_not_replaced_for_ever(
+    database: Database,
+) -> None:
+    add_old_tickets(database, 100)
+    database.run(
+        "CREATE FUNCTION kill() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+    )
+    database.run(
+        "CREATE TRIGGER kill AFTER UPDATE ON tickets_ticket FOR EACH ROW EXECUTE FUNCTION kill()"
+    )
+    lost = database.manage("backfill_new_token", "--json")
+    assert lost.returncode == 75
+    result = json.loads(lost.stdout)
+    assert (result["workers_lost"], result["rows_filled"]) == (1 + REPLACEMENTS, 0)
+    assert "is not replaced again, after so many" in result["notes"][-1]
+    assert "The connection to the server was lost" in result["error"]
 
 
 def test_rows_that_others_fill_are_progress_too(database: Database) -> None:

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from migrations_playbook.backfill.pacing.signals import Readings, Signals
-from migrations_playbook.backfill.pacing.throttle import Limits, derive_limits, find_reasons
+from migrations_playbook.backfill.pacing.throttle import IDLE, Limits, derive_limits, find_reasons
 from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
 from tests.fixtures.replica import replicated
@@ -24,6 +24,10 @@ LIMITS = Limits(slot_wal=1e9, active_sessions=4, wal_rate=50e6)
     [
         (Readings(replica_lag={"paris": 7.0}), "replica paris is 7.0 s behind (limit 5)"),
         (Readings(slot_wal={"cdc": 2e9}), "slot cdc retains 2,000 MB (limit 1,000 MB)"),
+        (
+            Readings(slot_wal={"cdc": 2e9}, idle_slots=frozenset({"cdc"})),
+            f"slot cdc retains 2,000 MB (limit 1,000 MB){IDLE}",
+        ),
         (Readings(archive_backlog=65), "65 WAL files wait to be archived (limit 64)"),
         (
             Readings(waiting=2, waiting_ms=300),
@@ -275,6 +279,35 @@ def test_it_waits_for_a_replica_whose_replay_is_paused() -> None:
         assert (process.returncode, complaint) == (0, "")
         assert nulls(primary) == 0
         assert "Waited for replica lag" in shown
+
+
+def test_a_replica_that_goes_away_is_said_and_waited_for_no_longer() -> None:
+    with replicated() as primary:
+        add_old_tickets(primary, 20_000)
+        wait_until(
+            lambda: primary.on_the_replica("SELECT count(*) FROM tickets_ticket") == 20_000,
+            "the replica has the rows",
+        )
+        primary.on_the_replica("SELECT pg_wal_replay_pause()")
+        process = primary.start(
+            "backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000"
+        )
+        assert process.stdout is not None
+        assert any(" s behind (limit 1)" in line for line in iter(process.stdout.readline, ""))
+        primary.replica.stop()
+        shown, complaint = process.communicate()
+        assert (process.returncode, complaint) == (0, "")
+        assert nulls(primary) == 0
+    assert "has gone away" in shown
+
+
+def test_a_slot_that_nobody_reads_is_named(database: Database) -> None:
+    database.run("SELECT pg_create_physical_replication_slot('gone', true)")
+    try:
+        readings = Signals("us").read_all(postgresql("default"))
+    finally:
+        database.run("SELECT pg_drop_replication_slot('gone')")
+    assert readings.idle_slots == {"gone"}
 
 
 def test_a_bound_on_the_wal_ends_it_in_time(database: Database) -> None:

@@ -11,7 +11,7 @@ from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, wait_until
-from tests.fixtures.tickets import add_old_tickets, fill, nulls
+from tests.fixtures.tickets import add_old_tickets, fill, nulls, past_the_triggers
 
 
 def table() -> Table:
@@ -146,3 +146,20 @@ def test_asked_to_it_waits_for_an_old_snapshot_to_end(database: Database) -> Non
     process.communicate()
     assert process.returncode == 0
     assert nulls(database) == 0
+
+
+def test_a_run_goes_on_with_the_slice_that_an_earlier_run_has_left(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As slices of time do, each of which may fill less than a tenth of the rows."""
+    database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = false)")
+    add_old_tickets(database, 2000)
+    call_command("backfill_new_token", "--vacuum-every", "0", no_progress=True)
+    past_the_triggers(database, "UPDATE tickets_ticket SET token = token, new_token = new_token")
+    dead = "SELECT pg_stat_get_dead_tuples('tickets_ticket'::regclass)"
+    wait_until(lambda: database.value(dead) >= 500, "the server counts the dead")
+    add_old_tickets(database, 10)
+    capsys.readouterr()
+    call_command("backfill_new_token", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows_filled"], result["vacuums"]) == (10, 1)

@@ -49,6 +49,7 @@ class Readings:
     Arguments:
         replica_lag: seconds of each replica by name.
         slot_wal: bytes of each slot by name.
+        idle_slots: the slots that nobody reads.
         archive_backlog: files.
         waiting_ms: the longest wait behind us, in milliseconds.
         waiting: sessions behind us.
@@ -61,6 +62,7 @@ class Readings:
 
     replica_lag: dict[str, float] = field(default_factory=dict)
     slot_wal: dict[str, float] = field(default_factory=dict)
+    idle_slots: frozenset[str] = frozenset()
     archive_backlog: int = 0
     waiting_ms: float = 0.0
     waiting: int = 0
@@ -186,11 +188,14 @@ class Signals:
         rows = fetch_all(
             connection,
             sql.SQL("""
-                SELECT slot_name,
+                SELECT slot_name, active,
                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)
                   FROM pg_catalog.pg_replication_slots WHERE restart_lsn IS NOT NULL"""),
         )
-        return {"slot_wal": {name: float(retained) for name, retained in rows}}
+        return {
+            "slot_wal": {name: float(retained) for name, _, retained in rows},
+            "idle_slots": frozenset(name for name, active, _ in rows if not active),
+        }
 
     def _read_archive_backlog(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         return {

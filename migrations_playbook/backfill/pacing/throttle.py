@@ -21,6 +21,8 @@ from migrations_playbook.units import megabytes
 # The server is shared when others were at work at more than a quarter of the last looks: the site
 # is at each look, and whoever asks for the server's health now and then at few.
 OTHERS_LOOKS, OTHERS_SHARE = 20, 0.25
+# Of a slot whose replica or subscriber has gone away, and which retains the log for ever.
+IDLE = " and nobody reads it: start its reader again, or drop the slot"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def find_reasons(readings: Readings, limits: Limits) -> list[Reason]:
     ]
     reasons += [
         Reason(
-            "slot WAL", f"slot {name} retains {megabytes(wal)} (limit {megabytes(limits.slot_wal)})"
+            "slot WAL",
+            f"slot {name} retains {megabytes(wal)} (limit {megabytes(limits.slot_wal)})"
+            + (IDLE if name in readings.idle_slots else ""),
         )
         for name, wal in readings.slot_wal.items()
         if limits.slot_wal is not None and wal > limits.slot_wal
@@ -174,9 +178,11 @@ class Throttle:
         self.connection = connection
         self.limits = derive_limits(connection, limits)
         self.signals = Signals(application, limits.query)
-        self.left_out = self.signals.leave_out(connection)
+        # What is to be said once: signals left out, replicas gone.
+        self.said = self.signals.leave_out(connection)
         self.readings = Readings()
         self._others: deque[bool] = deque(maxlen=OTHERS_LOOKS)
+        self._replicas: set[str] = set()
 
     def __str__(self) -> str:
         return describe_readings(self.readings, self.limits)
@@ -189,5 +195,16 @@ class Throttle:
     def look(self) -> list[Reason]:
         """Read the signals; return why to wait now, nothing when all is well."""
         self.readings = self.signals.read_all(self.connection)
+        if "replica lag" not in self.readings.unreadable:
+            self._follow_replicas(set(self.readings.replica_lag))
         self._others.append(self.readings.recent_sessions > 0)
         return find_reasons(self.readings, self.limits)
+
+    def _follow_replicas(self, present: set[str]) -> None:
+        """Say of a replica that has gone away that nobody waits for it any more."""
+        self.said += [
+            f"The replica {name} has gone away, and the primary sends it nothing any more: nobody "
+            "waits for it until it is back."
+            for name in sorted(self._replicas - present)
+        ]
+        self._replicas = present
