@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.db.migrations.loader import MigrationLoader
-from django.db.migrations.operations.base import Operation
 
 from migrations_playbook.contract.ensure import ROWS
 from migrations_playbook.history import load_migrations, read_history
@@ -18,21 +18,17 @@ from migrations_playbook.management.base import (
     add_target,
     only_one,
 )
-from migrations_playbook.replacement import declared_replacements, find_replacement
-from migrations_playbook.writing.files import build_migration, render_migration, write_migration
-from migrations_playbook.writing.releases import (
-    build_contract,
-    build_ensure,
-    build_expand,
-    build_forget,
-    find_remains,
-)
+from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.writing.play import Written, contract, ensure, expand, forget
+from migrations_playbook.writing.releases import find_remains
 
 
 class WriteCommand(PlaybookCommand):
     """A command that writes a migration, without a database."""
 
     following = 'Next: "manage.py migrate".'
+    # The function that does it.
+    write: Callable[..., Written]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options of a written migration."""
@@ -48,30 +44,20 @@ class WriteCommand(PlaybookCommand):
         """Write the migration, or print its text."""
         loader = load_migrations()
         label, shadow = target or only_one(self.candidates(loader))
-        app_label, _, model = label.partition(".")
-        migration = build_migration(
-            loader,
-            app_label,
-            f"{self.play}_{model}_{shadow}".lower(),
-            self.operations(label, shadow, loader, **options),
-        )
-        text = render_migration(migration)
-        path = None if dry_run else str(write_migration(migration))
+        written = self.write(label, shadow, dry_run=dry_run, loader=loader, **self.own(options))
         if json:
-            self.say_json({"migration": str(migration), "path": path, "text": text})
-        elif path is None:
-            self.stdout.write(text, ending="")
+            self.say_json(written.as_json())
+        elif written.path is None:
+            self.stdout.write(written.text, ending="")
         else:
-            self.stdout.write(f"Written: {path}. {self.following}")
+            self.stdout.write(f"Written: {written.path}. {self.following}")
+
+    def own(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Pick the arguments of the function that other functions have not."""
+        return {}
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
         """List the replacements to choose from, where the command line names none."""
-        raise NotImplementedError
-
-    def operations(
-        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
-    ) -> list[Operation]:
-        """Build the migration's operations."""
         raise NotImplementedError
 
 
@@ -79,23 +65,19 @@ class ExpandCommand(WriteCommand):
     """The command that writes release N+1's migration, which adds the column."""
 
     play = "expand"
+    write = staticmethod(expand)
     help = "Write the migration that adds a declared shadow column and its triggers."
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
         """List the declared shadows."""
         return [(each.label, each.declaration.shadow) for each in declared_replacements()]
 
-    def operations(
-        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
-    ) -> list[Operation]:
-        """Build the operations of the expand."""
-        return build_expand(find_replacement(label, shadow), loader)
-
 
 class ForgetCommand(WriteCommand):
     """The command that writes release N+2's migration, which forgets the field."""
 
     play = "forget"
+    write = staticmethod(forget)
     help = (
         "Write the migration of the release whose models have no shadow column any more; the "
         "database keeps it."
@@ -109,17 +91,12 @@ class ForgetCommand(WriteCommand):
             if not each.forgotten
         ]
 
-    def operations(
-        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
-    ) -> list[Operation]:
-        """Build the operations of the forgetting."""
-        return build_forget(label, shadow, loader)
-
 
 class EnsureCommand(ForgetCommand):
     """The command that writes the migration for installations that nobody watches."""
 
     play = "ensure"
+    write = staticmethod(ensure)
     help = (
         "Write a migration that fills and swaps a small table by itself, for installations that "
         "nobody watches."
@@ -130,17 +107,16 @@ class EnsureCommand(ForgetCommand):
         super().add_arguments(parser)
         add_number(parser, "--up-to", ROWS, "Rows up to which it does", metavar="ROWS")
 
-    def operations(
-        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
-    ) -> list[Operation]:
-        """Build the operation to fill and swap."""
-        return build_ensure(label, shadow, loader, options["up_to"])
+    def own(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Pick the bound of the rows."""
+        return {"up_to": options["up_to"]}
 
 
 class ContractCommand(WriteCommand):
     """The command that writes release N+3's migration, which drops the column."""
 
     play = "contract"
+    write = staticmethod(contract)
     help = "Write the migration that drops the shadow column, one release after it was forgotten."
     following = (
         "Release it after the one that forgets the column; it refuses to run before the swap."
@@ -154,9 +130,3 @@ class ContractCommand(WriteCommand):
             if each.forgotten and not each.contracted
         ]
         return forgotten or [(each.label, each.declaration.shadow) for each in find_remains()]
-
-    def operations(
-        self, label: str, shadow: str, loader: MigrationLoader, **options: Any
-    ) -> list[Operation]:
-        """Build the operation to drop the column."""
-        return build_contract(label, shadow, loader)
