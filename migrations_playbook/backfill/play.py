@@ -23,7 +23,9 @@ from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.pacing.throttle import Throttle
 from migrations_playbook.backfill.supervisor import Options, Supervisor
 from migrations_playbook.errors import WrongPhase
-from migrations_playbook.history import spell_expand
+from migrations_playbook.expand.restore import restore_triggers
+from migrations_playbook.history import is_declared, spell_expand
+from migrations_playbook.logs import journaled
 from migrations_playbook.phase import Phase, read_catalog_state
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
@@ -44,6 +46,7 @@ CORES_A_WORKER, MOST_WORKERS = 4, 4
 CONNECTIONS_A_WORKER = 10
 
 
+@journaled
 def backfill(
     replacement: Replacement,
     *,
@@ -58,7 +61,8 @@ def backfill(
 
     Lock: ROW EXCLUSIVE on the table; FOR NO KEY UPDATE on the rows of a batch, until the commit;
     SHARE UPDATE EXCLUSIVE on the table while a slice is vacuumed. Rows locked by another session
-    are skipped.
+    are skipped. Missing triggers of a shadow that no model declares any more are put back, under
+    ACCESS EXCLUSIVE, taken boundedly.
 
     Arguments:
         replacement: the replacement to fill.
@@ -77,6 +81,8 @@ def backfill(
     options = options or Options()
     # By its name every session of ours is told from others, here and on other hosts.
     with named_session(postgresql(using), application_name(replacement)) as connection:
+        if not is_declared(replacement):
+            restore_triggers(connection, replacement)
         table = fillable_table(connection, replacement)
         workers = options.workers or default_workers(connection)
         firing = find_firing(connection, replacement, table, options.skipped)
@@ -176,7 +182,7 @@ def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> 
         control=control.read_control(connection, replacement, table),
         firing=tuple(find_firing(connection, replacement, table, options.skipped)),
         skipped=options.skipped,
-        notes=() if throttle is None else tuple(throttle.left_out),
+        notes=() if throttle is None else tuple(throttle.said),
         signals=None if throttle is None else str(throttle),
         reasons=tuple(reason.text for reason in reasons),
     )

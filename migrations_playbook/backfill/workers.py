@@ -200,9 +200,7 @@ class Team:
             self.put(Waiting(text, seconds=PAUSE_FOR_LOCKED_ROWS, news=news))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
-    def _sweep(
-        self, connection: BaseDatabaseWrapper, walk: Walk, voice: Voice
-    ) -> tuple[int, int]:
+    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk, voice: Voice) -> tuple[int, int]:
         """Go through the table once; return the rows filled, and those kept back."""
         walk.begin(connection)
         total = kept_back = failures = 0

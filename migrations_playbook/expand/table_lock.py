@@ -8,7 +8,7 @@ effect on a database is a new class beside the old. Migrations import the class 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -29,6 +29,7 @@ from migrations_playbook.expand.soundness import find_obstacle
 from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
+from migrations_playbook.logs import keep_journal
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
@@ -295,7 +296,8 @@ def one_sentence(
         if not schema_editor.collect_sql and connection.vendor == POSTGRES:
             adopt_transaction(connection)
             refuse_read_only(connection)
-        with keep_interrupts():
+        journal = keep_journal("migrate", model_name, connection.alias)
+        with nullcontext() if schema_editor.collect_sql else journal, keep_interrupts():
             yield
     except PlaybookError as error:
         raise CommandError(str(error), returncode=error.exit_code) from None

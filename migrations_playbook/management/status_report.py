@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.table import Table
 
@@ -13,6 +13,7 @@ from migrations_playbook.commands import STATUS
 from migrations_playbook.history import known_replacements
 from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
 from migrations_playbook.management.schemas import add_schema, choose_schemas
+from migrations_playbook.metrics import spell_metrics
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.remains import find_anywhere
 
@@ -28,28 +29,29 @@ class StatusCommand(PlaybookCommand):
         add_target(parser, default="all of them")
         super().add_arguments(parser)
         add_schema(parser)
+        parser.add_argument(
+            "--prometheus",
+            action="store_true",
+            help="Print metrics in the text format of Prometheus instead of text.",
+        )
 
     def handle(
         self,
         *,
         database: str,
         json: bool,
+        prometheus: bool,
         target: Target | None = None,
         schema: list[str] | None = None,
         **options: Any,
     ) -> None:
-        """Print the status, for a person or as JSON."""
-        named = target and find_anywhere(postgresql(database), *target)
-        if schema:
-            known = [named] if named else list(known_replacements())
-            found = [
-                state
-                for replacement in known
-                for each in choose_schemas(replacement, schema, using=database)
-                for state in status.read(database, each)
-            ]
-        else:
-            found = status.read(database, named)
+        """Print the status, for a person, as JSON or as metrics."""
+        if json and prometheus:
+            raise CommandError("--json and --prometheus exclude each other.", returncode=2)
+        found = read_statuses(database, target, schema)
+        if prometheus:
+            self.stdout.write(spell_metrics(found, database), ending="")
+            return
         if json:
             self.say_json([each.as_json() for each in found])
             return
@@ -63,3 +65,23 @@ class StatusCommand(PlaybookCommand):
             for name, value in each.lines(now=timezone.now()):
                 table.add_row(name, value)
             console.print(table)
+
+
+def read_statuses(
+    database: str, target: Target | None, schemas: list[str] | None
+) -> list[status.ShadowStatus]:
+    """Read the statuses that the command line asks for.
+
+    Arguments:
+        target: the wanted shadow; None for all.
+        schemas: patterns of schemas, each a tenant's; None for the connection's own.
+    """
+    named = target and find_anywhere(postgresql(database), *target)
+    if not schemas:
+        return status.read(database, named)
+    return [
+        state
+        for replacement in ([named] if named else known_replacements())
+        for each in choose_schemas(replacement, schemas, using=database)
+        for state in status.read(database, each)
+    ]

@@ -17,6 +17,7 @@ them holds the table.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,6 +86,7 @@ class LockPolicy:
         return pause * random.uniform(0.5, 1.5) / 1000  # noqa: S311 - jitter, not a secret
 
 
+LOG = logging.getLogger(__name__)
 # Beyond a lock's own timeout, for a statement's work besides waiting, in milliseconds.
 GRACE_MS = 50
 # Errors that pass at the next attempt: a deadlock with somebody's schema change, and "tuple
@@ -169,6 +171,12 @@ def seize(
             waited += now - asked
             if granted:
                 return Seized(attempts=attempt, wait_ms=waited * 1000, since=now)
+        LOG.info(
+            "ACCESS EXCLUSIVE on %s: attempt %d in vain",
+            plain_name(table),
+            attempt,
+            extra={"event": "attempt", "table": plain_name(table), "attempt": attempt},
+        )
     others = read_holders(connection, table)
     raise LockNotAvailable(_unavailable(table, "ACCESS EXCLUSIVE", policy.attempts, others))
 

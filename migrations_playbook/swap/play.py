@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
+from migrations_playbook.logs import journaled
 from migrations_playbook.phase import read_catalog_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
@@ -60,6 +61,7 @@ class SwapPlan:
     after: tuple[Step, ...]
 
 
+@journaled
 def swap(
     replacement: Replacement,
     *,
@@ -153,6 +155,7 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
     return found is not None and found.swapped is not revert
 
 
+@journaled
 def mend(
     replacement: Replacement, *, using: str, policy: LockPolicy | None = None
 ) -> Generator[Event, None, None]:
@@ -185,6 +188,7 @@ def mend(
     yield from verify(replacement, using=using)
 
 
+@journaled
 def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, None]:
     """Prove again, at any time after the swap, that no leaked value is reachable.
 

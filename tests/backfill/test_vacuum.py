@@ -159,7 +159,5 @@ def test_a_run_goes_on_with_the_slice_that_an_earlier_run_has_left(
     dead = "SELECT pg_stat_get_dead_tuples('tickets_ticket'::regclass)"
     wait_until(lambda: database.value(dead) >= 500, "the server counts the dead")
     add_old_tickets(database, 10)
-    capsys.readouterr()
-    call_command("backfill_new_token", "--json")
-    result = json.loads(capsys.readouterr().out)
+    result = fill(capsys)
     assert (result["rows_filled"], result["vacuums"]) == (10, 1)
