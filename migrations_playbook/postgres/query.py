@@ -250,6 +250,7 @@ def keep_interrupts() -> Iterator[None]:
 
 def server_version(connection: BaseDatabaseWrapper) -> int:
     """Read the version of a connection's server: 180003, say."""
+    connection.ensure_connection()
     return int(connection.connection.info.server_version)
 
 

@@ -26,6 +26,7 @@ from migrations_playbook.postgres.query import (
     execute,
     fetch_value,
     pin_search_path,
+    server_version,
 )
 from migrations_playbook.postgres.site_triggers import read_firing
 from migrations_playbook.postgres.steps import Step, run_concurrently
@@ -195,7 +196,7 @@ def _try(connection: BaseDatabaseWrapper, inventory: Inventory, step: Step) -> b
     Raises:
         Refused: somebody's code in the query fails.
     """
-    version: int = connection.pg_version  # type: ignore[attr-defined]
+    version = server_version(connection)
     safely = step.as_session and version >= SAFE_REFRESH
     with engine_transaction(connection):
         own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.query import fetch_all, fetch_value, server_version
 from migrations_playbook.postgres.roles import current_role
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
@@ -158,7 +158,7 @@ def _grantees(granted: list[Grant]) -> str:
 
 
 def _may_become(connection: BaseDatabaseWrapper, role: str) -> bool:
-    right = "SET" if connection.pg_version >= SET_OPTION else "MEMBER"  # type: ignore[attr-defined]
+    right = "SET" if server_version(connection) >= SET_OPTION else "MEMBER"
     return bool(
         fetch_value(
             connection, sql.SQL("SELECT pg_catalog.pg_has_role(%s::name, %s)"), [role, right]
