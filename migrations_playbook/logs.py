@@ -69,11 +69,11 @@ class Journal:
             event: the event's name, a word.
             fields: the facts; none has the name of a `LogRecord`'s own attribute.
         """
-        facts = " ".join(f"{name}={value}" for name, value in fields.items())
         self.logger.log(
             level,
-            "%s of %s: %s %s",
-            *(self.common["play"], self.common["replacement"], event, facts),
+            "%s of %s: %s",
+            *(self.common["play"], self.common["replacement"]),
+            " ".join([event, *(f"{name}={value}" for name, value in fields.items())]),
             extra={**self.common, "event": event, **fields},
         )
 

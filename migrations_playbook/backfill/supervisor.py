@@ -170,6 +170,8 @@ class Supervisor:
                 yield from self._survive(self._look())
         while not team.events.empty():
             yield self._count_in(team.events.get())
+        if not (team.stopping.is_set() or team.complete.is_set()) and (lost := team.replace_lost()):
+            yield lost
 
     def end(self) -> None:
         """Wait for the sessions to end. A vacuum that nobody waits for is cancelled."""
