@@ -50,6 +50,8 @@ def spell_metrics(statuses: Iterable[ShadowStatus], database: str) -> str:
         lines += [f"# HELP {name} {metric.meaning}", f"# TYPE {name} {metric.kind}"]
         for status in known:
             common = {"replacement": f"{status.model}.{status.shadow}", "database": database}
+            if status.schema:
+                common["schema"] = status.schema
             lines += [
                 f"{name}{{{_spell_labels(common | labels)}}} {number}"
                 for labels, number in metric.read(status)
