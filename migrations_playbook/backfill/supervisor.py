@@ -264,7 +264,7 @@ class Supervisor:
         pacer = self.team.pacer
         felt = f"{pacer.steering.felt_ms:.1f}/{pacer.pace.max_added_ms:g}"
         gentle = f"feels {felt}, {pacer.target_ms:.0f} ms"
-        self._voice.say(gentle if pacer.gentle else LEADS)
+        self._voice.say(gentle if pacer.gentle and not self._held else LEADS)
 
     def _read_control(self) -> list[Reason]:
         try:
