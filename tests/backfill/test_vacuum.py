@@ -149,15 +149,15 @@ def test_asked_to_it_waits_for_an_old_snapshot_to_end(database: Database) -> Non
 
 
 def test_a_run_goes_on_with_the_slice_that_an_earlier_run_has_left(
-    database: Database, capsys: pytest.CaptureFixture[str]
+    database: Database,
 ) -> None:
     """As slices of time do, each of which may fill less than a tenth of the rows."""
     database.run("ALTER TABLE tickets_ticket SET (autovacuum_enabled = false)")
     add_old_tickets(database, 2000)
-    call_command("backfill_new_token", "--vacuum-every", "0", no_progress=True)
+    fill("--vacuum-every", "0")
     past_the_triggers(database, "UPDATE tickets_ticket SET token = token, new_token = new_token")
     dead = "SELECT pg_stat_get_dead_tuples('tickets_ticket'::regclass)"
     wait_until(lambda: database.value(dead) >= 500, "the server counts the dead")
     add_old_tickets(database, 10)
-    result = fill(capsys)
+    result = fill()
     assert (result["rows_filled"], result["vacuums"]) == (10, 1)
