@@ -23,7 +23,7 @@ from migrations_playbook.admin.forms import RetuneForm
 from migrations_playbook.admin.places import Place, find_place, list_places
 from migrations_playbook.admin.reports import read_report
 from migrations_playbook.admin.sight import watch_place
-from migrations_playbook.admin.standing import explain, read_details, read_standing
+from migrations_playbook.admin.standing import NextStep, explain, read_details, read_standing
 from migrations_playbook.backfill.pacing.control import Control, change_control
 from migrations_playbook.backfill.play import fillable_table
 from migrations_playbook.errors import PlaybookError
@@ -159,6 +159,7 @@ class PlaybookAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in i
             context |= {
                 "details": details,
                 "why_not": why_not,
+                "next": details and NextStep.of(details.next),
                 "report": read_report(place.replacement),
                 "may": {act: self._may(request, act) for act in ACTS},
                 "form": form or RetuneForm.showing(standing.settings),

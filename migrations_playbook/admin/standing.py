@@ -25,7 +25,7 @@ NEXT = {Phase.NONE: 0, Phase.EXPANDED: 1, Phase.FILLED: 2, Phase.SWAPPED: 3}
 # What there is to say of a phase in which nothing is going on.
 SAID = {
     Phase.NONE: "There is no shadow column here.",
-    Phase.FILLED: "Every row is filled: the swap may run.",
+    Phase.FILLED: "Every row is filled: the swap comes next.",
     Phase.SWAPPED: "Swapped: the live column has its new values.",
 }
 ALL, TENTH = 100, 10  # per cent
@@ -71,8 +71,8 @@ class Standing:
 
     @property
     def fillable(self) -> bool:
-        """Whether backfills could be at work, so that they can be paused, resumed and retuned."""
-        return self.phase in (Phase.EXPANDED, Phase.FILLED)
+        """Whether there is something to fill, so that it can be paused, resumed and retuned."""
+        return self.phase is Phase.EXPANDED
 
     @property
     def every(self) -> float:
@@ -206,6 +206,25 @@ def read_details(standing: Standing) -> tuple[ShadowStatus | None, str | None]:
     except (PlaybookError, DatabaseError) as error:
         return None, explain(error)
     return details, None
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What comes next.
+
+    Arguments:
+        command: the command to copy; empty where something else must be done.
+        remark: when to run it, or what to do instead.
+    """
+
+    command: str
+    remark: str
+
+    @classmethod
+    def of(cls, text: str) -> NextStep:
+        """Take the status's word for it apart: a command, and perhaps a remark after a comma."""
+        command, _, remark = text.partition(", ")
+        return cls(command, remark) if command.startswith("manage.py ") else cls("", text)
 
 
 def explain(error: PlaybookError | DatabaseError) -> str:

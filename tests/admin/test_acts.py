@@ -124,6 +124,7 @@ def test_a_wrong_pace_is_said_beside_its_field_and_changes_nothing(
 
 
 def test_a_share_above_the_whole_is_refused(database: Database) -> None:
+    add_old_tickets(database, 3)
     page = do(sign_in(make_user("view", "retune")), "retune", duty="150")
     assert "less than or equal to 100" in page
     assert settings() == Control()

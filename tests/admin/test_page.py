@@ -21,9 +21,9 @@ from tickets.models import Ticket
 SAYS: dict[Phase, tuple[str, str]] = {
     "none": ("There is no shadow column here.", "manage.py migrate"),
     "expanded": ("No backfill is at work: less than 10 % done.", "manage.py backfill_new_token"),
-    "filled": ("Every row is filled: the swap may run.", "manage.py swap_token_columns"),
+    "filled": ("Every row is filled: the swap comes next.", "manage.py swap_token_columns"),
     "swapped": ("Swapped: the live column has its new values.", "playbook forget"),
-    "reverted": ("Every row is filled: the swap may run.", "manage.py swap_token_columns"),
+    "reverted": ("Every row is filled: the swap comes next.", "manage.py swap_token_columns"),
 }
 
 
@@ -62,6 +62,14 @@ def test_it_lists_what_the_swap_would_find_and_what_it_would_refuse(database: Da
     assert "materialized view public.seen" in page
     assert "refused: " in page
     assert "First see to the materialized view" in page
+    assert "data-copy" not in page, "a sentence is no command"
+
+
+def test_a_command_is_copied_without_what_is_said_of_it(database: Database) -> None:
+    bring_to("swapped")
+    page = read_page()
+    assert ">manage.py playbook forget tickets.Ticket.new_token</code>" in page
+    assert "<p>In the next release; the contract in the one after.</p>" in page
 
 
 def test_it_shows_no_value_of_a_row_in_any_phase(database: Database) -> None:
