@@ -98,11 +98,12 @@ def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: 
     )
 
 
-def _trigger_problem(
+def read_enabled(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
-) -> str | None:
+) -> dict[str, bool]:
+    """Read which of the declared triggers the table has, and whether each fires everywhere."""
     # A partition has a clone of the trigger, which can be disabled by itself.
-    enabled: dict[str, bool] = dict(
+    return dict(
         fetch_all(
             connection,
             sql.SQL("""
@@ -113,6 +114,12 @@ def _trigger_problem(
             [table.oid, list(replacement.trigger_names), table.oid],
         )
     )
+
+
+def _trigger_problem(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> str | None:
+    enabled = read_enabled(connection, replacement, table)
     # django-pgtrigger knows declared triggers only; forgotten triggers are put back by the
     # backfill.
     backfill = None if is_declared(replacement) else replacement.command("backfill")

@@ -26,7 +26,7 @@ from migrations_playbook.history import (
     spell_expand,
 )
 from migrations_playbook.phase import Phase, State, read_state
-from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import Table, measure_sizes
@@ -222,7 +222,7 @@ def read_one(
         or state.problem
         or (_mending_command(replacement, connection.alias) if problems else None)
         or _finishing(replacement, state, unfinished)
-        or _outdated_value(connection, replacement, state)
+        or _outdated_triggers(connection, replacement, state)
         or _stands_in_the_way(state, bound_to)
         or next_command(state.phase, replacement, remembered, using=connection.alias),
         dependents=bound_to,
@@ -293,25 +293,40 @@ def next_command(
     return " ".join(["manage.py migrate", *there])
 
 
-def _outdated_value(
+def _outdated_triggers(
     connection: BaseDatabaseWrapper, replacement: Replacement, state: State
 ) -> str | None:
-    """Say the remedy when the triggers draw another value than the model declares."""
-    if state.phase not in (Phase.EXPANDED, Phase.FILLED) or state.table is None:
+    """Say the remedy when the triggers draw another value than declared, or are of another release.
+
+    The comment of a trigger of django-pgtrigger's is the hash of its definition.
+    """
+    if state.phase is Phase.NONE or state.table is None or not is_declared(replacement):
         return None
-    installed = fetch_value(
-        connection,
-        sql.SQL("""
-            SELECT p.prosrc FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-             WHERE t.tgrelid = %s AND t.tgname = %s"""),
-        [state.table.oid, replacement.trigger_names[0]],
-    )
-    if not replacement.meaning.is_outdated(installed or ""):
+    installed = {
+        name: (text, note)
+        for name, text, note in fetch_all(
+            connection,
+            sql.SQL("""
+                SELECT t.tgname, p.prosrc, pg_catalog.obj_description(t.oid, 'pg_trigger')
+                  FROM pg_catalog.pg_trigger t
+                  JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+                 WHERE t.tgrelid = %s AND t.tgname = ANY (%s)"""),
+            [state.table.oid, list(replacement.trigger_names)],
+        )
+    }
+    compiled = [
+        trigger.compile(replacement.model)  # type: ignore[arg-type]
+        for trigger in replacement.declaration.triggers
+    ]
+    if all(installed.get(each.sql.pgid, ("", ""))[1] == each.hash for each in compiled):
         return None
+    fill, _ = installed.get(replacement.trigger_names[0], ("", ""))
+    what = "The triggers are of another release than the model"
+    if replacement.meaning.is_outdated(fill):
+        what = "The trigger draws by another value than the model declares"
+    migrate = " ".join(["manage.py migrate", *name_database(connection.alias)])
     return (
-        "The trigger draws by another value than the model declares. Run "
-        f'"{replacement.command("expand")}" unless that is written, then "manage.py migrate"'
+        f'{what}. Run "{replacement.command("expand")}" unless that is written, then "{migrate}"'
     )
 
 

@@ -112,3 +112,21 @@ def test_it_shows_how_often_an_old_process_wrote_a_leaked_token_back(
     assert (before["stale_writes"], before["last_stale_write"]) == (0, None)
     assert after["stale_writes"] == 2
     assert after["last_stale_write"] is not None
+
+
+def test_triggers_of_an_earlier_release_are_said_with_what_renews_them(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code is there, the migration that renews its triggers is not applied yet."""
+    add_old_tickets(database, 3)
+    call_command("migrate", "tickets", "0002", verbosity=0)
+    capsys.readouterr()
+    call_command("playbook_status", json=True)
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["next"].startswith("The triggers are of another release than the model.")
+    assert "manage.py migrate" in shown["next"]
+    call_command("migrate", verbosity=0)
+    capsys.readouterr()
+    call_command("playbook_status", json=True)
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["next"] == "manage.py backfill_new_token"

@@ -29,14 +29,26 @@ def restore_triggers(connection: BaseDatabaseWrapper, replacement: Replacement) 
     """
     if read_catalog_state(connection, replacement).problem is None:
         return False
-    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+    with transaction.atomic(using=connection.alias):
         locks.reserve(connection, replacement.identifier)
         locks.seize(connection, replacement.identifier)
-        if replacement.schema:
-            # django-pgtrigger names the table and its functions without a schema.
-            schema = sql.Identifier(replacement.schema).as_string(None)
-            set_local(connection, "search_path", f"{schema}, public")
+        install_triggers(connection, replacement)
+    return True
+
+
+def install_triggers(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+    """Install the declared triggers, in the place of those that are there.
+
+    Lock: ACCESS EXCLUSIVE on the table, held by the caller.
+
+    Arguments:
+        connection: in a transaction.
+    """
+    if replacement.schema:
+        # django-pgtrigger names the table and its functions without a schema.
+        schema = sql.Identifier(replacement.schema).as_string(None)
+        set_local(connection, "search_path", f"{schema}, public")
+    with connection.cursor() as cursor:
         for trigger in replacement.declaration.triggers:
             compiled = trigger.compile(replacement.model)  # type: ignore[arg-type]
             cursor.execute(compiled.install_sql)
-    return True

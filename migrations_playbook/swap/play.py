@@ -12,8 +12,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
+from migrations_playbook.expand.restore import install_triggers
 from migrations_playbook.logs import journaled
-from migrations_playbook.phase import read_catalog_state
+from migrations_playbook.phase import read_catalog_state, read_enabled
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.query import engine_transaction, pin_search_path
@@ -159,7 +160,7 @@ def is_exchanged(replacement: Replacement, *, using: str, revert: bool) -> bool:
 def mend(
     replacement: Replacement, *, using: str, policy: LockPolicy | None = None
 ) -> Generator[Event, None, None]:
-    """Put back dropped or disabled objects of the quarantine, and prove the swap.
+    """Put back dropped or disabled objects of the quarantine and declared triggers; prove the swap.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table while a unique index is built; then ACCESS EXCLUSIVE,
     asked for as in a swap, for catalog changes only.
@@ -180,6 +181,9 @@ def mend(
         locks.reserve(connection, inventory.pair.identifier, policy)
         inventory = recheck(connection, inventory.pair, refresh=False)
         locks.seize(connection, inventory.pair.identifier, policy)
+        enabled = read_enabled(connection, replacement, inventory.pair.table)
+        if not all(enabled.get(name) for name in replacement.trigger_names):
+            install_triggers(connection, replacement)
         pin_search_path(connection)
         bound, meaning = inventory.bound, inventory.pair.replacement.meaning
         before = meaning.steps_before(inventory.quarantine, bound, bound.staying, revert=False)

@@ -21,6 +21,14 @@ from tickets.models import Ticket
 TICKETS = "tickets.Ticket.new_token"
 
 
+SHOWN = """
+CREATE FUNCTION spare() RETURNS SETOF uuid LANGUAGE plpgsql AS
+    'BEGIN RETURN QUERY SELECT new_token FROM public.tickets_ticket; END';
+CREATE VIEW shows AS
+    SELECT spare.token FROM tickets_ticket AS t, spare() AS spare (token) WHERE t.token IS NOT NULL;
+"""
+
+
 @pytest.fixture
 def without_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
     """The project as one that has written no alias."""
@@ -233,6 +241,22 @@ def test_with_json_a_failed_proof_is_what_was_found_and_an_error(
     assert run("playbook", "swap", "--verify", "--json") == 1
     shown = json_of(capsys)
     assert (shown["passed"], shown["leaked"]) == (False, 1)
+    assert "not what they must be" in shown["error"]
+
+
+def test_with_json_a_swap_whose_proof_fails_tells_its_numbers_too(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A view over code that goes by name shows the retired values once they are exchanged."""
+    add_old_tickets(database, 3)
+    database.run(SHOWN)
+    call_command("backfill_new_token", no_progress=True)
+    capsys.readouterr()
+    assert run("playbook", "swap", "--json") == 1
+    shown = json_of(capsys)
+    assert (shown["phase"], shown["passed"]) == ("swapped", False)
+    assert (shown["rows"], shown["leaked"], shown["exposed"]) == (3, 0, 3)
+    assert shown["exposing"] == ["public.shows"]
     assert "not what they must be" in shown["error"]
 
 

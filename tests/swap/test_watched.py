@@ -12,6 +12,8 @@ from tests.fixtures.database import Database
 from tickets.models import Ticket
 
 WARD = "migrations_playbook_ward_tickets_ticket_new_token"
+RETIRED_KEY = "tickets_ticket_token_key_new_token"
+DECLARED = ("pgtrigger_fill_new_token_6fffd", "pgtrigger_keep_new_token_7d896")
 UNDONE = {
     "a trigger dropped": (
         f"DROP TRIGGER {WARD} ON tickets_ticket",
@@ -20,6 +22,14 @@ UNDONE = {
     "a trigger disabled": (
         f"ALTER TABLE tickets_ticket DISABLE TRIGGER {WARD}",
         f'the quarantine trigger "{WARD}" is disabled',
+    ),
+    "a declared trigger pruned": (
+        "DROP TRIGGER pgtrigger_keep_new_token_7d896 ON tickets_ticket",
+        'the declared trigger "pgtrigger_keep_new_token_7d896" is missing, which a revert needs',
+    ),
+    "a declared trigger disabled": (
+        "ALTER TABLE tickets_ticket DISABLE TRIGGER pgtrigger_fill_new_token_6fffd",
+        'the declared trigger "pgtrigger_fill_new_token_6fffd" is disabled, which a revert needs',
     ),
     "the unique constraint dropped as unused": (
         "ALTER TABLE tickets_ticket DROP CONSTRAINT tickets_ticket_token_key_new_token",
@@ -52,6 +62,35 @@ def test_it_is_said_by_the_proof_and_the_status_and_mended(
     assert Ticket.objects.get().token == fresh
     with pytest.raises(IntegrityError), transaction.atomic():
         Ticket.objects.create(token=stale.token)
+
+
+def test_what_is_mended_is_as_it_was(database: Database) -> None:
+    Ticket.objects.create()
+    call_command("swap_token_columns")
+    before = database.dump()
+    for undo, _ in UNDONE.values():
+        database.run(undo)
+    call_command("swap_token_columns", mend=True)
+    after = database.dump().replace("tickets_ticket_new_token_key", RETIRED_KEY)
+    assert sorted(after.splitlines()) == sorted(before.splitlines())
+
+
+@pytest.mark.parametrize("dropped", DECLARED)
+def test_a_revert_without_a_declared_trigger_is_said_and_has_a_way_on(
+    database: Database, capsys: pytest.CaptureFixture[str], dropped: str
+) -> None:
+    """The way back is open; then new rows would stay without a value, and nothing goes on."""
+    Ticket.objects.create()
+    call_command("swap_token_columns")
+    database.run(f"DROP TRIGGER {dropped} ON tickets_ticket")
+    call_command("swap_token_columns", revert=True)
+    capsys.readouterr()
+    call_command("playbook_status", json=True)
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert f'The trigger "{dropped}" is missing' in shown["next"]
+    call_command("pgtrigger", "install", "tickets.Ticket:" + dropped[len("pgtrigger_") : -6])
+    call_command("backfill_new_token", no_progress=True)
+    call_command("swap_token_columns")
 
 
 def test_a_revert_builds_the_unique_constraint_that_was_dropped(database: Database) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.phase import read_enabled
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.quarantine.base import WHILE_SWAPPED
 from migrations_playbook.swap.dependents.inventory import Inventory
@@ -17,7 +18,9 @@ OFF = {"D", "R"}
 
 
 def find_problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> tuple[str, ...]:
-    """Name the missing or disabled objects of the quarantine; none unless swapped.
+    """Name the missing or disabled objects of the quarantine, and declared triggers.
+
+    None unless swapped: before, the phase says what is missing.
 
     Lock: none that conflicts with anything.
 
@@ -36,6 +39,11 @@ def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator
         elif there[name] in OFF:
             yield f'the quarantine trigger "{name}" is disabled'
     pair = inventory.pair
+    enabled = read_enabled(connection, pair.replacement, pair.table)
+    for name in pair.replacement.trigger_names:
+        if not enabled.get(name):
+            what = "disabled" if name in enabled else "missing"
+            yield f'the declared trigger "{name}" is {what}, which a revert needs'
     if inventory.unique_keys and not fetch_value(
         connection,
         sql.SQL("""
