@@ -127,7 +127,8 @@ def refuse_code_by_name(
               JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
              WHERE NOT t.tgisinternal AND t.tgname <> ALL (%s)
                AND NOT starts_with(ltrim(t.tgname, '~'), %s)
-               AND p.prosrc ~ ('\\m' || pg_catalog.regexp_replace(
+               -- PL/pgSQL folds the case of a name that is not quoted.
+               AND p.prosrc ~* ('\\m' || pg_catalog.regexp_replace(
                        %s, '([^[:alnum:]_])', '\\\\\\1', 'g') || '\\M')
              ORDER BY 1""").format(tree=TREE),
         [table.oid, list(triggers), FIRST, shadow],

@@ -17,6 +17,13 @@ from tests.fixtures.dumps import with_columns_sorted
 from tests.fixtures.releases import manage, migrate
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to, changed, nulls, remember
 
+HISTORY = """
+CREATE OR REPLACE FUNCTION public.keep_history() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO public.history VALUES (NEW.{name}); RETURN NEW; END $$;
+CREATE OR REPLACE TRIGGER history AFTER UPDATE ON tickets_ticket FOR EACH ROW
+    EXECUTE FUNCTION public.keep_history();
+"""
+
 
 def own_objects(database: Database) -> list[str]:
     """Functions, triggers, sequences, indexes and constraints that name the shadow column."""
@@ -123,6 +130,26 @@ def test_what_else_is_bound_to_the_leaked_values_stops_it(database: Database) ->
     assert column in said[1]
     assert ";" not in said[1]
     assert nulls(database) == 0
+
+
+@pytest.mark.parametrize("name", ["new_token", "NEW_TOKEN", '"new_token"'])
+def test_a_function_of_a_trigger_that_names_the_column_stops_it(
+    database: Database, name: str
+) -> None:
+    """Its body is text, which DROP COLUMN does not find: every write of the site would fail."""
+    add_old_tickets(database, 3)
+    database.run("CREATE TABLE history (token uuid)")
+    database.run(HISTORY.format(name=name))
+    bring_to("swapped")
+    connection.close()
+    migrate(database, "n2")
+    done = manage(database, "n3", "migrate")
+    assert done.returncode == 1
+    assert "Without 'new_token' every write to public.tickets_ticket would fail" in done.stderr
+    assert "a trigger names the column: history (public.keep_history())" in done.stderr
+    database.run(HISTORY.format(name="token"))
+    migrate(database, "n3")
+    database.run("UPDATE tickets_ticket SET redeemed_at = now()")
 
 
 def test_sqlmigrate_shows_the_lock_and_the_drop(database: Database) -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
-from django.core.management import execute_from_command_line, get_commands, load_command_class
+from django.core.management import (
+    call_command,
+    execute_from_command_line,
+    get_commands,
+    load_command_class,
+)
+from django.db import connections
+from django.db.backends.signals import connection_created
 
 from tests.fixtures.database import Database
 from tests.fixtures.tickets import Phase, add_old_tickets, bring_to
@@ -166,3 +174,28 @@ def test_help_names_every_option_and_its_default(
     for action in instance.create_parser("manage.py", command)._actions:
         if action.default not in (None, False, "==SUPPRESS==") and action.option_strings:
             assert str(action.default) in shown, action.option_strings
+
+
+def test_a_wrapper_of_the_projects_gets_text_from_every_command(database: Database) -> None:
+    """As Django documents wrappers: a project puts a comment behind each statement."""
+    add_old_tickets(database, 3)
+
+    def tag(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        return execute(sql + " /* tag */", params, many, context)
+
+    def wrap(connection: Any, **kwargs: Any) -> None:
+        connection.execute_wrappers.append(tag)
+
+    connections["default"].close()
+    connection_created.connect(wrap)
+    try:
+        call_command("migrate", "tickets", "0001", verbosity=0)
+        call_command("migrate", verbosity=0)
+        call_command("check", databases=["default"])
+        call_command("backfill_new_token", no_progress=True)
+        for options in ({"dry_run": True}, {}, {"verify": True}, {"revert": True}, {}):
+            call_command("swap_token_columns", **options)
+        call_command("playbook_status")
+    finally:
+        connection_created.disconnect(wrap)
+        connections["default"].execute_wrappers.clear()
