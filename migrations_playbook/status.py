@@ -325,9 +325,7 @@ def _outdated_triggers(
     if replacement.meaning.is_outdated(fill):
         what = "The trigger draws by another value than the model declares"
     migrate = " ".join(["manage.py migrate", *name_database(connection.alias)])
-    return (
-        f'{what}. Run "{replacement.command("expand")}" unless that is written, then "{migrate}"'
-    )
+    return f'{what}. Run "{replacement.command("expand")}" unless that is written, then "{migrate}"'
 
 
 def _stands_in_the_way(state: State, bound_to: Iterable[Dependent]) -> str | None:
