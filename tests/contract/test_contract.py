@@ -146,7 +146,7 @@ def test_a_function_that_names_the_column_in_any_spelling_stops_it(
     done = manage(database, "n3", "migrate")
     assert done.returncode == 1
     assert "Without 'new_token' every write to public.tickets_ticket would fail" in done.stderr
-    assert "a trigger names the column: history (public.keep_history())" in done.stderr
+    assert "a trigger names the column: history (keep_history())" in done.stderr
     database.run(HISTORY.format(name="token"))
     migrate(database, "n3")
     database.run("UPDATE tickets_ticket SET redeemed_at = now()")

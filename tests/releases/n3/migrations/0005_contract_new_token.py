@@ -22,9 +22,9 @@ class Migration(migrations.Migration):
                 pgtrigger.compiler.Trigger(
                     name="fill_new_token",
                     sql=migrations_playbook.trigger_sql.PinnedTriggerSql(
-                        condition='WHEN (NEW."token" IS NOT NULL OR NEW."new_token" IS NOT NULL)',
-                        func='IF NEW."new_token" IS NULL OR current_setting(\'migrations_playbook.moved\', true) IS DISTINCT FROM hash_record_extended(ROW(NEW."new_token"), 0)::text || extract(epoch FROM statement_timestamp())::text THEN NEW."new_token" := NULL; IF NEW."token" IS NOT NULL THEN FOR draw IN 1..100 LOOP NEW."new_token" := GEN_RANDOM_UUID(); EXIT WHEN NEW."new_token" IS DISTINCT FROM NEW."token"; END LOOP; END IF; END IF; RETURN NEW;',
-                        hash="d2baf0411b3ed47e7ab4e5a01c2f4d06d3a0deb8",
+                        condition='WHEN (true OR NEW."new_token" IS NOT NULL)',
+                        func='IF NEW."new_token" IS NULL OR current_setting(\'migrations_playbook.moved\', true) IS DISTINCT FROM hash_record_extended(ROW(NEW."new_token"), 0)::text || extract(epoch FROM statement_timestamp())::text THEN NEW."new_token" := NULL; IF true THEN FOR draw IN 1..100 LOOP NEW."new_token" := GEN_RANDOM_UUID(); EXIT WHEN NEW."new_token" IS DISTINCT FROM NEW."token"; END LOOP; END IF; END IF; RETURN NEW;',
+                        hash="a99b2f78c0daa2fd76830047413b47ab30dce609",
                         operation="INSERT",
                         pgid="pgtrigger_fill_new_token_6fffd",
                         table="tickets_ticket",
@@ -34,9 +34,9 @@ class Migration(migrations.Migration):
                 pgtrigger.compiler.Trigger(
                     name="keep_new_token",
                     sql=migrations_playbook.trigger_sql.PinnedTriggerSql(
-                        condition='WHEN (OLD."new_token" IS NOT NULL AND NEW."new_token" IS DISTINCT FROM OLD."new_token" OR (NEW."new_token" IS NULL) <> (NEW."token" IS NULL) OR NEW."token" = OLD."new_token" AND NEW."token" IS DISTINCT FROM OLD."token" OR OLD."new_token" IS NULL AND NEW."new_token" = NEW."token")',
-                        func='IF NEW."token" = OLD."new_token" AND NEW."token" IS DISTINCT FROM OLD."token" THEN NEW."token" := OLD."token"; END IF; IF OLD."new_token" IS NOT NULL AND NEW."token" IS NOT NULL THEN NEW."new_token" := OLD."new_token"; ELSE NEW."new_token" := NULL; IF NEW."token" IS NOT NULL THEN FOR draw IN 1..100 LOOP NEW."new_token" := GEN_RANDOM_UUID(); EXIT WHEN NEW."new_token" IS DISTINCT FROM NEW."token"; END LOOP; END IF; END IF; RETURN NEW;',
-                        hash="39cc425226adbd0627c23294236f2a1a3d3b0ba5",
+                        condition='WHEN (OLD."new_token" IS NOT NULL AND NEW."new_token" IS DISTINCT FROM OLD."new_token" OR (NEW."new_token" IS NOT NULL) <> (true) OR NEW."token" = OLD."new_token" AND NEW."token" IS DISTINCT FROM OLD."token" OR OLD."new_token" IS NULL AND NEW."new_token" = NEW."token")',
+                        func='IF NEW."token" = OLD."new_token" AND NEW."token" IS DISTINCT FROM OLD."token" THEN NEW."token" := OLD."token"; END IF; IF OLD."new_token" IS NOT NULL AND true THEN NEW."new_token" := OLD."new_token"; ELSE NEW."new_token" := NULL; IF true THEN FOR draw IN 1..100 LOOP NEW."new_token" := GEN_RANDOM_UUID(); EXIT WHEN NEW."new_token" IS DISTINCT FROM NEW."token"; END LOOP; END IF; END IF; RETURN NEW;',
+                        hash="6ad86317e66e3179fb737d2d3080fc15e2c9cb22",
                         operation="UPDATE",
                         pgid="pgtrigger_keep_new_token_7d896",
                         table="tickets_ticket",
