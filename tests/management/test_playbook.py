@@ -255,7 +255,7 @@ def test_with_json_a_swap_whose_proof_fails_tells_its_numbers_too(
     assert run("playbook", "swap", "--json") == 1
     shown = json_of(capsys)
     assert (shown["phase"], shown["passed"]) == ("swapped", False)
-    assert (shown["rows"], shown["leaked"], shown["exposed"]) == (3, 0, 3)
+    assert (shown["rows"], shown["leaked"], shown["exposed"]) == (3, 0, 3 * 3)
     assert shown["exposing"] == ["public.shows"]
     assert "not what they must be" in shown["error"]
 
