@@ -153,7 +153,7 @@ def test_at_debug_no_value_is_told_whatever_fails(
     )
     with pytest.raises(CommandError):
         call_command("backfill_new_token", no_progress=True)
-    assert said(caplog)[-1] == ("backfill", "failed")
+    assert said(caplog)[-1] == ("backfill", "refused")
     database.run("DROP FUNCTION repeat_it CASCADE")
     database.run("DROP INDEX once")
     bring_to("swapped")
