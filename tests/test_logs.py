@@ -10,10 +10,15 @@ import uuid
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import DataError
+from psycopg import sql
 
 from migrations_playbook.backfill import events as backfill_events
 from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.errors import WrongPhase
+from migrations_playbook.logs import keep_journal
+from migrations_playbook.postgres.query import fetch_value
+from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.replacement import find_replacement
 from migrations_playbook.swap import reports
 from migrations_playbook.swap.play import swap
@@ -170,6 +175,21 @@ def test_at_debug_no_value_is_told_whatever_fails(
     texts = [f"{each.getMessage()} {vars(each)}" for each in caplog.records]
     assert len(texts) > 15
     assert not tokens_in(*texts)
+
+
+def test_a_failure_is_an_error_without_the_words_that_quote_a_value(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = uuid.uuid4()
+    with pytest.raises(DataError), keep_journal("migrate", "ticket", "default"):
+        fetch_value(postgresql("default"), sql.SQL("SELECT {}::int").format(str(value)))
+    (failed,) = [
+        vars(each) for each in caplog.records if each.name == "migrations_playbook.migrate"
+    ]
+    assert (failed["event"], failed["levelname"]) == ("failed", "ERROR")
+    assert failed["error"] == "InvalidTextRepresentation"
+    assert "22P02" in failed["why"]
+    assert str(value) not in str(failed)
 
 
 def test_a_project_that_asks_for_nothing_hears_nothing(database: Database) -> None:
