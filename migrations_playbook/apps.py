@@ -39,7 +39,7 @@ class MigrationsPlaybookConfig(AppConfig):
 @register("migrations_playbook")
 def check_installed(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
     """Check INSTALLED_APPS: without these no trigger is ever made, and nothing else says so."""
-    from migrations_playbook.meaning import ShadowTrigger  # noqa: PLC0415 - as above
+    from migrations_playbook.meaning.base import ShadowTrigger  # noqa: PLC0415 - as above
 
     declared = any(
         isinstance(each, ShadowTrigger)

@@ -27,9 +27,9 @@ from pgtrigger import compiler
 
 from migrations_playbook.commands import name_database
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.meaning.expressions import CompiledExpression
 from migrations_playbook.postgres.names import unquoted
 from migrations_playbook.replacement import Replacement, declared_replacements, find_replacement
-from migrations_playbook.rotation import CompiledValue, read_drawn
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
@@ -137,15 +137,12 @@ def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
     """Read the declarations of a model's state, from the text of its fill triggers."""
     for trigger in model_state.options.get("triggers", []):
         text = getattr(trigger, "sql", None)
-        found = read_drawn(text.kwargs["func"]) if isinstance(text, PinnedTriggerSql) else None
-        if found is None:
-            continue
         fields = {
             unquoted(field.db_column or name): name for name, field in model_state.fields.items()
         }
-        live, shadow = (fields.get(unquoted(found[role])) for role in ("live", "shadow"))
-        declaration = Shadow(live or "", shadow or "", CompiledValue(found["value"]))
-        if live and shadow and trigger.name == declaration.triggers[0].name:
+        installed = text.kwargs["func"] if isinstance(text, PinnedTriggerSql) else ""
+        declaration = Shadow.read(installed, fields)
+        if declaration is not None and trigger.name == declaration.triggers[0].name:
             yield declaration
 
 
@@ -181,7 +178,8 @@ def known_replacements(history: list[Remembered] | None = None) -> Iterator[Repl
 
 def is_declared(replacement: Replacement) -> bool:
     """Tell whether a model declares the shadow, and not the migrations alone."""
-    return not isinstance(replacement.declaration.value, CompiledValue)
+    declaration = replacement.declaration
+    return not isinstance(declaration.value or declaration.up, CompiledExpression)
 
 
 def spell_expand(replacement: Replacement, using: str = DEFAULT_DB_ALIAS) -> str:

@@ -78,12 +78,13 @@ def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement
         or replacement.live not in table.columns
     ):
         return State(table, Phase.NONE, None)
-    if table.has_exchanged(replacement.live, replacement.shadow):
+    swapped = table.has_exchanged(replacement.live, replacement.shadow)
+    if swapped and replacement.meaning.keeps_out:
         return State(table, Phase.SWAPPED, None)
-    problem = find_hidden_rows(connection, table) or _trigger_problem(
+    problem = find_hidden_rows(connection, table) or find_trigger_problem(
         connection, replacement, table
     )
-    return State(table, Phase.EXPANDED, problem)
+    return State(table, Phase.SWAPPED if swapped else Phase.EXPANDED, problem)
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:
@@ -116,9 +117,10 @@ def read_enabled(
     )
 
 
-def _trigger_problem(
+def find_trigger_problem(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
 ) -> str | None:
+    """Say which declared trigger is missing or disabled, with the remedy; None without any."""
     enabled = read_enabled(connection, replacement, table)
     # django-pgtrigger knows declared triggers only; forgotten triggers are put back by the
     # backfill.
@@ -135,4 +137,5 @@ def _trigger_problem(
                 f'The trigger "{name}" on {table} is disabled, so {without}. '
                 f'Run "{backfill or "manage.py pgtrigger enable"}" first.'
             )
-    return None
+    later = replacement.meaning.find_later_trigger(connection, table)
+    return None if later is None else f"{later} Rename the trigger, so that it sorts before."

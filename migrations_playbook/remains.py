@@ -22,15 +22,16 @@ from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError, Refused
 from migrations_playbook.history import find_known, known_replacements
+from migrations_playbook.meaning.expressions import CompiledExpression
+from migrations_playbook.meaning.rotation import read_drawn
 from migrations_playbook.postgres.names import table_parts, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import FIRST, WARD
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.rotation import CompiledValue, read_drawn
 from migrations_playbook.shadow import Shadow, shadow_field
 
 
-class UnknownValue(CompiledValue):
+class UnknownValue(CompiledExpression):
     """A value expression that nobody knows any more."""
 
     def as_sql(self, *args: Any, **options: Any) -> NoReturn:
@@ -103,7 +104,7 @@ class Remains:
         declaration = Shadow(
             live.name,
             name,
-            UnknownValue("") if self.value is None else CompiledValue(self.value),
+            UnknownValue("") if self.value is None else CompiledExpression(self.value),
         )
         if own is not None:
             return Replacement(model, declaration, schema)

@@ -14,9 +14,10 @@ from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import PlaybookError
-from migrations_playbook.meaning import Meaning, ShadowTrigger
+from migrations_playbook.meaning.base import Meaning, ShadowTrigger
+from migrations_playbook.meaning.conversion import Conversion
+from migrations_playbook.meaning.rotation import Rotation
 from migrations_playbook.postgres.names import column_of, compose_name, table_parts
-from migrations_playbook.rotation import Rotation
 from migrations_playbook.shadow import Shadow
 
 # The plays with --schema. Those of a migration are played by whatever migrates each tenant.
@@ -84,12 +85,15 @@ class Replacement:
         return self.meaning
 
     @property
+    def conversion(self) -> Conversion:
+        """The meaning of a shadow that is made from the live column."""
+        assert isinstance(self.meaning, Conversion), f"{self} converts no values"
+        return self.meaning
+
+    @property
     def trigger_names(self) -> tuple[str, ...]:
         """The declared triggers' names in the catalog."""
-        return tuple(
-            trigger.get_pgid(self.model)  # type: ignore[arg-type]
-            for trigger in self.declaration.triggers
-        )
+        return self.meaning.trigger_names
 
     def command(self, play: str, *options: str) -> str:
         """Spell the command to play a part for this replacement; see `spell_command`."""

@@ -17,8 +17,9 @@ the contract. What the shadow's values mean, and which triggers follow, is the m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pgtrigger
 from django.db import models
@@ -26,13 +27,24 @@ from django.db.models import options as meta_options
 from django.db.models.signals import class_prepared
 from django.dispatch import receiver
 
-from migrations_playbook.meaning import Meaning, output_field, write_expression
-from migrations_playbook.rotation import FillTrigger, KeepTrigger, Rotation
+from migrations_playbook.meaning.base import Meaning
+from migrations_playbook.meaning.conversion import Conversion
+from migrations_playbook.meaning.expressions import (
+    CompiledExpression,
+    output_field,
+    write_expression,
+)
+from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation, read_drawn
+from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger, read_declared
+from migrations_playbook.postgres.names import unquoted
 
 # As django-pgtrigger does. Where INSTALLED_APPS lacks the package, a check says so, and not Django,
 # which knows no `Meta.triggers` and would end in a traceback.
 if "triggers" not in meta_options.DEFAULT_NAMES:
     meta_options.DEFAULT_NAMES = (*meta_options.DEFAULT_NAMES, "triggers")
+
+
+Expression: TypeAlias = models.expressions.BaseExpression | models.F
 
 
 @dataclass(frozen=True)
@@ -41,39 +53,79 @@ class Shadow:
 
     Arguments:
         live: the field whose values are replaced.
-        shadow: the nullable field that collects the new values; same type, declared later.
-        value: a Django expression that PostgreSQL evaluates for each row, such as `RandomUUID()`.
-            The expression refers to no column: a value is made, not converted.
+        shadow: the nullable field that collects the new values; declared later. Of a rotation it
+            has the live field's type.
+        value: of a rotation: a Django expression that PostgreSQL evaluates for each row, such as
+            `RandomUUID()`. The expression refers to no column: a value is drawn, not converted.
+        up: of a conversion: what the shadow's value is made of, an expression of the live field.
+        down: of a conversion: the way back, an expression of the shadow field; None for no way.
     """
 
     live: str
     shadow: str
-    value: models.expressions.BaseExpression
+    value: models.expressions.BaseExpression | None = None
+    up: Expression | None = None
+    down: Expression | None = None
+
+    @property
+    def converts(self) -> bool:
+        """Whether the shadow is made from the live column, not drawn."""
+        return self.up is not None
 
     @property
     def triggers(self) -> list[pgtrigger.Trigger]:
         """The triggers for a model's `Meta.triggers`."""
+        if self.converts:
+            return [SyncInsertTrigger(self), SyncUpdateTrigger(self)]
         return [FillTrigger(self), KeepTrigger(self)]
 
-    def attach_to(self, model: type[models.Model]) -> None:
+    @classmethod
+    def read(cls, installed: str, fields: Mapping[str, str]) -> Shadow | None:
+        """Read a declaration back from the text of its first trigger's function; None without.
+
+        Arguments:
+            installed: the text.
+            fields: the names of the model's fields, by their columns.
+        """
+        made = read_declared(installed)
+        drawn = read_drawn(installed)
+        columns = made or drawn or {}
+        live, shadow = (fields.get(unquoted(columns.get(role, ""))) for role in ("live", "shadow"))
+        if live is None or shadow is None:
+            return None
+        if drawn is not None:
+            return cls(live, shadow, value=CompiledExpression(drawn["value"]))
+        assert made is not None
+        up, down = made["up"], made["down"]
+        return cls(
+            live,
+            shadow,
+            up=CompiledExpression(up, live),
+            down=None if down is None else CompiledExpression(down, shadow),
+        )
+
+    def attach_to(
+        self, model: type[models.Model], field: models.Field[Any, Any] | None = None
+    ) -> None:
         """Declare the shadow on somebody else's model: add its field, register its triggers.
 
         To be called in the `ready()` of an app of yours.
 
         Arguments:
             model: an installed app's model; `apps.get_model("invitations.Invitation")`, say.
+            field: the shadow field, nullable; without, one of the live field's type.
         """
-        fields = {field.name: field for field in model._meta.fields}
+        fields = {each.name: each for each in model._meta.fields}
         live = fields.get(self.live)
         # Where there is nothing to copy, or a primary key, a check says what is wrong.
         if live is not None and not live.primary_key and self.shadow not in fields:
-            model.add_to_class(self.shadow, shadow_field(live))
+            model.add_to_class(self.shadow, field or shadow_field(live))
         for trigger in self.triggers:
             trigger.register(model)  # type: ignore[arg-type]
 
     def meaning(self, model: type[models.Model]) -> Meaning:
         """Return the meaning of the shadow of a model."""
-        return Rotation(model, self)
+        return Conversion(model, self) if self.converts else Rotation(model, self)
 
     @property
     def value_field(self) -> models.Field[Any, Any] | None:

@@ -56,6 +56,8 @@ class ShadowStatus:
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
+        disagreements: of a conversion: writes of both columns that did not agree, so that the side
+            with the name has won.
         control: the settings for every backfill everywhere.
         next: the next command, or the thing to do.
         dependents: the objects bound to the columns, with the treatment by the swap (or its
@@ -76,6 +78,7 @@ class ShadowStatus:
     stale_writes: StaleWrites | None
     control: Control
     next: str
+    disagreements: int | None = None
     dependents: tuple[Dependent, ...] = ()
     left: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
@@ -100,6 +103,7 @@ class ShadowStatus:
             "last_stale_write": self.stale_writes.last.isoformat()
             if self.stale_writes and self.stale_writes.last
             else None,
+            "disagreements": self.disagreements,
             "control": self.control.as_json(),
             "next": self.next,
             "dependents": [each.as_json() for each in self.dependents],
@@ -120,6 +124,9 @@ class ShadowStatus:
         )
         if self.stale_writes is not None:
             yield "stale writes", describe_stale_writes(self.stale_writes, now=now)
+        if self.disagreements:
+            text = f"{self.disagreements:,} writes of both columns: {self.live} was kept"
+            yield "disagreements", text
         for each in self.dependents:
             if each.refused is None:
                 yield each.action, f"{each}, {each.how}"
@@ -216,6 +223,9 @@ def read_one(
         heap_bytes=heap,
         index_bytes=index,
         stale_writes=stale,
+        disagreements=None
+        if table is None
+        else replacement.meaning.count_disagreements(connection, table),
         control=settings,
         next=(find_elsewhere(replacement, using=connection.alias) if table is None else None)
         or hidden

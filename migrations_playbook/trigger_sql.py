@@ -21,3 +21,36 @@ class PinnedTriggerSql(compiler.UpsertTriggerSql):
             super().get_template()
             + "ALTER FUNCTION {pgid}() SET search_path = pg_catalog, public, pg_temp;"
         )
+
+
+class SyncTriggerSql(PinnedTriggerSql):
+    """A trigger that makes one column's value from another's.
+
+    What a conversion makes of a value may depend on settings of the session: they are fixed, or two
+    clients would make two values. A sequence of the function's name counts the writes of both
+    columns that did not agree; whoever writes may count.
+    """
+
+    def get_template(self) -> str:
+        """Return the pinned template with the settings fixed, and the sequence."""
+        return (
+            super().get_template()
+            + "ALTER FUNCTION {pgid}() SET timezone = 'UTC';"
+            + "ALTER FUNCTION {pgid}() SET datestyle = 'ISO, MDY';"
+            + "ALTER FUNCTION {pgid}() SET intervalstyle = 'postgres';"
+            + "ALTER FUNCTION {pgid}() SET extra_float_digits = '1';"
+            + "ALTER FUNCTION {pgid}() SET bytea_output = 'hex';"
+            + "CREATE SEQUENCE IF NOT EXISTS {pgid};"
+            + "GRANT USAGE ON SEQUENCE {pgid} TO PUBLIC;"
+        )
+
+
+# The settings of a sync trigger's function, for a statement that makes the same values.
+SYNC_SETTINGS = {
+    "search_path": TRIGGER_PATH,
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}

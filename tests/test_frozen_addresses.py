@@ -12,6 +12,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.writer import MigrationWriter
 from django.db.models import Func
 from pgtrigger import compiler
+from pgtrigger.migrations import AddTrigger
 
 from migrations_playbook import RandomHexUUID, RandomText, operations
 from migrations_playbook.operations import (
@@ -21,7 +22,7 @@ from migrations_playbook.operations import (
     SquashedExpand,
     WithTableLock,
 )
-from migrations_playbook.trigger_sql import PinnedTriggerSql
+from migrations_playbook.trigger_sql import PinnedTriggerSql, SyncTriggerSql
 
 TRIGGER = compiler.Trigger(
     name="fill_new_code",
@@ -97,10 +98,14 @@ def test_a_value_is_written_with_the_address_that_applied_migrations_have(value:
     assert f"db_default=migrations_playbook.values.{type(value).__name__}(" in source
 
 
-def test_the_trigger_sql_is_written_with_the_address_that_applied_migrations_have() -> None:
-    source = written(OPERATIONS[1])
+@pytest.mark.parametrize("kind", [PinnedTriggerSql, SyncTriggerSql])
+def test_the_trigger_sql_is_written_with_the_address_that_applied_migrations_have(
+    kind: type[PinnedTriggerSql],
+) -> None:
+    trigger = compiler.Trigger(name="fill_new_code", sql=kind(**TRIGGER.sql.kwargs))
+    source = written(AddTrigger("voucher", trigger))
     assert "import migrations_playbook.trigger_sql\n" in source
-    assert "sql=migrations_playbook.trigger_sql.PinnedTriggerSql(" in source
+    assert f"sql=migrations_playbook.trigger_sql.{kind.__name__}(" in source
 
 
 @pytest.mark.parametrize("module", APPLIED)

@@ -74,11 +74,11 @@ def search_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
     )
 
 
-def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
+def batch_statement(replacement: Replacement, leaf: Leaf, *, careful: bool = False) -> sql.Composed:
     """Compose the statement to claim and fill a batch.
 
-    Its row: rows filled, rows left null nevertheless, rows claimed, and the last claimed place. A
-    claimed row is not filled where a trigger of the site keeps the row back.
+    Its row: rows filled, rows of these that are still to do, rows claimed, and the last claimed
+    place. A claimed row is not filled where a trigger of the site keeps the row back.
 
     Its parameters: the place to begin behind, the place to end before, the number of shares, the
     share, and how many rows.
@@ -88,7 +88,11 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
 
     The hash of a row's place says which share has the row: some rows of each page are in each. The
     claim reads a range of places, not a list, because a page is pruned only by a scan of the page.
+
+    Arguments:
+        careful: leave the values to the trigger, which stumbles over no row.
     """
+    meaning = replacement.meaning
     return sql.SQL("""
         WITH claimed AS MATERIALIZED (
             SELECT ctid FROM ONLY {table}
@@ -98,14 +102,14 @@ def batch_statement(replacement: Replacement, leaf: Leaf) -> sql.Composed:
         filled AS (
             UPDATE ONLY {table} SET {shadow} = {assigned}
              WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
-            RETURNING {shadow} IS NULL AS still_null)
-        SELECT count(*), count(*) FILTER (WHERE still_null),
+            RETURNING {to_do} AS still_to_do)
+        SELECT count(*), count(*) FILTER (WHERE still_to_do),
                (SELECT count(*) FROM claimed), (SELECT max(ctid)::text FROM claimed)
           FROM filled""").format(
         table=leaf.identifier,
-        to_do=replacement.meaning.to_do,
-        shadow=sql.Identifier(replacement.shadow),
-        assigned=replacement.meaning.assigned,
+        to_do=meaning.to_do,
+        shadow=meaning.shadow,
+        assigned=sql.SQL("NULL") if careful else meaning.assigned,
     )
 
 

@@ -165,6 +165,7 @@ class Finished:
         batch_size: rows in a batch, at the end.
         cost: the prediction, and the backfill's real cost; None as above.
         reason: which bound was reached, in a sentence; None without.
+        valueless: the remaining rows whose value cannot be converted, once all others are filled.
     """
 
     rows_remaining: int | None
@@ -172,6 +173,7 @@ class Finished:
     batch_size: int
     cost: Cost | None = None
     reason: str | None = None
+    valueless: int = 0
 
 
 Event = Started | Batch | Recounted | Waiting | Paced | Note | Lost | Vacuumed | Finished

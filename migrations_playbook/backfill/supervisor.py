@@ -190,7 +190,8 @@ class Supervisor:
         if not self.connection.is_usable():
             self.connection.close()
         done = self.team.complete.is_set()
-        left = 0 if done else count_nulls(self.connection, self.replacement, self.table)
+        valueless = self.team.valueless
+        left = valueless if done else count_nulls(self.connection, self.replacement, self.table)
         if not left:
             # So no setting is left at the swap, and in a dump of the schema.
             control.clear_control(self.connection, self.replacement, self.table)
@@ -200,6 +201,7 @@ class Supervisor:
             batch_size=self.team.pacer.rows,
             cost=self.meter.read_cost(),
             reason=self.bound_reached,
+            valueless=valueless,
         )
 
     def conclude_cancelled(self) -> Finished:

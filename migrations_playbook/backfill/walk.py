@@ -18,8 +18,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
@@ -55,13 +56,13 @@ class Filled:
 
     Arguments:
         rows: rows filled; 0 where a stretch of the table had nothing to fill.
-        nulls: rows left null by the value expression, or by a trigger of the site.
+        left: rows that are still to do: no value could be made, or a trigger of the site took it.
         kept_back: rows not updated, because a trigger of the site kept them back.
         seconds: from the transaction's begin to its commit.
     """
 
     rows: int
-    nulls: int
+    left: int
     kept_back: int
     seconds: float
 
@@ -86,20 +87,24 @@ class Window:
     """A few blocks with nulls, passed over once for each share.
 
     Arguments:
-        batch: the statement of a batch, spelled.
+        leaf: the table.
         first: the first block.
         end: the block to end before.
         shares: how many.
         share: the share being filled, counted from 0.
         after: the place reached by this pass.
+        careful: whether a batch has met a row without a value.
+        batches: the statement of a batch, spelled; a careful one, too.
     """
 
-    batch: str
+    leaf: Leaf
     first: int
     end: int
     shares: int
     share: int
     after: str
+    careful: bool = False
+    batches: dict[bool, str] = field(default_factory=dict)
 
     def next_share(self) -> bool:
         """Begin the next pass; False after the last."""
@@ -158,14 +163,21 @@ class Walk:
             if self._window is None:
                 return Filled(0, 0, 0, time.monotonic() - began)
         window = self._window
-        rows, nulls, claimed, last = self._batch(connection, window, size)
+        try:
+            rows, left, claimed, last = self._batch(connection, window, size)
+        except DatabaseError as error:
+            if window.careful or not self.replacement.meaning.tolerates(error.__cause__):
+                raise
+            # A row of these has no value: from here on each is tried by itself.
+            window.careful = True
+            rows, left, claimed, last = self._batch(connection, window, size)
         # After a batch that is not full, the pass is at its end: the remaining rows are locked, and
         # wait for the next sweep.
         if claimed == size and last is not None:
             window.after = last
         elif not window.next_share():
             self._window = None
-        return Filled(rows, nulls, claimed - rows, time.monotonic() - began)
+        return Filled(rows - left, left, claimed - rows, time.monotonic() - began)
 
     def _next_window(
         self, connection: BaseDatabaseWrapper, stretch: Stretch, size: int
@@ -183,7 +195,7 @@ class Walk:
         # Another worker may have filled them all in between.
         end = until if last is None or count < most else block_of(last) + 1
         window = Window(
-            batch=self._spell(connection, batch_statement(self.replacement, stretch.leaf)),
+            leaf=stretch.leaf,
             first=stretch.block,
             end=end,
             # A pass of less than a batch is not worth its reading.
@@ -201,7 +213,8 @@ class Walk:
 
         Lock: ACCESS SHARE on the table.
         """
-        message = self._spell(connection, search_statement(self.replacement, stretch.leaf))
+        statement = search_statement(self.replacement, stretch.leaf)
+        message = self._spell(connection, statement, careful=False)
         params = [place_before(stretch.block), place_before(until), most]
         first, last, count = run_message(connection, message, params)
         return first, last, int(count)
@@ -211,11 +224,19 @@ class Walk:
     ) -> tuple[int, int, int, str | None]:
         end = place_before(window.end)
         params = [window.after, end, window.shares, window.share, size]
-        rows, nulls, claimed, last = run_message(connection, window.batch, params)
-        return int(rows), int(nulls), int(claimed), last
+        if window.careful not in window.batches:
+            statement = batch_statement(self.replacement, window.leaf, careful=window.careful)
+            spelled = self._spell(connection, statement, careful=window.careful)
+            window.batches[window.careful] = spelled
+        rows, left, claimed, last = run_message(connection, window.batches[window.careful], params)
+        return int(rows), int(left), int(claimed), last
 
-    def _spell(self, connection: BaseDatabaseWrapper, statement: sql.Composed) -> str:
-        return spell_message(connection, statement, **self.settings)
+    def _spell(
+        self, connection: BaseDatabaseWrapper, statement: sql.Composed, *, careful: bool
+    ) -> str:
+        meaning = self.replacement.meaning
+        own = meaning.careful_settings if careful else meaning.batch_settings
+        return spell_message(connection, statement, **{**self.settings, **own})
 
 
 def circle_leaves(leaves: list[Leaf], start: int) -> deque[Stretch]:

@@ -77,6 +77,8 @@ class Team:
         self.stopping = threading.Event()
         self.go = threading.Event()
         self.complete = threading.Event()
+        # Rows for which no value can be made, once complete.
+        self.valueless = 0
         self.application = application_name(replacement)
         self.waits_for = ""
         self._workers = [self.new_session(self._fill, FILLS) for _ in range(size)]
@@ -179,13 +181,15 @@ class Team:
         voice = Voice(connection, self.application, FILLS)
         idle_since: float | None = None
         while not self.stopping.is_set():
-            filled, kept_back = self._sweep(connection, walk, voice)
+            filled, valueless, kept_back = self._sweep(connection, walk, voice)
             if filled:
                 idle_since = None
-            if self.stopping.is_set():
+            if self.stopping.is_set() or self.complete.is_set():
                 return
             left = count_nulls(connection, self.replacement, self.table)
-            if not left:
+            # Each of them was tried in this sweep, or in another worker's.
+            if left <= valueless:
+                self.valueless = left
                 self.complete.set()
                 return
             if kept_back >= left:
@@ -200,10 +204,12 @@ class Team:
             self.put(Waiting(text, seconds=PAUSE_FOR_LOCKED_ROWS, news=news))
             self.stopping.wait(PAUSE_FOR_LOCKED_ROWS)
 
-    def _sweep(self, connection: BaseDatabaseWrapper, walk: Walk, voice: Voice) -> tuple[int, int]:
-        """Go through the table once; return the rows filled, and those kept back."""
+    def _sweep(
+        self, connection: BaseDatabaseWrapper, walk: Walk, voice: Voice
+    ) -> tuple[int, int, int]:
+        """Go through the table once; return the rows filled, without a value, and kept back."""
         walk.begin(connection)
-        total = kept_back = failures = 0
+        total = left = kept_back = failures = 0
         while not self.stopping.is_set():
             if not self.go.wait(0.1):
                 voice.say(WAITS, self.waits_for or None)
@@ -221,8 +227,9 @@ class Team:
                 break
             failures = 0
             kept_back += filled.kept_back
-            if filled.nulls:
+            if filled.left and not self.replacement.meaning.may_leave_rows:
                 raise PlaybookError(say_null(connection, self.replacement, self.table))
+            left += filled.left
             if filled.rows:
                 total += filled.rows
                 self.put(Batch(filled.rows, filled.seconds))
@@ -233,7 +240,7 @@ class Team:
                     voice.say(FILLS)
                 if pause > 0:
                     self.stopping.wait(pause)
-        return total, kept_back
+        return total, left, kept_back
 
     def _say_locked(self, connection: BaseDatabaseWrapper, left: int) -> str:
         holders = read_holders(connection, self.table.identifier)

@@ -19,7 +19,7 @@ from migrations_playbook.contract.play import contract, installed_triggers
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.table_lock import POSTGRES, one_sentence, refuse_without_transaction
 from migrations_playbook.expand.table_operation import TableOperation
-from migrations_playbook.history import find_remembered
+from migrations_playbook.history import Remembered, find_remembered
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.tables import read_table
@@ -97,13 +97,22 @@ class DropShadow(TableOperation):
             refuse_without_transaction(schema_editor)
             if was is None and not _has_column(schema_editor.connection, table, column):
                 return  # another database had it, and no migration has ever added it
+            found = read_table(schema_editor.connection, table)
+            live = _column(model._meta.get_field(self.live))
+            swapped = (
+                found is None or column not in found.columns or found.has_exchanged(live, column)
+            )
             contract(
                 schema_editor.connection,
                 table,
-                live=_column(model._meta.get_field(self.live)),
+                live=live,
                 shadow=column,
                 triggers=self.read_triggers(schema_editor.connection, table),
             )
+            if not swapped and isinstance(was, Remembered) and was.declaration.converts:
+                # A fresh database's table, without a row: no swap has given the column its type.
+                before = was.replacement().model._meta.get_field(self.live)
+                schema_editor.alter_field(model, before, model._meta.get_field(self.live))  # type: ignore[arg-type]
 
     def database_backwards(
         self,

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
+from migrations_playbook.meaning.sync import counts
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.names import plain_name
@@ -171,6 +172,12 @@ def steps(
             sql.SQL("DROP FUNCTION {}()").format(sql.Identifier(*function)),
             Lock.NONE,
         )
+        if counts(function[1]):
+            yield Step(
+                f"Drop the count of {'.'.join(function)}",
+                sql.SQL("DROP SEQUENCE IF EXISTS {}").format(sql.Identifier(*function)),
+                Lock.NONE,
+            )
     yield Step(
         f"Drop the column {shadow} with its constraint and index",
         sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table.identifier, sql.Identifier(shadow)),
@@ -189,7 +196,11 @@ def installed_triggers(
         field: the shadow field's name, which is part of the triggers' names.
     """
     # django-pgtrigger writes names in lower case, with five hex digits behind them.
-    triggers = Shadow(live="", shadow=field, value=Value(None)).triggers
+    triggers = (
+        trigger
+        for each in (Shadow("", field, value=Value(None)), Shadow("", field, up=Value(None)))
+        for trigger in each.triggers
+    )
     names = [f"pgtrigger_{trigger.name}_".lower() for trigger in triggers]
     rows = fetch_all(
         connection,

@@ -15,11 +15,12 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError, NotSupportedError, connections, models
 
 from migrations_playbook.errors import TRY_AGAIN, primary_message
+from migrations_playbook.expand.conversion_checks import check_conversion
 from migrations_playbook.expand.field_checks import check_fields, check_model
 from migrations_playbook.expand.migration_checks import check_migration, read_migrations
 from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.expand.value_checks import check_value
-from migrations_playbook.meaning import ShadowTrigger
+from migrations_playbook.meaning.base import ShadowTrigger
 from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.shadow import Shadow
 
@@ -69,7 +70,8 @@ def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
     """Yield the errors of a declaration."""
     yield from check_model(model)
     yield from check_fields(model, shadow)
-    yield from check_value(model, shadow)
+    check = check_conversion if shadow.converts else check_value
+    yield from check(model, shadow)
 
 
 @register("migrations_playbook")

@@ -70,7 +70,9 @@ def check_fields(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
             id="playbook.E004",
         )
         return
-    yield from _check_shadow(model, fields["live"], fields["shadow"])
+    if not shadow.converts:
+        yield from _check_types(model, fields["live"], fields["shadow"])
+    yield from _check_shadow(model, fields["shadow"])
     yield from _check_live(model, fields["live"])
     yield from _check_names(model, fields["live"], fields["shadow"])
 
@@ -105,7 +107,7 @@ def _missing(model: Model, shadow: Shadow, role: str, name: object) -> Error:
     )
 
 
-def _check_shadow(model: Model, live: Field, shadow: Field) -> Iterator[CheckMessage]:
+def _check_types(model: Model, live: Field, shadow: Field) -> Iterator[CheckMessage]:
     types = [_describe_type(field) for field in (live, shadow)]
     if types[0] != types[1]:
         yield Error(
@@ -114,6 +116,9 @@ def _check_shadow(model: Model, live: Field, shadow: Field) -> Iterator[CheckMes
             obj=model,
             id="playbook.E005",
         )
+
+
+def _check_shadow(model: Model, shadow: Field) -> Iterator[CheckMessage]:
     if not shadow.null or shadow.primary_key:
         yield Error(
             f"Shadow: {shadow.name} is not nullable, so the expand would rewrite the table.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Error
-from django.db import DatabaseError, ProgrammingError
+from django.db import DatabaseError, NotSupportedError, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -52,6 +52,8 @@ def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> li
                     id="playbook.E020",
                 )
             ]
+        if replacement.declaration.converts:
+            return list(_check_ways(connection, replacement, table))
         return list(_check_draws(connection, replacement, table))
     except DatabaseError:
         # No such right, a lost connection: the command itself has a sentence for these.
@@ -102,6 +104,35 @@ def _check_draws(
             _propose_wider(replacement.declaration.value, rows, live.max_length),
             "playbook.E021",
         )
+
+
+def _check_ways(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> Iterator[CheckMessage]:
+    """Say which way PostgreSQL would refuse, whatever the values are."""
+    conversion = replacement.conversion
+    for way, maker, column in (
+        ("up", conversion.up, replacement.live),
+        ("down", conversion.down, replacement.shadow),
+    ):
+        if column not in table.columns:
+            continue
+        identifier = sql.Identifier(column)
+        query = sql.SQL("SELECT {} FROM {} LIMIT 0").format(
+            sql.SQL(maker(identifier.as_string(None))), table.identifier
+        )
+        try:
+            with engine_transaction(connection):
+                set_local(connection, "search_path", TRIGGER_PATH)
+                execute(connection, query)
+        except (ProgrammingError, NotSupportedError) as error:
+            yield Error(
+                f"Shadow({way}=...) is refused by PostgreSQL where the triggers look names up, in "
+                f"{TRIGGER_PATH}: {primary_message(error)}.",
+                hint="Correct the expression, name the schema, or grant the right.",
+                obj=replacement.model,
+                id="playbook.E022",
+            )
 
 
 def _check_failure(

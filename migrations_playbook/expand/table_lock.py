@@ -210,6 +210,12 @@ class WithTableLock(TableOperation):
             if replacement.model._meta.label_lower != label or table is None or not own:
                 continue
             if replacement.live in table.columns:
+                later = replacement.meaning.find_later_trigger(connection, table)
+                if later is not None:
+                    raise Refused(
+                        f"{later} Nothing was changed. Rename that trigger, so that it sorts "
+                        f'before; then run "manage.py migrate" again.'
+                    )
                 try_triggers(connection, replacement, table, own)
 
     def _forget(

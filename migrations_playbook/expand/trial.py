@@ -59,15 +59,54 @@ def try_triggers(
     _refuse_without_temporary(connection)
     with _taken_back(connection):
         _make_trial(connection, replacement, table)
-        with _refusing(replacement, table):
-            _draw_row(connection, replacement)
-        _install_triggers(connection, triggers)
-        with _refusing(replacement, table):
-            _write_rows(connection, replacement, ROWS)
-        _refuse_same(connection, replacement, table)
-        _try_checks(connection, replacement, table)
+        if replacement.declaration.converts:
+            _copy_row(connection, replacement, table)
+            _install_triggers(connection, triggers)
+            with _refusing(replacement, table):
+                _try_ways(connection, replacement)
+                _write_rows(connection, replacement, 1)
+        else:
+            _try_draws(connection, replacement, table, triggers)
         for role in read_writers(connection, table):
             _try_role(connection, replacement, table, triggers, role)
+
+
+def _try_draws(
+    connection: BaseDatabaseWrapper,
+    replacement: Replacement,
+    table: Table,
+    triggers: Sequence[PinnedTriggerSql],
+) -> None:
+    """Try the triggers of a rotation, and what they draw."""
+    with _refusing(replacement, table):
+        _draw_row(connection, replacement)
+    _install_triggers(connection, triggers)
+    with _refusing(replacement, table):
+        _write_rows(connection, replacement, ROWS)
+    _refuse_same(connection, replacement, table)
+    _try_checks(connection, replacement, table)
+
+
+def _copy_row(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Insert a row's live value, as from before the triggers."""
+    row = sql.SQL("INSERT INTO {} ({live}) SELECT {live} FROM {} LIMIT 1").format(
+        TRIAL, table.identifier, live=sql.Identifier(replacement.live)
+    )
+    execute(connection, row)
+
+
+def _try_ways(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
+    """Evaluate both ways for no row: a trigger hides the errors of either, and leaves null.
+
+    The rights to call functions are asked for all the same.
+    """
+    conversion = replacement.conversion
+    with _trigger_path(connection):
+        for text in (
+            conversion.up(conversion.live.as_string(None)),
+            conversion.down(conversion.shadow.as_string(None)),
+        ):
+            execute(connection, sql.SQL("SELECT {} FROM {} LIMIT 0").format(sql.SQL(text), TRIAL))
 
 
 @contextmanager
@@ -118,7 +157,7 @@ def _install_triggers(
     connection: BaseDatabaseWrapper, triggers: Sequence[PinnedTriggerSql]
 ) -> None:
     for trigger in triggers:
-        installed = PinnedTriggerSql(**{**trigger.kwargs, "table": QUOTED})
+        installed = type(trigger)(**{**trigger.kwargs, "table": QUOTED})
         execute(connection, sql.SQL(str(installed)))
 
 
@@ -213,6 +252,8 @@ def _try_role(
                 ) from None
             return
         with _refusing(replacement, table, role):
+            if replacement.declaration.converts:
+                _try_ways(connection, replacement)
             # For the rights a single row is as good as many.
             _write_rows(connection, replacement, 1)
 

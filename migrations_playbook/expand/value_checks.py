@@ -74,6 +74,10 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     value: Any = shadow.value
     live = _field_of(model, shadow.live)
     propose = f"Write value={propose_value(live, value)}"
+    if value is None:
+        says = "is missing, and so is up=...: the one draws new values, the other converts."
+        yield 10, says, f"{propose}, or up= and down=."
+        return
     if not isinstance(value, BaseExpression):
         made = _make_instance(value)
         if made is not None and not any(_problems(model, replace(shadow, value=made))):
@@ -145,7 +149,7 @@ def _may_be(value: RandomText, kind: str) -> bool:
     return kind in TEXTS or kind == "bytea" or (number and kind in NUMBERS)
 
 
-def _width(value: models.expressions.BaseExpression, kind: str) -> int | None:
+def _width(value: Any, kind: str) -> int | None:
     """Count a value's characters, where known for certain."""
     if isinstance(value, RandomText | RandomHexUUID):
         return value.output_field.max_length

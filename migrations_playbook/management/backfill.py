@@ -10,7 +10,8 @@ from django.db import Error as DatabaseError
 
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.play import Options, Plan, backfill, fillable_table, plan_backfill
-from migrations_playbook.errors import ConnectionLost, PlaybookError, RowsLeft, Stopped
+from migrations_playbook.backfill.unconverted import list_unconverted
+from migrations_playbook.errors import ConnectionLost, PlaybookError, Refused, RowsLeft, Stopped
 from migrations_playbook.management import progress
 from migrations_playbook.management.backfill_options import add_options, options_from
 from migrations_playbook.management.interrupts import GracefulStop
@@ -42,6 +43,7 @@ class BackfillCommand(SchemaCommand):
         database: str,
         json: bool,
         dry_run: bool,
+        list_failed: bool,
         pause: bool,
         resume: bool,
         changes: list[tuple[str, float | None]] | None,
@@ -53,7 +55,13 @@ class BackfillCommand(SchemaCommand):
         wanted: dict[str, Any] = dict(changes or [])
         if pause or resume:
             wanted["paused"] = pause
-        if wanted:
+        if list_failed:
+            keys = list_unconverted(postgresql(database), replacement)
+            if json:
+                self.say_json({"failed": keys})
+            else:
+                self.stdout.writelines(f"{each}\n" for each in keys)
+        elif wanted:
             self.change_control(database, replacement, wanted, json=json)
         elif dry_run:
             plan = plan_backfill(replacement, using=database, options=options_from(options))
@@ -118,6 +126,7 @@ class BackfillCommand(SchemaCommand):
 
         Raises:
             Stopped: by a signal.
+            Refused: rows are left whose values cannot be converted.
             RowsLeft: at a bound.
         """
         tally = self.tally
@@ -126,6 +135,13 @@ class BackfillCommand(SchemaCommand):
                 f"Stopped: {tally.rows:,} rows filled and kept, {tally.left}. "
                 "Run the same command again to go on.",
                 stop.exit_code,
+            )
+        if tally.valueless:
+            raise Refused(
+                f"{tally.rows:,} rows filled. The values of {tally.valueless:,} rows cannot be "
+                "converted: the site goes on with them, and the exchange is refused until there "
+                f'is none. "{replacement.command("backfill", "--list-failed")}" lists them by '
+                "key. Correct them, then run the same command again."
             )
         if not tally.complete:
             why = "" if tally.reason is None else f"{tally.reason} "

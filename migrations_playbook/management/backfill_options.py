@@ -79,6 +79,12 @@ def add_options(parser: CommandParser) -> None:
         metavar="TIME",
         help="End after so long, 240s say; exit code 75 when rows are left (default: no bound).",
     )
+    parser.add_argument(
+        "--list-failed",
+        action="store_true",
+        help="Of a conversion: print the keys of the rows whose value cannot be converted (after "
+        "the swap: back), one a line; change nothing.",
+    )
     control = parser.add_argument_group(
         "from any terminal, for the workers on every host, while they work"
     )

@@ -52,6 +52,7 @@ class Tally:
         self.batches = 0
         self.remaining: int | None = None
         self.complete = False
+        self.valueless = 0
         self.batch_size = 0
         self.vacuums = 0
         self.reason: str | None = None
@@ -87,6 +88,7 @@ class Tally:
         elif isinstance(event, Finished):
             self.remaining = event.rows_remaining
             self.complete = event.complete
+            self.valueless = event.valueless
             self.batch_size = event.batch_size
             self.reason = event.reason
             self.cost = event.cost

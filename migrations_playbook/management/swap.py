@@ -23,6 +23,7 @@ from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.play import SwapPlan
 from migrations_playbook.swap.proof.evidence import Evidence
 from migrations_playbook.swap.reports import (
+    Converted,
     Event,
     Exchanged,
     FollowingUp,
@@ -275,6 +276,11 @@ def swap_result(event: Event) -> dict[str, Any]:
                 "left": list(event.left),
                 "problems": list(event.problems),
                 "passed": event.passed,
+                **(
+                    {"out_of_step": event.out_of_step, "no_way_back": event.no_way_back}
+                    if isinstance(event, Converted)
+                    else {}
+                ),
             }
     return {}
 
@@ -297,12 +303,11 @@ def swap_line(event: Event, *, revert: bool) -> str:
                 f" {name} was not read ({why})." if why else f" {name} may not be read."
                 for name, why in event.unread.items()
             )
-            same = f" {event.same:,} rows are the same in both columns." if event.same else ""
-            past = f" {event.untriggered:,} came past the triggers." if event.untriggered else ""
+            numbers = ", ".join(f"{count} {name}" for name, count in event.numbers.items())
+            remarks = "".join(f" {each}" for each in event.remarks)
             return (
-                f"Verified {event.values:,} of {event.rows:,} rows: {event.nulls} nulls, "
-                f"{event.duplicates} duplicates, {event.leaked} with another row's retired value, "
-                f"{event.returned} with a remembered one.{same}{past}{views}{unread}"
+                f"Verified {event.values:,} of {event.rows:,} rows: {numbers}."
+                f"{remarks}{views}{unread}"
             )
         case Resuming(left=left):
             return f"Finishing what an interrupted run has left: {', '.join(left)}."

@@ -218,6 +218,13 @@ def is_filled(request: SwapRequest) -> PlaybookError | None:
         return None
     assert state.table is not None
     left = count_nulls(request.connection, replacement, state.table)
+    if replacement.declaration.converts:
+        return WrongPhase(
+            f"{left:,} rows of {replacement.label} are not converted yet. "
+            f'Run "{replacement.command("backfill")}" first; '
+            f'"{replacement.command("backfill", "--list-failed")}" lists by key the rows whose '
+            "values cannot be converted."
+        )
     return WrongPhase(
         f'Column "{replacement.shadow}" of {replacement.label} still has {left:,} null rows. '
         f'Run "{replacement.command("backfill")}" first.'

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from migrations_playbook.errors import LockNotAvailable, WrongPhase
 from migrations_playbook.expand.restore import install_triggers
 from migrations_playbook.logs import journaled
-from migrations_playbook.phase import read_catalog_state, read_enabled
+from migrations_playbook.phase import Phase, read_enabled, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.query import engine_transaction, pin_search_path
@@ -29,12 +29,20 @@ from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps, ready_steps
-from migrations_playbook.swap.gate import SwapRequest, find_rest, pass_gate, recheck
+from migrations_playbook.swap.gate import (
+    SwapRequest,
+    find_rest,
+    is_expanded,
+    is_not_done_already,
+    pass_gate,
+    recheck,
+)
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import build_twins, prepare
 from migrations_playbook.swap.proof.readers import find_unreadable
 from migrations_playbook.swap.proof.verify import verify_values
 from migrations_playbook.swap.reports import Event, Noticed, Preparing, Resuming
+from migrations_playbook.swap.rows.kinds import rows_of
 
 # How often to prepare again when something new is bound to the column meanwhile.
 PREPARE_ROUNDS = 3
@@ -173,7 +181,15 @@ def mend(
     policy = policy or LockPolicy()
     connection = postgresql(using)
     refuse_read_only(connection)
-    inventory = pass_gate(SwapRequest(connection, replacement, revert=True))
+    request = SwapRequest(connection, replacement, revert=True)
+    if not replacement.meaning.keeps_out:
+        objection = is_expanded(request) or is_not_done_already(request)
+        if objection is not None:
+            raise objection
+        yield from map(Preparing, rows_of(request.pair).mend(connection))
+        yield from verify(replacement, using=using)
+        return
+    inventory = pass_gate(request)
     unique = tuple(each for each in inventory.dependents if each.unique_beside is not None)
     yield from build_twins(connection, replace(inventory, dependents=unique), policy)
     yield Preparing("Set the quarantine up again")
@@ -196,6 +212,8 @@ def mend(
 def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, None]:
     """Prove again, at any time after the swap, that no leaked value is reachable.
 
+    Of a conversion: that both columns are in step, before a swap too.
+
     Lock: ACCESS SHARE on the table and its views, as any SELECT takes.
 
     Raises:
@@ -203,10 +221,11 @@ def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, No
         VerificationFailed: a number is wrong.
     """
     connection = postgresql(using)
-    state = read_catalog_state(connection, replacement)
+    state = read_state(connection, replacement)
     if state.table is not None:
         refuse_hidden_rows(connection, state.table)
-    if state.table is None or not state.swapped:
+    early = replacement.meaning.keeps_out or state.phase is not Phase.FILLED
+    if state.table is None or (early and not state.swapped):
         raise WrongPhase(
             f"{replacement.label} is not swapped, so there is nothing to verify. "
             f'"{replacement.command("status")}" shows what comes next.'
@@ -224,7 +243,9 @@ def notice(request: SwapRequest) -> Noticed:
     connection, pair = request.connection, request.pair
     return Noticed(
         unreadable=find_unreadable(connection, pair),
-        copies={} if request.revert else find_copies(connection, pair),
+        copies={}
+        if request.revert or not request.replacement.meaning.keeps_out
+        else find_copies(connection, pair),
     )
 
 

@@ -96,6 +96,7 @@ def prepare(
                 raise _do_not_pass(pair, each)
     for each in inventory.dependents:
         yield from _prove(connection, inventory, each, policy)
+    yield from map(Preparing, rows.collect_statistics(connection))
 
 
 def build_twins(

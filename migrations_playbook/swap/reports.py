@@ -125,6 +125,23 @@ class Verified:
     problems: tuple[str, ...] = ()
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """Name the numbers that must be zero."""
+        return {
+            "nulls": self.nulls,
+            "duplicates": self.duplicates,
+            "with another row's retired value": self.leaked,
+            "with a remembered one": self.returned,
+        }
+
+    @property
+    def remarks(self) -> list[str]:
+        """Say what else was counted."""
+        same = f"{self.same:,} rows are the same in both columns."
+        past = f"{self.untriggered:,} came past the triggers."
+        return [text for text, n in ((same, self.same), (past, self.untriggered)) if n]
+
+    @property
     def passed(self) -> bool:
         """Tell whether every number is as the proof demands."""
         return not any(
@@ -140,6 +157,38 @@ class Verified:
                 self.problems,
             )
         )
+
+
+@dataclass(frozen=True)
+class Converted(Verified):
+    """The numbers that prove the exchange of a conversion.
+
+    Arguments:
+        out_of_step: rows whose columns neither way explains.
+        no_way_back: rows whose live value has no way back, so that a revert is refused.
+    """
+
+    out_of_step: int = 0
+    no_way_back: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every number is as the proof demands."""
+        return super().passed and not self.out_of_step
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Name the numbers that must be zero."""
+        return {
+            "nulls": self.nulls,
+            "duplicates": self.duplicates,
+            "out of step": self.out_of_step,
+        }
+
+    @property
+    def remarks(self) -> list[str]:
+        """Say what else was counted."""
+        return [f"{self.no_way_back:,} rows have no way back."] if self.no_way_back else []
 
 
 Event = Noticed | Preparing | Exchanged | Resuming | FollowingUp | Verified

@@ -67,11 +67,16 @@ def keep_forgotten(
             if (model, declaration.shadow) in removed:
                 names |= {(model, declaration.shadow)}
                 names |= {(model, str(trigger.name)) for trigger in declaration.triggers}
+                if declaration.converts:
+                    # The swap has given the live column its type already.
+                    names |= {(model, declaration.live)}
 
     def of_state(_: str, forgotten: list[Operation]) -> Operation:
         return migrations.SeparateDatabaseAndState(state_operations=forgotten)
 
-    return _gather(operations, names, (migrations.RemoveField, RemoveTrigger), of_state)
+    return _gather(
+        operations, names, (migrations.RemoveField, RemoveTrigger, migrations.AlterField), of_state
+    )
 
 
 def _gather(

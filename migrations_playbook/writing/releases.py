@@ -6,10 +6,11 @@ Other differences between the models and the migrations are left to `makemigrati
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
-from django.db import connections, migrations
+from django.db import DEFAULT_DB_ALIAS, connections, migrations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState
@@ -82,11 +83,34 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
     return [
         migrations.SeparateDatabaseAndState(
             state_operations=[
+                *_adopt_type(was),
                 *(RemoveTrigger(name, str(trigger.name)) for trigger in was.triggers),
                 migrations.RemoveField(name, shadow),
             ]
         )
     ]
+
+
+def _adopt_type(was: Remembered) -> Iterator[Operation]:
+    """Yield the change of the live field to the type that its column has since the swap.
+
+    Raises:
+        WrongPhase: the model still has the field of the old type.
+    """
+    if not was.declaration.converts:
+        return
+    live = was.declaration.live
+    field: Any = apps.get_model(was.label)._meta.get_field(live)
+    old, new = was.replacement().model._meta.get_field(live), was.field
+    connection = connections[DEFAULT_DB_ALIAS]
+    kinds = [each.db_type(connection) for each in (field, old, new)]
+    if kinds[0] == kinds[1] != kinds[2]:
+        raise WrongPhase(
+            f"{was.label} still has {live!r} as a {kinds[1]}, and its column is a {kinds[2]} since "
+            "the swap. Write the field of the new type, then run the same command again."
+        )
+    if field.deconstruct()[1:] != was.model_state.fields[live].deconstruct()[1:]:
+        yield migrations.AlterField(was.model.lower(), live, field.clone())
 
 
 def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -> list[Operation]:

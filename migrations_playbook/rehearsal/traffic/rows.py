@@ -39,7 +39,7 @@ class RowFactory:
         self.model = model
         self.alias = alias
         self._make = make
-        self._value = replacement.rotation.value
+        self._replacement = replacement
         self._live: Any = model._meta.get_field(replacement.declaration.live)
         self._drawn: deque[Any] = deque()
 
@@ -67,7 +67,9 @@ class RowFactory:
     def _draw_value(self) -> Any:
         if not self._drawn:
             # A volatile function is called for each row of its SELECT.
-            query = sql.SQL("SELECT {} FROM pg_catalog.generate_series(1, %s)").format(self._value)
+            query = sql.SQL("SELECT {} FROM pg_catalog.generate_series(1, %s)").format(
+                self._replacement.rotation.value
+            )
             with connections[self.alias].cursor() as cursor:
                 cursor.execute(query, [DRAWN])
                 self._drawn.extend(value for (value,) in cursor.fetchall())

@@ -46,6 +46,8 @@ class Settings:
     default: int | None
 
 
+# Settings that not every type has.
+OF_THE_TYPE = {"storage", "compression"}
 # How ALTER COLUMN writes a setting, by its name for a person.
 ACTIONS: dict[str, Callable[[Settings], sql.Composable]] = {
     "statistics target": lambda each: sql.SQL("SET STATISTICS {}").format(
@@ -110,7 +112,8 @@ def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent
             refused="an identity or generated column makes its own values",
         )
         return
-    if pair.live.type != pair.shadow.type or live.collation != shadow.collation:
+    other_type = pair.live.type != pair.shadow.type or live.collation != shadow.collation
+    if other_type and not pair.replacement.declaration.converts:
         yield Dependent(
             "column",
             name,
@@ -132,13 +135,19 @@ def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent
 def _carried(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
     name, how = pair.labelled(pair.replacement.live), f"of {pair.replacement.live}"
     column, covers = frozenset({pair.replacement.live}), _defaults(live, shadow)
+    same_type = pair.live.type == pair.shadow.type
     steps = tuple(_keep(pair, "default", _default(pair.live), _default(pair.shadow)))
     if steps or covers:
         carried = Steps(after_rename=steps) if steps else None
         yield Dependent("default", name, how, column, covers, carried)
     for kind, found in (
         ("comment", _comment(pair, live, shadow)),
-        *((what, _keep(pair, what, write(live), write(shadow))) for what, write in ACTIONS.items()),
+        *(
+            (what, _keep(pair, what, write(live), write(shadow)))
+            for what, write in ACTIONS.items()
+            # Of another type the storage is the type's.
+            if same_type or what not in OF_THE_TYPE
+        ),
         ("options", _options(pair, live, shadow)),
     ):
         steps = tuple(found)

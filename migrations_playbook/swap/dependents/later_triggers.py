@@ -32,6 +32,8 @@ def read_later(reading: Reading) -> Iterator[Dependent]:
     """Yield the site's triggers that may draw a token when ours have fired already; by name."""
     pair = reading.pair
     replacement = pair.replacement
+    if not replacement.meaning.keeps_out:
+        return  # `phase` asks the meaning, which minds every trigger that writes the columns
     fill = replacement.trigger_names[0]
     rows = fetch_all(
         reading.connection,

@@ -86,12 +86,12 @@ def verify_values(
             rights_changed=rights_changed,
             left=tuple(each.name for each in found.left if each.holds_copies),
         )
-        if not pair.swapped:
+        if not pair.swapped and pair.replacement.meaning.keeps_out:
             return counted
         exchanged = rows_of(pair)
         return replace(
             exchanged.prove(connection, found, counted),
-            still_bound=tuple(_still_bound(found)),
+            still_bound=tuple(_still_bound(found)) if pair.swapped else (),
             problems=exchanged.find_problems(connection, found),
         )
 

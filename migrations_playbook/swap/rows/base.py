@@ -62,6 +62,20 @@ class Rows(ABC):
     def say_hopeless(self, rounds: int) -> PlaybookError:
         """Say that values still collide after this many rounds."""
 
+    def mend(self, connection: BaseDatabaseWrapper) -> Iterator[str]:
+        """Put back what keeps the exchanged rows right, where the dependents are not concerned.
+
+        Lock: ACCESS EXCLUSIVE on the table, boundedly; ROW EXCLUSIVE, and the rows.
+        """
+        yield from ()
+
+    def collect_statistics(self, connection: BaseDatabaseWrapper) -> Iterator[str]:
+        """Let the first plans after the exchange know the column, where it is of another kind.
+
+        Lock: SHARE UPDATE EXCLUSIVE on the table.
+        """
+        yield from ()
+
     @abstractmethod
     def prove(
         self, connection: BaseDatabaseWrapper, inventory: Inventory, counted: Verified

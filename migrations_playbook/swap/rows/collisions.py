@@ -35,7 +35,7 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Uniqu
         unique: the key to differ, by the index's own expressions: Lower("code") say.
     """
     with engine_transaction(connection):
-        _hold(connection, pair)
+        hold_names(connection, pair)
         pin_search_path(connection, pair.live.type_schema)
         _draw(
             connection,
@@ -72,7 +72,7 @@ def redraw_leaked(
     """
     pair, drawn = inventory.pair, 0
     with engine_transaction(connection):
-        _hold(connection, pair)
+        hold_names(connection, pair)
         pin_search_path(connection, pair.live.type_schema)
         for name, value in unsettled_texts(inventory.quarantine).items():
             set_local(connection, name, value)
@@ -96,8 +96,8 @@ def copy_untriggered(connection: BaseDatabaseWrapper, pair: Pair) -> int:
         How many there were.
     """
     with engine_transaction(connection):
-        _hold(connection, pair)
-        _ignore_declared(connection, pair)
+        hold_names(connection, pair)
+        ignore_declared(connection, pair)
         return execute(
             connection,
             sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
@@ -159,7 +159,7 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
     )
     try:
         with engine_transaction(connection):
-            _ignore_declared(connection, pair)
+            ignore_declared(connection, pair)
             execute(
                 connection,
                 sql.SQL(
@@ -177,7 +177,7 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
             raise
 
 
-def _hold(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+def hold_names(connection: BaseDatabaseWrapper, pair: Pair) -> None:
     """Keep another session's exchange away until the commit: the names would mean other columns.
 
     Raises:
@@ -187,7 +187,7 @@ def _hold(connection: BaseDatabaseWrapper, pair: Pair) -> None:
     refuse_overtaken(pair, pair.reread(connection))
 
 
-def _ignore_declared(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+def ignore_declared(connection: BaseDatabaseWrapper, pair: Pair) -> None:
     """Keep the declared triggers from putting the old value back, or from drawing another."""
     names = "{" + ",".join(pair.replacement.trigger_names) + "}"
     set_local(connection, "pgtrigger.ignore", names)

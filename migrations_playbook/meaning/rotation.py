@@ -27,17 +27,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pgtrigger
-from django.db import DEFAULT_DB_ALIAS, connections, models
 from psycopg import sql
 
-from migrations_playbook.meaning import (
+from migrations_playbook.meaning.base import (
     Meaning,
     ShadowTrigger,
     Words,
-    output_field,
-    write_expression,
 )
-from migrations_playbook.postgres.names import base_type
+from migrations_playbook.meaning.expressions import output_field, write_cast, write_expression
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.quarantine import setup
 from migrations_playbook.quarantine.base import MOVED, Objects, Quarantine, mark_row
@@ -59,22 +56,6 @@ DRAWN = re.compile(
     r'EXIT WHEN NEW\.(?P=shadow) IS DISTINCT FROM NEW\.(?P<live>"(?:[^"]|"")+");',
     re.DOTALL,
 )
-
-
-class CompiledValue(models.Expression):
-    """A value expression known by its SQL only.
-
-    Arguments:
-        text: the SQL, as a trigger has it.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
-        """Return the SQL as the trigger has it."""
-        return self.text.replace("%", "%%"), ()
 
 
 def read_drawn(installed: str) -> dict[str, str] | None:
@@ -163,17 +144,10 @@ class Rotation(Meaning):
         """The value expression, for a statement with parameters of its own.
 
         In a trigger PL/pgSQL casts the value to the column's type, and refuses a value that is too
-        long. Beside the live column in a statement the value must have this type already. The cast
-        is to the type without its length: a cast to `varchar(32)` would cut a longer value and say
-        nothing.
+        long. Beside the live column in a statement the value must have this type already.
         """
-        text = self.value_text
-        connection = connections[DEFAULT_DB_ALIAS]
         shadow: Any = self.model._meta.get_field(self.declaration.shadow)
-        kind = base_type(shadow, connection)
-        made = output_field(self.declaration.value)
-        if made is None or base_type(made, connection) != kind:
-            text = f"CAST({text} AS {kind})"
+        text = write_cast(self.value_text, output_field(self.declaration.value), shadow)
         return sql.SQL(text.replace("%", "%%"))
 
     @property

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import pgtrigger
-from django.core.exceptions import FieldError
-from django.db import DEFAULT_DB_ALIAS, connections, models
-from django.db.models.sql import Query
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from pgtrigger import compiler
 from psycopg import sql
 
 from migrations_playbook.postgres.names import column_of, compose_name
 from migrations_playbook.postgres.steps import Step
+from migrations_playbook.postgres.tables import Table
 from migrations_playbook.quarantine.base import Objects, Quarantine
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
@@ -116,16 +116,24 @@ class Meaning(ABC):
     words: ClassVar[Words]
     # Whether the retired values must not come back, so that a quarantine keeps them out.
     keeps_out: ClassVar[bool]
+    # Whether rows may have no value, so that the backfill ends without them.
+    may_leave_rows: ClassVar[bool] = False
+
+    @property
+    def column_names(self) -> tuple[str, str]:
+        """The columns of the live and of the shadow field."""
+        live, shadow = self.declaration.live, self.declaration.shadow
+        return column_of(self.model, live), column_of(self.model, shadow)
 
     @property
     def live(self) -> sql.Identifier:
         """The live field's column, to be composed into SQL."""
-        return sql.Identifier(column_of(self.model, self.declaration.live))
+        return sql.Identifier(self.column_names[0])
 
     @property
     def shadow(self) -> sql.Identifier:
         """The shadow field's column, to be composed into SQL."""
-        return sql.Identifier(column_of(self.model, self.declaration.shadow))
+        return sql.Identifier(self.column_names[1])
 
     @property
     @abstractmethod
@@ -136,6 +144,39 @@ class Meaning(ABC):
     @abstractmethod
     def assigned(self) -> sql.Composable:
         """What a batch assigns to the shadow; null where the row stays to do."""
+
+    @property
+    def batch_settings(self) -> Mapping[str, str]:
+        """The settings of a batch's transaction, beside the engine's."""
+        return {}
+
+    @property
+    def careful_settings(self) -> Mapping[str, str]:
+        """The settings of a batch that stumbles over no row; see `tolerates`."""
+        return self.batch_settings
+
+    def tolerates(self, error: BaseException | None) -> bool:
+        """Tell whether an error is a row's that may stay to do, so that the others are to go on."""
+        return False
+
+    @property
+    def trigger_names(self) -> tuple[str, ...]:
+        """The declared triggers' names in the catalog."""
+        return tuple(trigger.get_pgid(self.model) for trigger in self.declaration.triggers)
+
+    def find_later_trigger(self, connection: BaseDatabaseWrapper, table: Table) -> str | None:
+        """Find a trigger of the site that fires too late for the declared ones; in a sentence.
+
+        Lock: none that conflicts with anything.
+        """
+        return None
+
+    def count_disagreements(self, connection: BaseDatabaseWrapper, table: Table) -> int | None:
+        """Count the writes of both columns of which one was overruled; None where none can be.
+
+        Lock: none that conflicts with anything.
+        """
+        return None
 
     @abstractmethod
     def is_outdated(self, installed: str) -> bool:
@@ -156,22 +197,3 @@ class Meaning(ABC):
 
         Lock: ACCESS EXCLUSIVE is held already.
         """
-
-
-def output_field(expression: models.expressions.BaseExpression) -> models.Field[Any, Any] | None:
-    """Resolve the field of an expression's type; None where Django cannot tell."""
-    try:
-        return expression.output_field
-    except FieldError:
-        return None
-
-
-def write_expression(
-    model: type[models.Model], expression: models.expressions.BaseExpression
-) -> str:
-    """Write an expression as SQL, its parameters as literals."""
-    connection = connections[DEFAULT_DB_ALIAS]
-    query = Query(model)
-    resolved = expression.resolve_expression(query, allow_joins=False)
-    text, params = query.get_compiler(connection=connection).compile(resolved)
-    return str(text % tuple(sql.Literal(param).as_string(None) for param in params))

@@ -1,0 +1,193 @@
+"""The meaning of a conversion: two columns kept in step, each made from the other.
+
+*Up* makes the shadow's value of the live one, *down* the other way round; without a way down, a
+revert has an end. `sync` has the triggers.
+
+Two columns have two orders: by name (live, shadow) and by type (the older column's, the newer
+one's). Up is always of the older column, whatever its name is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from migrations_playbook.meaning.base import Meaning, Words
+from migrations_playbook.meaning.catalog import count_disagreements, find_later_trigger
+from migrations_playbook.meaning.expressions import keeps_null
+from migrations_playbook.meaning.sync import (
+    CAREFUL,
+    FILLING,
+    PLAIN,
+    Maker,
+    SyncInsertTrigger,
+    read_declared,
+)
+from migrations_playbook.postgres.query import execute, set_local
+from migrations_playbook.postgres.steps import Step
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.quarantine.base import Objects, Quarantine
+from migrations_playbook.trigger_sql import SYNC_SETTINGS
+
+# What a value that cannot be converted raises: of a cast, of somebody's function, of a domain.
+UNCONVERTIBLE = (pg_errors.DataError, pg_errors.RaiseException, pg_errors.CheckViolation)
+# The names of two functions of a transaction's own; see `Conversion.make_safe`.
+SAFE = {way: sql.Identifier("pg_temp", f"migrations_playbook_{way}") for way in ("up", "down")}
+
+
+@dataclass(frozen=True)
+class Conversion(Meaning):
+    """The meaning of `Shadow(up=..., down=...)`."""
+
+    words: ClassVar[Words] = Words(
+        retired="old values",
+        made="Converted values",
+        expression="up expression",
+        without_trigger="the columns fall out of step",
+    )
+    keeps_out: ClassVar[bool] = False
+    may_leave_rows: ClassVar[bool] = True
+
+    @property
+    def up(self) -> Maker:
+        """The way from the older column to the newer one."""
+        return Maker.of(self.model, self.declaration, "up")
+
+    @property
+    def down(self) -> Maker:
+        """The way back."""
+        return Maker.of(self.model, self.declaration, "down")
+
+    @property
+    def to_do(self) -> sql.Composable:
+        """The condition under which a row is still to be converted.
+
+        Where up is null of a null alone, null says it. Elsewhere the row is compared.
+        """
+        if keeps_null(self.declaration.up):
+            return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
+        return sql.SQL("({} IS DISTINCT FROM {})").format(self.shadow, self.assigned)
+
+    @property
+    def assigned(self) -> sql.Composable:
+        """What up makes of the live column."""
+        return _escaped(self.up(self.live.as_string(None)))
+
+    @property
+    def batch_settings(self) -> Mapping[str, str]:
+        """The settings of a batch: the trigger's own, and no need to follow the batch."""
+        return {**SYNC_SETTINGS, FILLING: PLAIN}
+
+    @property
+    def careful_settings(self) -> Mapping[str, str]:
+        """The settings of a batch whose rows the trigger converts one by one."""
+        return {**SYNC_SETTINGS, FILLING: CAREFUL}
+
+    def tolerates(self, error: BaseException | None) -> bool:
+        """Tell whether a value that cannot be converted raised an error."""
+        return isinstance(error, UNCONVERTIBLE)
+
+    def find_later_trigger(self, connection: BaseDatabaseWrapper, table: Table) -> str | None:
+        """Find a trigger that fires after the sync and may write the columns; in a sentence."""
+        return find_later_trigger(connection, table, self.column_names, self.trigger_names)
+
+    def count_disagreements(self, connection: BaseDatabaseWrapper, table: Table) -> int:
+        """Count the writes of both columns that did not agree."""
+        return count_disagreements(connection, table, self.trigger_names)
+
+    def is_outdated(self, installed: str) -> bool:
+        """Tell whether a sync trigger converts in another way than the model declares."""
+        found = read_declared(installed)
+        mine = read_declared(SyncInsertTrigger(self.declaration).get_func(self.model))
+        return found is not None and found != mine
+
+    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
+        """Build nothing: the sync triggers are the same for either name."""
+        return []
+
+    def make_safe(self, connection: BaseDatabaseWrapper, table: Table) -> None:
+        """Make two functions that give null where a value cannot be converted.
+
+        They are the session's own, and go with the transaction when that is rolled back. (Since
+        PostgreSQL 16 pg_input_is_valid() could tell, of a cast alone.)
+
+        Lock: none.
+
+        Arguments:
+            connection: in a transaction.
+            table: with both columns.
+        """
+        for name, value in SYNC_SETTINGS.items():
+            set_local(connection, name, value)
+        columns = [table.columns[each] for each in self.column_names]
+        older, newer = sorted(columns, key=lambda column: column.number)
+        for way, maker, source, target in (
+            ("up", self.up, older, newer),
+            ("down", self.down, newer, older),
+        ):
+            body = f"""
+                DECLARE made {target.type};
+                BEGIN
+                    made := {maker("source")};
+                    RETURN made;
+                EXCEPTION WHEN OTHERS THEN
+                    RETURN NULL;
+                END"""
+            execute(
+                connection,
+                sql.SQL(
+                    "CREATE FUNCTION {name}(source {source}) RETURNS {target}"
+                    " LANGUAGE plpgsql AS {body}"
+                ).format(
+                    name=SAFE[way],
+                    source=sql.SQL(source.type),
+                    target=sql.SQL(target.type),
+                    body=sql.Literal(body),
+                ),
+            )
+
+    def drop_safe(self) -> list[sql.Composed]:
+        """Compose the statements to drop the two functions, before a commit."""
+        return [sql.SQL("DROP FUNCTION {}").format(each) for each in SAFE.values()]
+
+    def out_of_step(self, table: Table) -> sql.Composable:
+        """Compose the condition of a row that neither way explains; see `make_safe`.
+
+        What cannot be converted leaves null on the other side, and is in step.
+        """
+        live, shadow = self.column_names
+        older, newer = (shadow, live) if table.has_exchanged(live, shadow) else (live, shadow)
+        return sql.SQL("""(
+            CASE WHEN {newer} IS NOT DISTINCT FROM {up}({older}) THEN false
+                 WHEN {older} IS NOT DISTINCT FROM {down}({newer}) THEN false
+                 ELSE true END)""").format(
+            older=sql.Identifier(older), newer=sql.Identifier(newer), **SAFE
+        )
+
+    def has_no_way(self, table: Table) -> sql.Composable:
+        """Compose the condition of a row whose live value cannot be converted; see `make_safe`.
+
+        While the columns are exchanged, a value that was made of the retired one needs no way back.
+        """
+        if table.has_exchanged(*self.column_names):
+            return sql.SQL(
+                "({live} IS DISTINCT FROM {up}({shadow}) AND {down}({live}) IS NULL)"
+            ).format(live=self.live, shadow=self.shadow, **SAFE)
+        return sql.SQL("({live} IS NOT NULL AND {up}({live}) IS NULL)").format(
+            live=self.live, **SAFE
+        )
+
+    def remade(self, table: Table) -> sql.Composable:
+        """Compose what the column under the shadow name should be; see `make_safe`."""
+        live, shadow = self.column_names
+        way = "down" if table.has_exchanged(live, shadow) else "up"
+        return sql.SQL("{}({})").format(SAFE[way], sql.Identifier(live))
+
+
+def _escaped(text: str) -> sql.SQL:
+    return sql.SQL(text.replace("%", "%%"))

@@ -1,0 +1,237 @@
+"""The triggers of a conversion: each column follows the other.
+
+One function, for INSERT and for UPDATE. NEW is compared with OLD column by column: Django's save()
+writes every field, so `UPDATE OF` tells nothing. (Of an INSERT, OLD is null throughout.)
+
+- The live column was written: the shadow is made from it.
+- The shadow was written: the live column is made from it.
+- Both were, and agree: they stay. They do not agree: the side that has the name wins, and a
+  sequence counts it.
+- Neither was: nothing is touched. What has not changed is never made again, because up and down
+  need not give back the same value.
+
+A shadow that is set to null alone comes from an object that was loaded before the row was filled:
+the shadow stays. A value that cannot be converted leaves null on the other side, and never fails
+the write.
+
+Which column has the name is told by their numbers (see `Table.has_exchanged`), so the text means
+the same before and after an exchange, and when somebody installs the triggers anew. The exchange
+makes the triggers anew too, and a session compiles a function once for each trigger: no session
+goes on with a plan for the other type.
+
+Must be the last BEFORE trigger that writes these columns: PostgreSQL fires them by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pgtrigger
+
+from migrations_playbook.meaning.base import ShadowTrigger
+from migrations_playbook.meaning.expressions import (
+    SOURCE,
+    CompiledExpression,
+    Model,
+    output_field,
+    resolve,
+    write_cast,
+    write_expression,
+)
+from migrations_playbook.postgres.names import column_of
+from migrations_playbook.trigger_sql import SyncTriggerSql
+
+# Set by the backfill in its own transactions: the fills of its own need not be followed, or each
+# row is to be converted by the trigger, which leaves null where that fails.
+FILLING = "migrations_playbook.filling"
+PLAIN, CAREFUL = "plain", "careful"
+# The first line of a function's text: the declaration, as JSON.
+DECLARED = re.compile(r"^\s*-- migrations_playbook: (?P<json>\{.*\})$", re.MULTILINE)
+
+EXCHANGED = """(
+    SELECT l.attnum > s.attnum
+      FROM pg_catalog.pg_attribute l
+      JOIN pg_catalog.pg_attribute s ON s.attrelid = l.attrelid AND s.attname = {shadow_name}
+     WHERE l.attname = {live_name}
+       AND l.attrelid = coalesce(pg_catalog.pg_partition_root(TG_RELID)::oid, TG_RELID))"""
+
+BODY = """-- migrations_playbook: {declared}
+exchanged := {exchanged};
+live_written := NEW.{live} IS DISTINCT FROM OLD.{live}
+    OR TG_OP = 'INSERT' AND NEW.{shadow} IS NULL
+    OR current_setting('{filling}', true) = '{careful}';
+shadow_written := NEW.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow};
+IF live_written AND shadow_written THEN
+    BEGIN
+        IF exchanged THEN agree := {agree_exchanged};
+        ELSE agree := {agree};
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        agree := false;
+    END;
+    IF agree THEN
+        RETURN NEW;
+    END IF;
+    PERFORM nextval(c.oid::regclass)
+       FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+       JOIN pg_catalog.pg_class c
+         ON c.relkind = 'S' AND c.relname = p.proname AND c.relnamespace = p.pronamespace
+      WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+        AND pg_catalog.has_sequence_privilege(c.oid, 'USAGE');
+END IF;
+IF live_written THEN
+    BEGIN
+        IF exchanged THEN NEW.{shadow} := {down_live};
+        ELSE NEW.{shadow} := {up_live};
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        NEW.{shadow} := NULL;
+    END;
+ELSIF shadow_written THEN
+    BEGIN
+        IF exchanged THEN NEW.{live} := {up_shadow};
+        ELSE {follow_shadow}
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        NEW.{live} := NULL;
+    END;
+ELSE
+    NEW.{shadow} := OLD.{shadow};
+END IF;
+RETURN NEW;"""
+
+
+class SyncTrigger(ShadowTrigger):
+    """A trigger that keeps the two columns in step."""
+
+    sql_class = SyncTriggerSql
+
+    def get_declare(self, model: Any) -> list[tuple[str, str]]:
+        """Return the function's variables."""
+        names = ("exchanged", "live_written", "shadow_written", "agree")
+        return [(name, "boolean") for name in names]
+
+    def get_func(self, model: Any) -> str:
+        """Return the body."""
+        names = self.names(model)
+        live, shadow = (f"NEW.{names[role]}" for role in ("live", "shadow"))
+        up, down = (
+            Maker.of(model, self.declaration, "up"),
+            Maker.of(model, self.declaration, "down"),
+        )
+        agree = [f"{shadow} IS NOT DISTINCT FROM {up(live)}"]
+        agree_exchanged = [f"{live} IS NOT DISTINCT FROM {up(shadow)}"]
+        if down.declared:
+            agree.append(f"{live} IS NOT DISTINCT FROM {down(shadow)}")
+            agree_exchanged.append(f"{shadow} IS NOT DISTINCT FROM {down(live)}")
+        columns = {
+            "live": column_of(model, self.declaration.live),
+            "shadow": column_of(model, self.declaration.shadow),
+        }
+        declared = columns | {"up": up(SOURCE), "down": down(SOURCE) if down.declared else None}
+        return BODY.format(
+            declared=json.dumps(declared),
+            exchanged=EXCHANGED.format(
+                live_name=_literal(columns["live"]), shadow_name=_literal(columns["shadow"])
+            ),
+            filling=FILLING,
+            careful=CAREFUL,
+            agree=" OR ".join(agree),
+            agree_exchanged=" OR ".join(agree_exchanged),
+            up_live=up(live),
+            up_shadow=up(shadow),
+            down_live=down(live),
+            # Without a way down the shadow follows the live column again.
+            follow_shadow=f"{live} := {down(shadow)};"
+            if down.declared
+            else f"{shadow} := {up(live)};",
+            **names,
+        )
+
+
+class SyncInsertTrigger(SyncTrigger):
+    """The trigger for new rows."""
+
+    # Behind the others of django-pgtrigger, and behind most names.
+    purpose = "zz_sync_new"
+    operation = pgtrigger.Insert
+    leads = True
+
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: always, since up may make a value of null.
+
+        It binds the trigger to the shadow column, which takes the trigger along when it is dropped.
+        """
+        return pgtrigger.Condition("true OR NEW.{shadow} IS NOT NULL".format(**self.names(model)))
+
+
+class SyncUpdateTrigger(SyncTrigger):
+    """The trigger for changed rows."""
+
+    purpose = "zz_sync"
+    operation = pgtrigger.Update
+
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
+        """Return the WHEN: either column is written, and not by a batch of the backfill.
+
+        PostgreSQL evaluates WHEN without calling the function: a save() that changes neither column
+        costs nothing, nor does a row of the backfill. It names no type, so that it means the same
+        after an exchange.
+        """
+        return pgtrigger.Condition(
+            "NEW.{live} IS DISTINCT FROM OLD.{live} "
+            "OR CASE current_setting('{filling}', true) WHEN '{plain}' THEN false "
+            "WHEN '{careful}' THEN true ELSE NEW.{shadow} IS DISTINCT FROM OLD.{shadow} END".format(
+                filling=FILLING, plain=PLAIN, careful=CAREFUL, **self.names(model)
+            )
+        )
+
+
+class Maker:
+    """A way up or down, to be written for any column of the right type.
+
+    Arguments:
+        model: the model.
+        expression: the declared expression; None for no way.
+        source: the field that it refers to.
+        target: the field whose values it makes.
+    """
+
+    def __init__(self, model: Model, expression: Any, source: str, target: str) -> None:
+        self.declared = expression is not None
+        self._model, self._expression, self._source = model, expression, source
+        self._target: Any = model._meta.get_field(target)
+
+    @classmethod
+    def of(cls, model: Model, declaration: Any, way: str) -> Maker:
+        """Build the way up or down of a declaration."""
+        ends = declaration.live, declaration.shadow
+        source, target = ends if way == "up" else reversed(ends)
+        return cls(model, getattr(declaration, way), source, target)
+
+    def __call__(self, column: str) -> str:
+        """Write what is made of a column; NULL where there is no way."""
+        if not self.declared:
+            return "NULL"
+        text = write_expression(self._model, self._expression, {self._source: column})
+        if isinstance(self._expression, CompiledExpression):
+            return text
+        return write_cast(text, output_field(resolve(self._model, self._expression)), self._target)
+
+
+def counts(function: str) -> bool:
+    """Tell whether a trigger's function has a sequence of its name; see `SyncTriggerSql`."""
+    return function.startswith(f"pgtrigger_{SyncUpdateTrigger.purpose}_")
+
+
+def read_declared(installed: str) -> dict[str, Any] | None:
+    """Read the columns and the two ways that a sync trigger's function is made of."""
+    found = DECLARED.search(installed)
+    return None if found is None else dict(json.loads(found["json"]))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""Conversions: two columns kept in step."""

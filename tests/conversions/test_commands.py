@@ -1,0 +1,112 @@
+"""A column of somebody else's project gets another type, by the commands alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.database import Database
+from tests.fixtures.project import Project
+
+SIZE = "shop.Voucher.size_big"
+CLEAN = ("makemigrations", "--check", "--dry-run")
+RELEASE = """
+from django.db import models
+from django.db.models import F
+
+from migrations_playbook import Shadow
+
+
+class Voucher(models.Model):
+    code = models.CharField(max_length=16, unique=True)
+    size = models.{size}(default=1, db_index=True)
+"""
+DECLARED = (
+    RELEASE.format(size="IntegerField")
+    + """    size_big = models.BigIntegerField(null=True, editable=False)
+
+    class Meta:
+        triggers = Shadow(
+            live="size", shadow="size_big", up=F("size"), down=F("size_big")
+        ).triggers
+"""
+)
+
+
+@pytest.fixture
+def fresh() -> Iterator[Database]:
+    """A second database, with nothing in it."""
+    yield from Database.temporary()
+
+
+def type_of_size(database: Database) -> str:
+    return str(
+        database.value(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = 'shop_voucher'::regclass AND attname = 'size'"
+        )
+    )
+
+
+def test_an_integer_becomes_a_bigint(
+    tmp_path: Path, empty_database: Database, fresh: Database
+) -> None:
+    project, database = Project.make(tmp_path), empty_database
+    project.write_models(RELEASE.format(size="IntegerField"))
+    project.manage(database, "makemigrations", "shop")
+    project.manage(database, "migrate")
+    insert = "INSERT INTO shop_voucher (code, size) SELECT i::text, i FROM generate_series(1, 9) i"
+    database.run(insert)
+
+    project.write_models(DECLARED)
+    assert "0002_expand_voucher_size_big.py" in project.manage(database, "playbook", "expand")
+    project.manage(database, *CLEAN)
+    database.run(
+        "CREATE FUNCTION resize() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.size := abs(NEW.size); RETURN NEW; END $$"
+    )
+    database.run(
+        "CREATE TRIGGER resize BEFORE UPDATE ON shop_voucher FOR EACH ROW EXECUTE FUNCTION resize()"
+    )
+    code, complaint = project.refusal(database, "migrate")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert 'The trigger "resize" on public.shop_voucher fires after the sync triggers' in complaint
+    database.run("ALTER TRIGGER resize ON shop_voucher RENAME TO a_resize")
+    project.manage(database, "migrate")
+    assert "Filled 9 rows" in project.manage(database, "playbook", "backfill")
+    assert "Verified 9 of 9 rows: 0 nulls, 0 duplicates, 0 out of step" in project.manage(
+        database, "playbook", "swap"
+    )
+    assert type_of_size(database) == "bigint"
+    project.manage(database, "playbook", "swap", "--revert")
+    assert type_of_size(database) == "integer"
+    project.manage(database, "playbook", "swap")
+    evidence = tmp_path / "evidence.json"
+    project.manage(database, "playbook", "swap", "--verify", "--evidence", str(evidence))
+    facts = json.loads(evidence.read_text())
+    assert (facts["outcome"], facts["out_of_step"], facts["no_way_back"]) == ("done", 0, 0)
+
+    database.run("UPDATE shop_voucher SET size = 5000000000 WHERE id = 3")
+    assert "1 rows have no way back" in project.manage(database, "playbook", "swap", "--verify")
+    code, complaint = project.refusal(database, "playbook", "swap", "--revert")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "1 rows of shop.Voucher have a size that has no way back" in complaint
+
+    project.write_models(RELEASE.format(size="IntegerField"))
+    code, complaint = project.refusal(database, "playbook", "forget", SIZE)
+    assert "its column is a bigint since the swap" in complaint
+    project.write_models(RELEASE.format(size="BigIntegerField"))
+    project.manage(database, "playbook", "forget")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "contract")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    assert database.value("SELECT sum(size) FROM shop_voucher") == 5000000042
+    assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'") == []
+    project.manage(fresh, "migrate")
+    assert type_of_size(fresh) == "bigint"

@@ -1,0 +1,70 @@
+"""What either release writes, the other column follows; and only where its source has changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap
+from tests.fixtures.database import Database
+from tests.fixtures.models_conversions import (
+    SIZES,
+    Size,
+)
+from tests.fixtures.models_zoo import expand, fill
+
+
+def sizes_of(database: Database, pk: int) -> tuple[Any, ...]:
+    """The two columns of a row, by the names they have now."""
+    (found,) = database.fetch("SELECT size, size_big FROM zoo_size WHERE id = %s", pk)
+    return tuple(found)
+
+
+def type_of(database: Database) -> Any:
+    return database.value("SELECT pg_typeof(size)::text FROM zoo_size LIMIT 1")
+
+
+def exchange(replacement: Replacement, *, revert: bool = False) -> None:
+    for _ in swap(replacement, using="default", revert=revert):
+        pass
+
+
+@pytest.fixture
+def sizes(empty_database: Database) -> Replacement:
+    return expand(Size, SIZES)
+
+
+def test_the_other_column_follows_what_either_release_writes(
+    empty_database: Database, sizes: Replacement
+) -> None:
+    fill(sizes)
+    write = empty_database.run
+    write("UPDATE zoo_size SET size = 5 WHERE id = 1")
+    write("UPDATE zoo_size SET size_big = 6 WHERE id = 2")
+    write("UPDATE zoo_size SET note = 'read' WHERE id = 3")
+    write("INSERT INTO zoo_size (size, note) VALUES (7, '')")
+    write("INSERT INTO zoo_size (size_big, note) VALUES (8, '')")
+    write("INSERT INTO zoo_size (size, size_big, note) VALUES (9, 9, '')")
+    rows = empty_database.fetch("SELECT size, size_big FROM zoo_size ORDER BY id")
+    assert rows == [(5, 5), (6, 6), (1, 1), (7, 7), (8, 8), (9, 9)]
+
+
+def test_an_exchange_and_its_revert_keep_the_columns_in_step(
+    empty_database: Database, sizes: Replacement
+) -> None:
+    fill(sizes)
+    with empty_database.connect(autocommit=True) as old:
+        # A session that has run the trigger's function before.
+        old.execute("UPDATE zoo_size SET size = 5 WHERE id = 1")
+        exchange(sizes)
+        assert type_of(empty_database) == "bigint"
+        old.execute("UPDATE zoo_size SET size = 10 WHERE id = 1")
+        old.execute("UPDATE zoo_size SET size_big = 11 WHERE id = 2")
+        assert sizes_of(empty_database, 1) == (10, 10)
+        assert sizes_of(empty_database, 2) == (11, 11)
+        exchange(sizes, revert=True)
+        assert type_of(empty_database) == "integer"
+        old.execute("UPDATE zoo_size SET size = 12 WHERE id = 1")
+        assert sizes_of(empty_database, 1) == (12, 12)
