@@ -115,11 +115,9 @@ def test_what_it_does_not_understand_is_a_usage_error(
 @pytest.mark.parametrize(
     "command", ["backfill_new_token", "swap_token_columns", "playbook_status", "seed_tickets 5"]
 )
-def test_a_database_that_is_not_postgresql_is_refused(
-    database: Database, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.fixtures.other_vendor")
-    refused = database.manage(*command.split(), "--database", "other")
+def test_a_database_that_is_not_postgresql_is_refused(database: Database, command: str) -> None:
+    settings = "tests.fixtures.other_vendor"
+    refused = database.manage(*command.split(), "--database", "other", settings=settings)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert 'The database "other" is SQLite' in refused.stderr
     assert "--database" in refused.stderr
