@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.admin.places import Place
-from migrations_playbook.backfill.batch import application_name
 from migrations_playbook.backfill.nulls import SAMPLE_PAGES, Sample, count_nulls_within, sample_rows
 from migrations_playbook.backfill.pacing.control import Control, read_control
+from migrations_playbook.backfill.roster import Worker, read_workers, spell_doing
 from migrations_playbook.phase import Phase, State, read_catalog_state
-from migrations_playbook.postgres.query import engine_transaction, fetch_all, fetch_value
+from migrations_playbook.postgres.query import engine_transaction, fetch_value
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.tables import TREE, Table
+from migrations_playbook.replacement import Replacement
 
 # The least seconds between two looks at who is at work, at the table, and at a sample of its rows.
 LOOK_EVERY, TABLE_EVERY, SAMPLE_EVERY = 2.0, 10.0, 10.0
@@ -42,16 +44,18 @@ class Host:
     """The sessions of the backfills on a host.
 
     Arguments:
-        name: its address; None for the server's own (a socket), "" where the role may not see it.
-        sessions: how many.
-        active: how many run a statement now.
-        doings: what they say in their names: that they fill, or why they wait.
+        name: its address; None over a socket, and where the role may not see another's.
+        workers: the sessions.
     """
 
     name: str | None
-    sessions: int
-    active: int
-    doings: tuple[str, ...]
+    workers: tuple[Worker, ...]
+
+    @property
+    def doings(self) -> list[tuple[str, int]]:
+        """What the sessions say that they do, and why they wait, each with how many say so."""
+        said = Counter(spell_doing(each.what, each.why) for each in self.workers)
+        return sorted(said.items())
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Watch:
             if state.table is None or state.phase is not Phase.EXPANDED:
                 self._left = None
                 return Sight(state)
-            hosts = read_hosts(connection, application_name(replacement))
+            hosts = read_hosts(connection, replacement)
             if state.problem is not None:
                 return Sight(state, hosts=hosts)
             control = read_control(connection, replacement, state.table)
@@ -196,31 +200,13 @@ def forget_watches() -> None:
     _watches.clear()
 
 
-def read_hosts(connection: BaseDatabaseWrapper, application: str) -> tuple[Host, ...]:
-    """Read where the backfills of a replacement are at work, from the names of their sessions.
+def read_hosts(connection: BaseDatabaseWrapper, replacement: Replacement) -> tuple[Host, ...]:
+    """Read where the backfills of a replacement are at work, on any host.
 
     Lock: none.
-
-    Arguments:
-        application: the name of the backfill's sessions.
     """
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT CASE WHEN client_port >= 0 THEN pg_catalog.host(client_addr)
-                        WHEN client_port IS NULL THEN '' END AS host,
-                   count(*), count(*) FILTER (WHERE state = 'active'),
-                   pg_catalog.array_agg(DISTINCT doing) FILTER (WHERE doing <> '')
-              FROM pg_catalog.pg_stat_activity,
-                   pg_catalog.btrim(pg_catalog.substr(application_name, %s)) AS doing
-             WHERE pg_catalog.split_part(application_name, ':', 1) = %s
-               AND datname = pg_catalog.current_database()
-             GROUP BY 1 ORDER BY 1 NULLS FIRST"""),
-        [len(application) + 2, application],
-    )
-    return tuple(
-        Host(name, number, active, tuple(doings or ())) for name, number, active, doings in rows
-    )
+    found = groupby(read_workers(connection, replacement), key=lambda each: each.host)
+    return tuple(Host(name, tuple(workers)) for name, workers in found)
 
 
 def read_updates(connection: BaseDatabaseWrapper, table: Table) -> int:

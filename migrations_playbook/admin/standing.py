@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +12,7 @@ from django.utils.timesince import timesince
 from migrations_playbook.admin.places import Place
 from migrations_playbook.admin.sight import LOOK_EVERY, Host, Sight, watch_place
 from migrations_playbook.backfill.pacing.control import Control
+from migrations_playbook.backfill.roster import FILLS, WAITS
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.phase import Phase
 from migrations_playbook.postgres.failures import explain_failure
@@ -31,8 +31,6 @@ SAID = {
 ALL, TENTH = 100, 10  # per cent
 # Between two looks of a browser while nobody is at work, in seconds.
 REST_EVERY = 10.0
-# What the sessions say of themselves: see `Supervisor`.
-WAITS, FILLS = "waits", re.compile("fills|feels")
 
 
 @dataclass(frozen=True)
@@ -170,13 +168,12 @@ class Standing:
         return f"{doing}: {done} % done."
 
     def _doing(self) -> str:
-        doings = [doing for host in self.hosts for doing in host.doings]
+        whats = {worker.what for host in self.hosts for worker in host.workers}
         if self.settings.paused:
             return "Paused"
         if not self.hosts:
             return "No backfill is at work"
-        waits = any(doing.startswith(WAITS) for doing in doings)
-        return "Waiting" if waits and not any(map(FILLS.match, doings)) else "Filling"
+        return "Waiting" if WAITS in whats and FILLS not in whats else "Filling"
 
 
 def read_standing(place: Place) -> Standing:

@@ -30,7 +30,14 @@ from tests.fixtures.site import (
 from tests.fixtures.tickets import add_old_tickets, nulls
 
 # As slow as the tests need it: it is under way until it is told otherwise.
-SLOW = ("backfill_new_token", "--no-throttle", "--batch-size", "50", "--max-rows-per-second", "500")
+SLOW = (
+    "backfill_new_token",
+    "--no-throttle",
+    "--batch-size",
+    "200",
+    "--max-rows-per-second",
+    "500",
+)
 
 
 @pytest.fixture(scope="module")

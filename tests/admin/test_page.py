@@ -117,12 +117,12 @@ def test_a_run_is_seen_with_its_host_its_rate_and_its_rest(database: Database) -
         watch.forget()
         return client.get(f"{ONE}?live").content.decode()
 
-    wait_until(lambda: "the database server" in shown(), "the workers are seen")
-    wait_until(lambda: " rows a second" in shown(), "the rate is seen")
+    wait_until(lambda: "without an address" in shown(), "the workers are seen")
+    wait_until(lambda: re.search("Time left</dt><dd>(about|less)", shown()), "the rest is seen")
     page = shown()
+    assert " rows a second" in page
     assert "at work</span>" in page
     assert re.search(r"Rows left</dt><dd>(1\d|20),\d{3} ", page)
-    assert "Time left</dt><dd>about" in page or "less than a minute" in page
 
 
 def test_why_the_workers_wait_is_said_in_their_own_words(database: Database) -> None:
