@@ -102,6 +102,7 @@ class Watch:
         self._stated = 0.0
         self._left: Sample | None = None
         self._sampled, self._took = 0.0, 0.0
+        self._updated_then = 0
         self._updated: deque[tuple[float, int]] = deque()
 
     def look(self) -> Sight:
@@ -140,12 +141,21 @@ class Watch:
             if state.problem is not None:
                 return Sight(state, hosts=hosts)
             control = read_control(connection, replacement, state.table)
-            rate = self._measure_rate(read_updates(connection, state.table))
-        self._sample(connection, state.table)
-        now = time.monotonic()
-        if self._left is not None and self._left.exact and not self._left.nulls:
+            updated = read_updates(connection, state.table)
+        rate = self._measure_rate(updated)
+        self._sample(connection, state.table, updated)
+        age = time.monotonic() - self._sampled
+        left = self._left and self._count_on(self._left, updated)
+        if left is not None and left.exact and not left.nulls:
             state = replace(state, phase=Phase.FILLED)
-        return Sight(state, control, hosts, self._left, now - self._sampled, rate)
+        return Sight(state, control, hosts, left, age, rate)
+
+    def _count_on(self, left: Sample, updated: int) -> Sample:
+        """Take off a sample what has been filled since; the last row is a sample's to say."""
+        since = updated - self._updated_then
+        if not left.nulls or since <= 0:
+            return left
+        return replace(left, nulls=max(1, left.nulls - since), exact=False)
 
     def _read_state(self, connection: BaseDatabaseWrapper) -> State:
         """Read the phase as the catalog shows it, which seldom changes, now and then."""
@@ -154,7 +164,7 @@ class Watch:
             self._stated = time.monotonic()
         return self._state
 
-    def _sample(self, connection: BaseDatabaseWrapper, table: Table) -> None:
+    def _sample(self, connection: BaseDatabaseWrapper, table: Table, updated: int) -> None:
         """Sample the rows, when that is due; where a sample has no null, look at all of them."""
         began = time.monotonic()
         if self._left is not None and began - self._sampled < max(
@@ -170,7 +180,7 @@ class Watch:
             if nulls is not None:
                 left = replace(left, nulls=nulls, exact=True)
         self._left, self._sampled = left, time.monotonic()
-        self._took = self._sampled - began
+        self._took, self._updated_then = self._sampled - began, updated
 
     def _measure_rate(self, updated: int) -> float | None:
         """Say how fast rows are updated, from the server's own count of them.
