@@ -90,15 +90,10 @@ def _problems(
         return
     if "$$" in text or "\n" in text:
         yield 41, "has $$ or a line break in it, which would end a part of the trigger.", write
-    plain = LITERAL.sub("''", text)
-    restless = {name.lower() for name in CALL.findall(plain)} & RESTLESS
-    restless |= {name.lower() for name in CLOCKS.findall(plain)}
+    restless = _find_restless(text)
     if restless:
-        yield (
-            44,
-            f"calls {', '.join(sorted(restless))}, which makes another value each time.",
-            write,
-        )
+        named = ", ".join(sorted(restless))
+        yield 44, f"calls {named}, which makes another value each time.", write
     for field in (source, target):
         kind = base_type(field, connections[DEFAULT_DB_ALIAS])
         if kind in INCOMPARABLE:
@@ -109,6 +104,13 @@ def _problems(
     if not keeps_null(expression) and _may_fail(model, expression, target):
         says = "may make null of a value, or a value of null, and may fail: whether a row is "
         yield 46, f"{says}converted could not be told.", "Let it do one of the two."
+
+
+def _find_restless(text: str) -> set[str]:
+    """Find what an expression's SQL calls that makes another value each time."""
+    plain = LITERAL.sub("''", text)
+    called = {name.lower() for name in CALL.findall(plain)} & RESTLESS
+    return called | {name.lower() for name in CLOCKS.findall(plain)}
 
 
 def _may_fail(model: Model, expression: Any, target: Any) -> bool:

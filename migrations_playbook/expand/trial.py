@@ -100,13 +100,17 @@ def _try_ways(connection: BaseDatabaseWrapper, replacement: Replacement) -> None
 
     The rights to call functions are asked for all the same.
     """
-    conversion = replacement.conversion
     with _trigger_path(connection):
-        for text in (
-            conversion.up(conversion.live.as_string(None)),
-            conversion.down(conversion.shadow.as_string(None)),
-        ):
-            execute(connection, sql.SQL("SELECT {} FROM {} LIMIT 0").format(sql.SQL(text), TRIAL))
+        execute(connection, sql.SQL("{} LIMIT 0").format(_evaluate(replacement)), [])
+
+
+def _evaluate(replacement: Replacement) -> sql.Composed:
+    """Compose the query of what the triggers evaluate for each row of the trial."""
+    columns = [
+        sql.SQL("{} AS {}").format(expression, sql.Identifier(f"value_{number}"))
+        for number, expression in enumerate(replacement.meaning.evaluated)
+    ]
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), TRIAL)
 
 
 @contextmanager
@@ -293,8 +297,8 @@ def _read_lacking(
     A view of the value tells its functions, PostgreSQL's own apart. The functions called by these
     in turn are not known.
     """
-    view = sql.SQL("CREATE TEMPORARY VIEW {} AS SELECT {} AS value").format(
-        sql.Identifier(f"{NAME}_value"), replacement.rotation.value
+    view = sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(
+        sql.Identifier(f"{NAME}_value"), _evaluate(replacement)
     )
     with _trigger_path(connection):
         execute(connection, view, [])

@@ -146,6 +146,11 @@ class Meaning(ABC):
         """What a batch assigns to the shadow; null where the row stays to do."""
 
     @property
+    @abstractmethod
+    def evaluated(self) -> tuple[sql.Composable, ...]:
+        """The declared expressions, as the triggers evaluate them for a row of the two columns."""
+
+    @property
     def batch_settings(self) -> Mapping[str, str]:
         """The settings of a batch's transaction, beside the engine's."""
         return {}

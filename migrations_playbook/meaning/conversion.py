@@ -79,6 +79,11 @@ class Conversion(Meaning):
         return _escaped(self.up(self.live.as_string(None)))
 
     @property
+    def evaluated(self) -> tuple[sql.Composable, ...]:
+        """Both ways, each of its column."""
+        return self.assigned, _escaped(self.down(self.shadow.as_string(None)))
+
+    @property
     def batch_settings(self) -> Mapping[str, str]:
         """The settings of a batch: the trigger's own, and no need to follow the batch."""
         return {**SYNC_SETTINGS, FILLING: PLAIN}

@@ -160,6 +160,11 @@ class Rotation(Meaning):
         """A fresh value; null where equal to the live one, for the fill trigger to draw another."""
         return sql.SQL("NULLIF({}, {})").format(self.value, self.live)
 
+    @property
+    def evaluated(self) -> tuple[sql.Composable, ...]:
+        """The value expression."""
+        return (self.value,)
+
     def is_outdated(self, installed: str) -> bool:
         """Tell whether a fill trigger draws by another value than the model declares."""
         drawn = read_drawn(installed)

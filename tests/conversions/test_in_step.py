@@ -8,7 +8,7 @@ import pytest
 
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, wait_until_blocked
 from tests.fixtures.models_conversions import (
     SIZES,
     Size,
@@ -68,3 +68,19 @@ def test_an_exchange_and_its_revert_keep_the_columns_in_step(
         assert type_of(empty_database) == "integer"
         old.execute("UPDATE zoo_size SET size = 12 WHERE id = 1")
         assert sizes_of(empty_database, 1) == (12, 12)
+
+
+def test_two_releases_at_once_leave_the_row_in_step(
+    empty_database: Database, sizes: Replacement
+) -> None:
+    """The second update waits for the first, and sees the row that the first has left."""
+    fill(sizes)
+    with empty_database.connect() as old, empty_database.connect(autocommit=True) as new:
+        old.execute("UPDATE zoo_size SET size = 5 WHERE id = 1")
+        new.pgconn.send_query(b"UPDATE zoo_size SET size_big = 6, note = 'new' WHERE id = 1")
+        wait_until_blocked(empty_database, new.info.backend_pid, by=old.info.backend_pid)
+        old.execute("UPDATE zoo_size SET note = 'old' WHERE id = 1")
+        old.commit()
+        while new.pgconn.get_result():
+            pass
+    assert sizes_of(empty_database, 1) == (6, 6)
