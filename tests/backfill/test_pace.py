@@ -7,6 +7,7 @@ import pytest
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.pacing.pace import (
     CEILING,
+    FIRST_SIZE,
     FLOOR,
     LOOK_AFTER,
     BatchSize,
@@ -37,7 +38,7 @@ def test_one_slow_batch_in_ten_is_not_lost_in_an_average() -> None:
     size = BatchSize()
     for ms in (10, 10, 10, 100):
         size.took(size.rows, ms, target_ms=50)
-    assert size.rows == 500
+    assert size.rows == FIRST_SIZE / 2
 
 
 def test_a_batch_five_times_over_shrinks_it_at_once() -> None:
@@ -58,7 +59,7 @@ def test_a_batch_that_was_not_full_does_not_make_it_grow() -> None:
     size = BatchSize()
     for _ in range(100):
         size.took(3, 0.1, target_ms=50)
-    assert size.rows == 1000
+    assert size.rows == FIRST_SIZE
 
 
 def test_a_fixed_size_stays_but_for_failures() -> None:

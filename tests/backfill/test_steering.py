@@ -18,12 +18,13 @@ from migrations_playbook.backfill.pacing.steering import (
     Baseline,
     Felt,
     Steering,
+    is_often,
     near_highest,
 )
 
 REST_MS = 1.0
 # Probes a second.
-PROBES = 10
+PROBES = 25
 
 
 def rested(rest_ms: float = REST_MS) -> Steering:
@@ -60,7 +61,7 @@ def test_a_site_that_feels_nothing_gets_long_batches_slowly() -> None:
     levels = beside(steering, lambda _: 0.0, seconds=120)
     assert levels[-1] == LONGEST_MS
     assert all(later <= 1.25 * earlier for earlier, later in pairwise(levels))
-    # Two seconds without a complaint for each step.
+    # Four seconds without a complaint for each step.
     assert sum(1 for earlier, later in pairwise(levels) if later > earlier) > 5
     assert levels[PROBES] == FIRST_MS
 
@@ -68,9 +69,9 @@ def test_a_site_that_feels_nothing_gets_long_batches_slowly() -> None:
 def test_what_the_site_feels_halves_the_batches_at_once() -> None:
     steering = rested()
     levels = beside(steering, lambda _: 9.0, seconds=1)
-    # With the second probe that says so, and again as soon as probes have felt the new pace.
-    assert levels[:2] == [FIRST_MS, FIRST_MS / 2]
-    assert levels[5] == FIRST_MS / 4
+    # With the third probe that says so, and again as soon as probes have felt the new pace.
+    assert levels[:3] == [FIRST_MS, FIRST_MS, FIRST_MS / 2]
+    assert levels[10] == FIRST_MS / 4
 
 
 def test_one_slow_probe_is_no_reason() -> None:
@@ -201,9 +202,49 @@ def test_many_processes_step_up_no_faster_together_than_one_alone() -> None:
     for processes in (1, 3):
         steering = rested()
         steering.processes = processes
-        levels = beside(steering, lambda _: 0.0, seconds=7)
+        levels = beside(steering, lambda _: 0.0, seconds=13)
         steps.append(sum(1 for earlier, later in pairwise(levels) if later > earlier))
     assert steps == [3, 1]
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_several_processes_share_one_allowance(processes: int) -> None:
+    noise = random.Random(3)  # noqa: S311 - no secret
+    all_ = [rested() for _ in range(processes)]
+    felt = []
+    for number in range(300 * PROBES):
+        # Each feels what all of them do.
+        added = sum(noise.random() * each.level for each in all_) / 2
+        felt.append(added)
+        for each in all_:
+            each.processes = processes
+            each.feel(Felt(REST_MS, REST_MS + added), 5.0, number / PROBES)
+    assert sorted(felt)[int(0.99 * len(felt))] <= 5.0
+    # And none starves for another.
+    assert min(each.level for each in all_) > 0.3 * max(each.level for each in all_)
+
+
+def test_what_the_site_feels_at_rest_as_well_is_not_ours() -> None:
+    noise = random.Random(5)  # noqa: S311 - no secret
+
+    def site() -> float:
+        # One request in fifty takes longer by itself, whoever else is there.
+        return noise.expovariate(1 / 20) if noise.random() < 0.02 else noise.random()
+
+    levels = []
+    for _ in range(5):
+        steering = Steering()
+        for _ in range(100):
+            steering.baseline.add(Felt(REST_MS, REST_MS + site()))
+        beside(steering, lambda _: site(), seconds=100)
+        levels.append(steering.level)
+    assert sorted(levels)[2] > FIRST_MS
+
+
+def test_more_often_than_chance_explains() -> None:
+    assert [is_often(times, 100, 0.01) for times in (1, 4, 5, 6)] == [False, False, False, True]
+    assert is_often(3, 10, 0.01)
+    assert not is_often(3, 10, 0.04)
 
 
 def test_a_probe_from_before_a_step_says_nothing_of_the_new_level() -> None:

@@ -1,13 +1,14 @@
 """How gentle, how fast: a backfill beside a site, at several paces, side by side.
 
     python -m tests.benchmarks.pace --rows 1000000
-    python -m tests.benchmarks.pace --load light --load steady --watch
+    python -m tests.benchmarks.pace --load light --load steady --rounds 3 --watch
 
-For each load: the site alone, the backfill as it was until now (a third of the time, in batches of
-4 ms), without any throttle, by default, and a plain loop of range UPDATEs of 1,000 keys. Added is
-the 99th percentile over that of the site alone, in the same run. `--watch` says what the longest
-writes waited for. The server has log files to use again, as one has that has been at work for a
-while; with `--fresh-log` whoever needs a new file makes it.
+For each load: the site alone, a fixed pace of a third of the time in batches of 4 ms, without any
+throttle, by default, and a plain loop of range UPDATEs of 1,000 keys. Added is the 99th percentile
+over that of the site alone, in the same run; of several rounds all requests count together, and
+the seconds are the median. `--watch` says what the longest writes waited for. The server has log
+files to use again, as one has that has been at work for a while; with `--fresh-log` whoever needs
+a new file makes it. A load of a million rows takes one to four minutes a round.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -55,33 +57,41 @@ SETTINGS = {"min_wal_size": "1GB", "max_wal_size": "2GB"}
 
 @dataclass
 class Measured:
-    """One run.
+    """A pace beside a load, in all rounds.
 
     Arguments:
         load: its name.
         pace: its name.
-        seconds: of the backfill.
-        reads: 90th and 99th percentile and longest, in milliseconds.
+        seconds: of the backfill, in each round.
+        reads: of all requests, in milliseconds.
         writes: the same.
-        pace_at_end: what the backfill says of its pace.
+        pace_at_end: what the backfill says of its pace, in each round.
         waits: what long statements of the site waited for, and how often that was seen.
     """
 
     load: str
     pace: str
-    seconds: float
-    reads: list[float]
-    writes: list[float]
-    pace_at_end: Any = None
-    waits: dict[str, int] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    reads: list[float] = field(default_factory=list)
+    writes: list[float] = field(default_factory=list)
+    pace_at_end: list[Any] = field(default_factory=list)
+    waits: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def usual_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the sums instead of each request."""
+        return {**vars(self), "reads": _summary(self.reads), "writes": _summary(self.writes)}
 
 
-def measure(server: Server, load: str, pace: str, *, watch: bool) -> Measured:
-    """Measure one pace beside one load, on a fresh copy of the table."""
+def measure(server: Server, measured: Measured, *, watch: bool) -> None:
+    """Measure one pace beside one load, on a fresh copy of the table: a round."""
+    load, pace = measured.load, measured.pace
     server.reset()
     result: dict[str, Any] = {}
-    waits: Counter[str] = Counter()
-    with traffic(server, LOADS[load]) as took, watching(server, waits, watch=watch):
+    with traffic(server, LOADS[load]) as took, watching(server, measured.waits, watch=watch):
         time.sleep(1.5)  # connections are made, and pages read
         began = time.monotonic()
         if pace == "none":
@@ -97,18 +107,21 @@ def measure(server: Server, load: str, pace: str, *, watch: bool) -> Measured:
         began = ended - result["seconds"]
     left = server.value("SELECT count(*) FROM tickets_ticket WHERE new_token IS NULL")
     assert pace == "none" or not left, f"{left} rows are left"
-    figures = {
-        kind: [ms for due, ms in each if began <= due < ended] for kind, each in took.items()
-    }
-    return Measured(
-        load=load,
-        pace=pace,
-        seconds=result.get("seconds", ended - began),
-        reads=_summary(figures["reads"]),
-        writes=_summary(figures["writes"]),
-        pace_at_end=result.get("pace"),
-        waits=dict(waits.most_common(4)),
-    )
+    for kind, figures in (("reads", measured.reads), ("writes", measured.writes)):
+        figures += [ms for due, ms in took[kind] if began <= due < ended]
+    measured.seconds.append(result.get("seconds", ended - began))
+    measured.pace_at_end.append(result.get("pace"))
+
+
+def play(
+    server: Server, load: str, paces: list[str], *, rounds: int, watch: bool
+) -> list[Measured]:
+    """Measure the paces beside a load, in turns: what the machine does beside changes by itself."""
+    runs = [Measured(load, pace) for pace in paces]
+    for _ in range(rounds):
+        for each in runs:
+            measure(server, each, watch=watch)
+    return runs
 
 
 def _summary(values: list[float]) -> list[float]:
@@ -193,12 +206,16 @@ def watching(server: Server, waits: Counter[str], *, watch: bool) -> Iterator[No
 
 def line(each: Measured, alone: Measured, fastest: float) -> str:
     """A row of the table."""
-    took = "-" if each.pace == "none" else f"{each.seconds:.1f} ({each.seconds / fastest:.1f})"
+    seconds = each.usual_seconds
+    took = "-" if each.pace == "none" else f"{seconds:.1f} ({seconds / fastest:.1f})"
     figures = [
         f"{own[0]:.1f} / {own[1]:.1f} / {own[2]:.0f} | {own[1] - base[1]:+.1f}"
-        for own, base in ((each.reads, alone.reads), (each.writes, alone.writes))
+        for own, base in (
+            (_summary(each.reads), _summary(alone.reads)),
+            (_summary(each.writes), _summary(alone.writes)),
+        )
     ]
-    waits = " ".join(f"{name} {count}" for name, count in each.waits.items())
+    waits = " ".join(f"{name} {count}" for name, count in each.waits.most_common(4))
     return f"| {each.load} | {each.pace} | {took} | {' | '.join(figures)} | {waits} |\n"
 
 
@@ -209,6 +226,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--load", action="append", choices=LOADS, help="default: all")
     parser.add_argument("--pace", action="append", choices=PACES, help="default: all")
+    parser.add_argument("--rounds", type=int, default=1, help="of each pace, in turns")
     parser.add_argument("--fresh-log", action="store_true", help="make no log files beforehand")
     parser.add_argument("--watch", action="store_true", help="what long statements waited for")
     parser.add_argument(
@@ -228,14 +246,18 @@ def main() -> None:
             "| writes p90 / p99 / max | added | |\n" + "|---" * 8 + "|\n"
         )
         for load in options.load or LOADS:
-            runs = [
-                measure(server, load, pace, watch=options.watch) for pace in (options.pace or PACES)
-            ]
-            fastest = next((each.seconds for each in runs if each.pace == "unthrottled"), 1.0)
+            runs = play(
+                server,
+                load,
+                options.pace or list(PACES),
+                rounds=options.rounds,
+                watch=options.watch,
+            )
+            fastest = next((each.usual_seconds for each in runs if each.pace == "unthrottled"), 1.0)
             for each in runs:
                 sys.stdout.write(line(each, runs[0], fastest))
             sys.stdout.flush()
-            results += [asdict(each) for each in runs]
+            results += [each.as_json() for each in runs]
     if options.output:
         options.output.write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
 

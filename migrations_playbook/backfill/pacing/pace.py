@@ -13,7 +13,8 @@ from migrations_playbook.settings import setting
 
 # How long a batch should take while nobody else is at work on the server, in milliseconds.
 ALONE_MS = 50.0
-FIRST_SIZE = 1000
+# So few that the first batches are short on any server; some batches later they are long enough.
+FIRST_SIZE = 200
 FLOOR, CEILING = 50, 20_000
 # The 90th percentile of this many batches steers the size, looked at after so many new batches.
 WINDOW, LOOK_AFTER = 10, 4

@@ -1,4 +1,4 @@
-"""Feels as the site feels: works like a request, ten times a second, in its own session.
+"""Feels as the site feels: works like a request, twenty-five times a second, in its own session.
 
 A row is read by its key, and a commit without a change is made: a message in the write-ahead log
 that nobody reads, whose commit waits for the disk (and for a synchronous replica) as any other
@@ -26,7 +26,7 @@ from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
 # Between two probes while workers are at work, and at rest, in seconds.
-EVERY, EVERY_AT_REST = 0.1, 0.02
+EVERY, EVERY_AT_REST = 0.04, 0.02
 # Batches under way at the beginning of the rest are over after this, in seconds.
 SETTLE_AT_REST = 0.1
 # The baseline is felt anew after so many seconds: noon's site is not the morning's.
@@ -36,7 +36,7 @@ DOUBTFUL_AGE = 10.0
 # Requests come back to rows in memory; so do probes, to so many places.
 PLACES = 16
 # After so many probes we look who else fills.
-LOOK_ROUND = 10
+LOOK_ROUND = 25
 # A lost connection is made anew after so many seconds.
 RECONNECT_AFTER = 1.0
 # Whether somebody else's session stands behind a session of ours; the parameters are our name,

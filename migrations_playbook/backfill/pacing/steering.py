@@ -11,28 +11,27 @@ as they are, and rests come between them.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The shortest and the longest batch, and the first batch beside others, in milliseconds.
-SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 8.0, 50.0
+SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 4.0, 50.0
 # The lowest level: a twentieth of the time in the shortest batches.
 LOWEST = SHORTEST_MS / 20
 # Where there is no probe: shorter than the scheduler's tick (4 ms on a Linux of 250 Hz). With every
 # core taken a request waits until a process sleeps or its tick is over.
 UNFELT_MS = 4.0
 # Of so many probes at rest the second highest stands for the 99th percentile.
-REST_SAMPLES, REST_KEPT = 40, 60
-# A step down: this many of the last so many probes were above the allowance.
-DOWN_AFTER = ((2, 20), (3, 100))
-# The same where requests at rest differ by more than the allowance: chance alone exceeds it then.
-DOWN_IN_NOISE = ((4, 20), (8, 100))
-MOST_RECENT, TOLD = 100, 50
+REST_SAMPLES, REST_KEPT = 40, 120
+# A step down: above the allowance more often than one probe in a hundred, and than at rest; by
+# more than chance explains, among the last few probes or among the last many.
+ONE_IN, WINDOWS = 100, (10, 50, 250)
+CHANCE = 3.0
+MOST_RECENT, TOLD = 500, 100
 DOWN = 0.5
-# A step up: none of so many was above this share of the allowance.
-UP_AFTER, UP_SHARE = 20, 0.7
+# A step up: among so many, none was above this share of the allowance, but as at rest.
+UP_AFTER, UP_SHARE = 100, 0.7
 UP = 1.25
 # For how long too high a level is not tried again, in seconds; twice as long each time.
 HOLD, LONGEST_HOLD = 30.0, 480.0
@@ -59,15 +58,13 @@ class Baseline:
     """The site without us: probes made while no worker and no vacuum of ours was at work."""
 
     def __init__(self) -> None:
-        self._reads: deque[float] = deque(maxlen=REST_KEPT)
-        self._commits: deque[float] = deque(maxlen=REST_KEPT)
+        self._probes: deque[Felt] = deque(maxlen=REST_KEPT)
         # Another process's baseline, felt before us: its workers do not rest for us.
         self.told: tuple[float, float] | None = None
 
     def add(self, felt: Felt) -> None:
         """Take a probe at rest into account."""
-        self._reads.append(felt.read_ms)
-        self._commits.append(felt.commit_ms)
+        self._probes.append(felt)
 
     @property
     def known(self) -> bool:
@@ -76,28 +73,29 @@ class Baseline:
 
     @property
     def _own(self) -> bool:
-        return len(self._reads) >= REST_SAMPLES
+        return len(self._probes) >= REST_SAMPLES
 
     @property
     def high(self) -> tuple[float, float]:
         """The 99th percentiles of reads and of commits, as near as so few samples come to them."""
         if self.told is not None and not self._own:
             return self.told
-        return near_highest(self._reads), near_highest(self._commits)
-
-    @property
-    def spread(self) -> float:
-        """By how much requests at rest differ: the highest from the median, in milliseconds."""
-        if not self._own:
-            return 0.0
-        return max(
-            near_highest(each) - statistics.median(each) for each in (self._reads, self._commits)
+        return (
+            near_highest([each.read_ms for each in self._probes]),
+            near_highest([each.commit_ms for each in self._probes]),
         )
 
     def added(self, felt: Felt) -> float:
         """Compute by how much a probe took longer than at rest, in milliseconds."""
-        reads, commits = self.high
-        return max(0.0, felt.read_ms - reads, felt.commit_ms - commits)
+        return max(0.0, *_exceed(felt, self.high))
+
+    def share_above(self, ms: float) -> float:
+        """Compute the share of the probes at rest that took longer than usual by so much."""
+        if not self._own:
+            return 0.0
+        high = self.high
+        above = sum(max(_exceed(each, high)) > ms for each in self._probes)
+        return above / len(self._probes)
 
 
 class Steering:
@@ -169,20 +167,22 @@ class Steering:
             added = max(added, self.target_ms)
         self._recent.append(added)
         self._told.append(added)
-        # All processes feel the same, and their steps up add up.
-        enough = min(UP_AFTER * self.processes, MOST_RECENT)
-        latest = list(self._recent)[-enough:]
         if self._too_much(allowed_ms):
             self._step_down(now)
-        elif len(latest) == enough and max(latest) <= UP_SHARE * allowed_ms:
+        elif self._bearable(allowed_ms * UP_SHARE):
             self._step_up(now)
 
     def _too_much(self, allowed_ms: float) -> bool:
-        values = list(self._recent)
-        rule = DOWN_IN_NOISE if self.baseline.spread > allowed_ms else DOWN_AFTER
-        return any(
-            sum(value > allowed_ms for value in values[-most:]) >= many for many, most in rule
-        )
+        values = [value > allowed_ms for value in self._recent]
+        share = self.baseline.share_above(allowed_ms) + 1 / ONE_IN
+        return any(is_often(sum(values[-most:]), most, share) for most in WINDOWS)
+
+    def _bearable(self, ms: float) -> bool:
+        # All processes feel the same, and their steps up add up.
+        enough = min(UP_AFTER * self.processes, MOST_RECENT)
+        values = list(self._recent)[-enough:]
+        most = self.baseline.share_above(ms) * enough
+        return len(values) == enough and sum(value > ms for value in values) <= most
 
     def _step_down(self, now: float) -> None:
         if now >= self._until:
@@ -199,6 +199,22 @@ class Steering:
         self.level = min(max(level, LOWEST), LONGEST_MS)
         self._changed = now
         self._recent.clear()
+
+
+def _exceed(felt: Felt, high: tuple[float, float]) -> tuple[float, float]:
+    return felt.read_ms - high[0], felt.commit_ms - high[1]
+
+
+def is_often(times: int, of: int, share: float) -> bool:
+    """Tell whether something was seen more often than by this share, beyond chance.
+
+    Arguments:
+        times: how often it was seen.
+        of: how often it was looked for.
+        share: how often it is to be expected, as a share.
+    """
+    expected = of * share
+    return times > expected + CHANCE * math.sqrt(expected) + 1
 
 
 def near_highest(values: Sequence[float] | deque[float]) -> float:
