@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 DURATIONS = {"s": 1, "min": 60, "h": 3600}
-SIZES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def parse_count(value: object) -> int:

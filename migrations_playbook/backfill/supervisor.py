@@ -7,6 +7,7 @@ know nothing of each other, and only the supervisor makes events of their findin
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -46,6 +47,9 @@ from migrations_playbook.units import megabytes
 
 # Between two looks at the signals and the control settings, in seconds.
 LOOK_EVERY = 0.5
+# A run that is to end sooner than this does not rest first to feel the site: it would do nothing
+# else. One that has found nothing to do yet may end so much later. In seconds.
+TIME_TO_REST, GRACE = 10.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ class Supervisor:
         self._held: tuple[str, ...] = ()
         self._voice = Voice(connection, name)
         self._looked = time.monotonic()
-        self._until = self._looked + (options.seconds or 0.0)
+        self._until = math.inf if options.seconds is None else self._looked + options.seconds
+        # Whether a worker has done, or has found that it must wait for a row.
+        self._has_begun = False
 
     def watch(self, stop: Callable[[], bool]) -> Iterator[Event]:
         """Pass the workers' events on, and look after them, until they are done."""
@@ -156,11 +162,12 @@ class Supervisor:
             except queue.Empty:
                 pass
             else:
+                self._has_begun = True
                 yield self._count_in(event)
                 # At once: each further batch takes new pages rather than freed pages.
                 if not team.stopping.is_set():
                     yield from self._survive(self._attend_clerk())
-            if self.options.seconds is not None and time.monotonic() > self._until:
+            if self._is_time_up():
                 self.bound_reached = f"Stopped at --for: {self.options.seconds:g} s are over."
             if stop() or self.bound_reached:
                 team.stopping.set()
@@ -254,12 +261,24 @@ class Supervisor:
             self.probe.rest(resting=bool(held) and not self.clerk.busy)
         most = self.options.max_wal
         written = None if most is None else self.meter.written()
-        if most is not None and written is not None and written > most:
+        if most is not None and written is not None and written > most and self._may_end():
             self.bound_reached = (
                 f"Stopped at --max-wal: the server has written {megabytes(written)}."
             )
         if self.remaining.due and self.remaining.recount():
             yield Recounted(self.remaining.rows, self.remaining.exact)
+
+    def _is_time_up(self) -> bool:
+        late = time.monotonic() - self._until
+        return late > GRACE or (late > 0 and self._may_end())
+
+    def _may_end(self) -> bool:
+        """Tell whether a bound may end the run: something was done, or a signal says stop.
+
+        A job that is run again and again must get on, however small its bound. A rest of our own is
+        no such signal.
+        """
+        return self._has_begun or not {"rest"}.issuperset(self._held)
 
     def _publish(self) -> None:
         """Say in the session's name how the team is led; the workers say what they wait for."""
@@ -313,6 +332,12 @@ class Supervisor:
             )
         elif self._probing is not None and not self._probing.is_alive():
             self.probe.impossible = "the probe has ended"
+        elif self.probe.wants_rest and time.monotonic() > self._until - TIME_TO_REST:
+            if not pacer.steering.baseline.known:
+                yield from self._say(
+                    "The time (--for) is too short to feel the site without the backfill first, "
+                    f"so batches are kept at {pacer.target_ms:g} ms."
+                )
         elif self.probe.wants_rest and not self.clerk.busy:
             return [Reason("rest", "resting for a moment, to feel the site without the backfill")]
         else:

@@ -170,6 +170,10 @@ class Team:
                 if self.stopping.is_set():
                     return None
 
+    def _is_over(self) -> bool:
+        """Tell whether all are to stop, or one has seen that no null is left."""
+        return self.stopping.is_set() or self.complete.is_set()
+
     def _fill(self, connection: BaseDatabaseWrapper) -> None:
         """Sweep until no null is left, or until all are to stop: a single worker.
 
@@ -180,11 +184,9 @@ class Team:
         walk = Walk(self.replacement, self.table, self.skipped)
         voice = Voice(connection, self.application, FILLS)
         idle_since: float | None = None
-        while not self.stopping.is_set():
+        while not self._is_over():
             filled, valueless, kept_back = self._sweep(connection, walk, voice)
-            if filled:
-                idle_since = None
-            if self.stopping.is_set() or self.complete.is_set():
+            if self._is_over():
                 return
             left = count_nulls(connection, self.replacement, self.table)
             # Each of them was tried in this sweep, or in another worker's.
@@ -194,6 +196,10 @@ class Team:
                 return
             if kept_back >= left:
                 raise PlaybookError(say_kept_back(connection, self.replacement, self.table, left))
+            if filled:
+                # The others are at their last rows: one of them may be helped.
+                idle_since = None
+                continue
             news = idle_since is None
             if idle_since is None:
                 idle_since = time.monotonic()
@@ -210,7 +216,7 @@ class Team:
         """Go through the table once; return the rows filled, without a value, and kept back."""
         walk.begin(connection)
         total = left = kept_back = failures = 0
-        while not self.stopping.is_set():
+        while not self._is_over():
             if not self.go.wait(0.1):
                 voice.say(WAITS, self.waits_for or None)
                 continue

@@ -12,12 +12,12 @@ from migrations_playbook.backfill.pacing.pace import Pace, Pacer
 from migrations_playbook.backfill.pacing.steering import (
     FIRST_MS,
     LONGEST_MS,
-    LOWEST,
+    LOWEST_DUTY,
     REST_SAMPLES,
-    SHORTEST_MS,
     Baseline,
     Felt,
     Steering,
+    find_shortest,
     is_often,
     near_highest,
 )
@@ -84,9 +84,8 @@ def test_one_slow_probe_is_no_reason() -> None:
 def test_below_the_shortest_batch_it_rests_and_never_quite_stops() -> None:
     steering = rested()
     beside(steering, lambda _: 9.0, seconds=60)
-    assert steering.level == LOWEST
-    assert steering.target_ms == SHORTEST_MS
-    assert steering.duty == pytest.approx(0.05)
+    assert steering.target_ms == FIRST_MS
+    assert steering.duty == pytest.approx(LOWEST_DUTY)
 
 
 @pytest.mark.parametrize("bearable", [0.5, 3.0, 12.0, 30.0])
@@ -146,6 +145,14 @@ def test_who_waits_for_a_row_waits_for_the_batch() -> None:
     assert steering.target_ms > 2.0
 
 
+def test_batches_shorter_than_the_allowance_are_short_enough() -> None:
+    assert [find_shortest(ms) for ms in (0.5, 2.0, 5.0, 20.0)] == [2.0, 2.0, 4.0, 4.0]
+    steering = rested()
+    beside(steering, lambda _: 9.0, seconds=60, allowed_ms=2.0)
+    assert steering.target_ms == 2.0
+    assert steering.duty == pytest.approx(LOWEST_DUTY)
+
+
 def test_without_a_baseline_nothing_is_concluded() -> None:
     steering = Steering()
     beside(steering, lambda _: 100.0, seconds=10)
@@ -161,7 +168,7 @@ def test_a_site_that_has_become_slow_by_itself_is_no_reason_to_stand_still() -> 
     for _ in range(60):
         steering.baseline.add(Felt(REST_MS, REST_MS + 20.0))
     steering.renew(5.0)
-    assert (steering.target_ms, steering.duty) == (SHORTEST_MS, 1.0)
+    assert (steering.target_ms, steering.duty) == (FIRST_MS, 1.0)
     beside(steering, lambda _: 20.0, seconds=60, since=100.0)
     assert steering.level > FIRST_MS
 
@@ -175,7 +182,7 @@ def test_noise_that_is_not_ours_does_not_stop_it() -> None:
             steering.baseline.add(Felt(noise.expovariate(1 / 20), noise.expovariate(1 / 20)))
         beside(steering, lambda _: noise.expovariate(1 / 20), seconds=60)
         levels.append(steering.level)
-    assert sorted(levels)[5] > SHORTEST_MS
+    assert sorted(levels)[5] >= FIRST_MS
 
 
 def test_where_it_is_us_a_new_baseline_changes_nothing() -> None:
@@ -185,7 +192,7 @@ def test_where_it_is_us_a_new_baseline_changes_nothing() -> None:
     for _ in range(60):
         steering.baseline.add(Felt(REST_MS, REST_MS))
     steering.renew(5.0)
-    assert steering.level == LOWEST
+    assert steering.duty == pytest.approx(LOWEST_DUTY)
 
 
 def test_another_processs_baseline_stands_for_ones_own() -> None:
@@ -263,14 +270,14 @@ def test_the_highest_but_one_in_fifty() -> None:
 
 def test_the_pace_beside_others_is_the_steerings_unless_the_user_says_otherwise() -> None:
     for pace, target, duty in (
-        (Pace(), 1.0, 0.5),
-        (Pace(duty=0.25), 1.0, 0.25),
+        (Pace(), FIRST_MS, 0.5),
+        (Pace(duty=0.25), FIRST_MS, 0.25),
         (Pace(target_ms=20), 20, 0.5),
         (Pace(duty=0.25, target_ms=20), 20, 0.25),
     ):
         pacer = Pacer(pace)
         pacer.shared = True
-        pacer.steering.level = 1.0
-        assert (pacer.target_ms, pacer.duty) == (max(target, SHORTEST_MS), duty)
+        pacer.steering.level = FIRST_MS / 2
+        assert (pacer.target_ms, pacer.duty) == (target, duty)
         pacer.shared = False
         assert (pacer.target_ms, pacer.duty) == (pace.target_ms or 50, pace.duty or 1.0)

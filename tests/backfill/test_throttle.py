@@ -337,6 +337,21 @@ def test_a_slice_of_time_ends_and_says_that_rows_are_left_until_none_is(
     assert (last.returncode, nulls(database)) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "bound", [("--for", "0.001s"), ("--for", "0.5s"), ("--max-wal", "1B")], ids=" ".join
+)
+def test_a_bounded_run_beside_others_gets_on_however_small_the_bound(
+    database: Database, bound: tuple[str, str]
+) -> None:
+    add_old_tickets(database, 3000)
+    with at_work(database):
+        done = database.manage("backfill_new_token", "--json", "--batch-size", "10", *bound)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 75
+    assert 0 < result["rows_filled"] < 3000
+    assert "rest" not in result["waited"]
+
+
 @pytest.mark.parametrize("time", ["0", "soon", "5 weeks", "-1s"])
 def test_a_time_that_is_none_is_a_usage_error(database: Database, time: str) -> None:
     with pytest.raises(CommandError, match="is not a time such as"):

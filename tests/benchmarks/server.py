@@ -17,6 +17,7 @@ import psycopg
 from psycopg import conninfo, sql
 
 from app.embedded.server import Cluster
+from tests.fixtures.server import server_programs, server_version
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TEMPLATE = "bench_template"
@@ -109,17 +110,17 @@ class Server:
 
 @contextlib.contextmanager
 def running(**options: str) -> Iterator[Server]:
-    """A throwaway server with the stock settings but for `options`; or that of DATABASE_URL."""
+    """A throwaway server with the stock settings but for `options`; or that of DATABASE_URL.
+
+    `TEST_POSTGRES_BIN` names other programs than the embedded ones, as for the tests.
+    """
     if url := os.environ.get("DATABASE_URL"):
         yield Server(url)
         return
     with tempfile.TemporaryDirectory(
         prefix="playbook-bench-", ignore_cleanup_errors=True
     ) as folder:
-        cluster = Cluster(
-            Path(folder) / "data",
-            int(os.environ.get("EMBEDDED_POSTGRES_VERSION", "18")),
-            options=options,
-        )
+        data = Path(folder) / "data"
+        cluster = Cluster(data, server_version(), bin_path=server_programs(), options=options)
         with cluster:
             yield Server(cluster.url())

@@ -3,9 +3,10 @@
 A probe works like a request, again and again (`probe`). Here its times are compared with the site's
 times at rest, and a pace follows from the difference. Knows no database and no clock.
 
-There is a single number, the level, in milliseconds. Down to `SHORTEST_MS` the level is the length
-of a batch at full duty, since a request waits for a batch to end. Below that, batches stay as short
-as they are, and rests come between them.
+There is a single number, the level, in milliseconds. The level is the length of a batch at full
+duty, since a request waits for a batch to end, down to batches that are shorter than the allowance.
+What is felt of these is the want of a core; so from there on batches stay as short as they are, and
+rests come between them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The shortest and the longest batch, and the first batch beside others, in milliseconds.
-SHORTEST_MS, FIRST_MS, LONGEST_MS = 2.0, 4.0, 50.0
+# The first and the longest batch beside others, in milliseconds.
+FIRST_MS, LONGEST_MS = 4.0, 50.0
+# The shortest batch: so much of the allowance, within these bounds in milliseconds. Shorter batches
+# cost more a row than they spare the site.
+SHORTEST_SHARE, SHORTEST_MS = 0.8, (2.0, FIRST_MS)
 # The lowest level: a twentieth of the time in the shortest batches.
-LOWEST = SHORTEST_MS / 20
+LOWEST_DUTY = 1 / 20
 # Where there is no probe: shorter than the scheduler's tick (4 ms on a Linux of 250 Hz). With every
 # core taken a request waits until a process sleeps or its tick is over.
 UNFELT_MS = 4.0
@@ -103,6 +107,7 @@ class Steering:
 
     def __init__(self) -> None:
         self.level = FIRST_MS
+        self.shortest_ms = FIRST_MS
         self.baseline = Baseline()
         # How many processes fill the table, each with a steering of its own.
         self.processes = 1
@@ -117,17 +122,17 @@ class Steering:
     @property
     def target_ms(self) -> float:
         """How long a batch should take, in milliseconds."""
-        return max(self.level, SHORTEST_MS)
+        return max(self.level, self.shortest_ms)
 
     @property
     def duty(self) -> float:
         """The share of the time at work for a worker."""
-        return min(1.0, self.level / SHORTEST_MS)
+        return min(1.0, self.level / self.shortest_ms)
 
     @property
     def doubtful(self) -> bool:
         """Whether steps down have not helped: perhaps the site feels somebody else."""
-        return self.level <= SHORTEST_MS * DOWN
+        return self.level <= self.shortest_ms * DOWN
 
     def renew(self, allowed_ms: float) -> None:
         """Begin anew with the shortest batches if the site at rest has become slower by itself.
@@ -138,7 +143,7 @@ class Steering:
         before, self._rest_before = self._rest_before, self.baseline.high
         slower = [now - was for now, was in zip(self._rest_before, before, strict=True)]
         if self.doubtful and max(slower) > allowed_ms / 2:
-            self.level = SHORTEST_MS
+            self.level = self.shortest_ms
             self._recent.clear()
             self._ceiling, self._until, self._hold = LONGEST_MS, -math.inf, HOLD / 2
 
@@ -159,6 +164,7 @@ class Steering:
             allowed_ms: the growth allowed, in milliseconds.
             now: in seconds, of any clock.
         """
+        self.shortest_ms = find_shortest(allowed_ms)
         if now - self._changed < SETTLE or not self.baseline.known:
             return
         added = self.baseline.added(felt)
@@ -196,9 +202,15 @@ class Steering:
             self._set(min(self.level * UP, most), now)
 
     def _set(self, level: float, now: float) -> None:
-        self.level = min(max(level, LOWEST), LONGEST_MS)
+        self.level = min(max(level, self.shortest_ms * LOWEST_DUTY), LONGEST_MS)
         self._changed = now
         self._recent.clear()
+
+
+def find_shortest(allowed_ms: float) -> float:
+    """Find how short batches may become for the sake of an allowance, in milliseconds."""
+    least, most = SHORTEST_MS
+    return min(max(SHORTEST_SHARE * allowed_ms, least), most)
 
 
 def _exceed(felt: Felt, high: tuple[float, float]) -> tuple[float, float]:
