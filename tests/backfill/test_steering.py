@@ -197,10 +197,14 @@ def test_where_it_is_us_a_new_baseline_changes_nothing() -> None:
 
 def test_another_processs_baseline_stands_for_ones_own() -> None:
     baseline = Baseline()
-    baseline.told = (1.0, 2.0)
-    assert baseline.added(Felt(1.5, 5.0)) == 3.0
+    baseline.told = (1.0, 5.0)
+    assert baseline.added(Felt(1.5, 8.0)) == 3.0
     for _ in range(REST_SAMPLES):
         baseline.add(Felt(4.0, 4.0))
+    # Who has begun at the same time has rested beside the other's work.
+    assert baseline.high == (1.0, 4.0)
+    assert baseline.felt == (4.0, 4.0)
+    baseline.told = None
     assert baseline.high == (4.0, 4.0)
 
 

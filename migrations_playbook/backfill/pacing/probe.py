@@ -170,7 +170,7 @@ class Probe:
         The name lasts for longer than a transaction, in a session of our own that ends with the
         probe.
         """
-        reads, commits = self.pacer.steering.baseline.high
+        reads, commits = self.pacer.steering.baseline.felt
         rename_session(connection, f"{self.application}: rest {reads:.1f} {commits:.1f}")
 
     def _spell_reads(self, connection: BaseDatabaseWrapper) -> list[str]:

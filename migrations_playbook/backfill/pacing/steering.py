@@ -80,14 +80,24 @@ class Baseline:
         return len(self._probes) >= REST_SAMPLES
 
     @property
-    def high(self) -> tuple[float, float]:
-        """The 99th percentiles of reads and of commits, as near as so few samples come to them."""
+    def felt(self) -> tuple[float, float]:
+        """The 99th percentiles of reads and of commits, as near as so few samples come to them.
+
+        Those of our own probes, or else those that were told.
+        """
         if self.told is not None and not self._own:
             return self.told
         return (
             near_highest([each.read_ms for each in self._probes]),
             near_highest([each.commit_ms for each in self._probes]),
         )
+
+    @property
+    def high(self) -> tuple[float, float]:
+        """The lower of both: of two that began together each has rested beside the other's work."""
+        reads, commits = self.felt
+        told_reads, told_commits = self.told or self.felt
+        return min(reads, told_reads), min(commits, told_commits)
 
     def added(self, felt: Felt) -> float:
         """Compute by how much a probe took longer than at rest, in milliseconds."""
@@ -97,7 +107,7 @@ class Baseline:
         """Compute the share of the probes at rest that took longer than usual by so much."""
         if not self._own:
             return 0.0
-        high = self.high
+        high = self.felt
         above = sum(max(_exceed(each, high)) > ms for each in self._probes)
         return above / len(self._probes)
 
