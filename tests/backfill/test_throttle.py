@@ -344,12 +344,12 @@ def test_a_bounded_run_beside_others_gets_on_however_small_the_bound(
     database: Database, bound: tuple[str, str]
 ) -> None:
     add_old_tickets(database, 3000)
+    slow = ("--max-rows-per-second", "500", "--vacuum-every", "0")
     with at_work(database):
-        done = database.manage("backfill_new_token", "--json", "--batch-size", "10", *bound)
+        done = database.manage("backfill_new_token", "--json", *slow, *bound)
     result: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == 75
-    assert 0 < result["rows_filled"] < 3000
-    assert "rest" not in result["waited"]
+    assert 0 < result["rows_filled"] < 3000, result
 
 
 @pytest.mark.parametrize("time", ["0", "soon", "5 weeks", "-1s"])
