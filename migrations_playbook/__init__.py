@@ -11,6 +11,25 @@ The plays, in the order in which they are played: `expand` (a migration), `backf
 
 import migrations_playbook.apps  # noqa: F401 - registers the check that it is installed
 from migrations_playbook.shadow import Shadow
-from migrations_playbook.values import DIGITS, HEX, UNAMBIGUOUS, URL_SAFE, RandomHexUUID, RandomText
+from migrations_playbook.values import (
+    DIGITS,
+    HEX,
+    UNAMBIGUOUS,
+    URL_SAFE,
+    AtTimeZone,
+    RandomHexUUID,
+    RandomText,
+    Sha256,
+)
 
-__all__ = ["DIGITS", "HEX", "UNAMBIGUOUS", "URL_SAFE", "RandomHexUUID", "RandomText", "Shadow"]
+__all__ = [
+    "DIGITS",
+    "HEX",
+    "UNAMBIGUOUS",
+    "URL_SAFE",
+    "AtTimeZone",
+    "RandomHexUUID",
+    "RandomText",
+    "Sha256",
+    "Shadow",
+]

@@ -1,8 +1,10 @@
-"""Expressions that draw a secret inside PostgreSQL, for the value of a `Shadow`.
+"""Expressions for a `Shadow`: what draws a secret inside PostgreSQL, and what converts a value.
+
+`Sha256` and `AtTimeZone` are for the ways of a conversion; `RandomText` and `RandomHexUUID` draw.
 
 PostgreSQL itself has a single strong source without an extension: `gen_random_uuid()`, which asks
 the operating system (pg_strong_random). `random()` is a generator with a state that its outputs
-give away, and no source of secrets. So each of these draws UUIDs and takes their random bits:
+give away, and no source of secrets. So each of the two draws UUIDs and takes their random bits:
 
 - a version 4 UUID has six fixed bits, in its 7th and 9th byte; these two bytes are left out, which
   leaves 112 bits that are all random;
@@ -24,7 +26,7 @@ import string
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import CharField, Func
+from django.db.models import CharField, DateTimeField, Func, TextField, Value
 from django.db.models.sql.compiler import SQLCompiler
 
 URL_SAFE = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
@@ -134,6 +136,66 @@ class RandomHexUUID(Func):
 
     def __init__(self) -> None:
         super().__init__(output_field=CharField(max_length=32))
+
+
+class Sha256(Func):
+    """The SHA-256 digest of a text, as 64 hex characters; null of null.
+
+    Python's `prefix + hashlib.sha256(text.encode()).hexdigest()` is the same text. Needs no
+    extension, unlike Django's own `SHA256`. With a prefix a text that begins with the prefix is
+    taken for a digest, and stays: a release may write digests before all secrets are converted.
+
+    Arguments:
+        expression: the text, or the name of its field.
+        prefix: the beginning of each digest, `sha256$` say.
+    """
+
+    arity = 1
+    # See `meaning.expressions`.
+    keeps_null = True
+
+    def __init__(self, expression: Any, *, prefix: str = "") -> None:
+        self.prefix = prefix
+        super().__init__(expression, output_field=TextField())
+
+    def as_sql(  # type: ignore[override]  # nothing is left to vary
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Write the digest as SQL."""
+        (source,) = self.get_source_expressions()
+        text, parameters = compiler.compile(source)
+        digest = (
+            "pg_catalog.encode(pg_catalog.sha256("
+            f"pg_catalog.convert_to(({text})::pg_catalog.text, 'UTF8')), 'hex')"
+        )
+        if not self.prefix:
+            return digest, tuple(parameters)
+        made = f"%s OPERATOR(pg_catalog.||) {digest}"
+        return (
+            f"CASE WHEN pg_catalog.starts_with({text}, %s) THEN {text} ELSE {made} END",
+            (*parameters, self.prefix, *parameters, self.prefix, *parameters),
+        )
+
+
+class AtTimeZone(Func):
+    """A moment of a named time zone; null of null.
+
+    Of a `timestamp`, which says no zone, the moment at which a clock there showed this; of a
+    `timestamptz`, what a clock there shows.
+
+    Arguments:
+        expression: the moment, or the name of its field.
+        zone: a name that PostgreSQL knows: `UTC`, `Europe/Berlin`. An abbreviation such as `CET`
+            knows no summer.
+    """
+
+    arity = 2
+    function = "pg_catalog.timezone"
+    # See `meaning.expressions`.
+    keeps_null = True
+
+    def __init__(self, expression: Any, zone: str) -> None:
+        super().__init__(Value(zone), expression, output_field=DateTimeField())
 
 
 def match_symbols(symbols: str, alphabet: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""Values that PostgreSQL draws: what they look like, how even they are, one draw a row."""
+"""Values that PostgreSQL makes: what they look like, how even draws are, one draw a row."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from typing import Any
@@ -16,8 +17,10 @@ from migrations_playbook import (
     HEX,
     UNAMBIGUOUS,
     URL_SAFE,
+    AtTimeZone,
     RandomHexUUID,
     RandomText,
+    Sha256,
     Shadow,
 )
 from migrations_playbook.values import count_symbols
@@ -163,6 +166,22 @@ def test_a_function_that_stands_earlier_in_the_path_is_not_asked(database: Datab
     assert len(value) == 16
 
 
+def test_a_digest_is_the_one_that_python_makes(database: Database) -> None:
+    ticket = Ticket.objects.create()
+    for text in ("open sesame", "", "Ä%s 'quoted' {} \\x"):
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        made = Ticket.objects.annotate(
+            plain=Sha256(models.Value(text)),
+            prefixed=Sha256(models.Value(text), prefix="50%$"),
+            again=Sha256(Sha256(models.Value(text), prefix="50%$"), prefix="50%$"),
+        ).get(pk=ticket.pk)
+        assert (made.plain, made.prefixed, made.again) == (digest, *["50%$" + digest] * 2)
+    nothing = models.Value(None, output_field=models.TextField())
+    assert Ticket.objects.filter(pk=ticket.pk).values_list(
+        Sha256(nothing), Sha256(nothing, prefix="a")
+    ).get() == (None, None)
+
+
 def test_they_are_expressions_like_djangos_own(database: Database) -> None:
     with connection.schema_editor() as editor:
         field = models.CharField(max_length=24, db_default=RandomText(16, prefix="50%_"))
@@ -183,6 +202,11 @@ def test_a_migration_writes_them_down_by_an_address_that_stays() -> None:
     text, imports = MigrationWriter.serialize(RandomText(16, HEX, prefix="sk_"))
     assert text == "migrations_playbook.values.RandomText(16, '0123456789abcdef', prefix='sk_')"
     assert imports == {"import migrations_playbook.values"}
+    for value, written in (
+        (Sha256("token", prefix="a"), "Sha256('token', prefix='a')"),
+        (AtTimeZone("created", "UTC"), "AtTimeZone('created', 'UTC')"),
+    ):
+        assert MigrationWriter.serialize(value)[0] == f"migrations_playbook.values.{written}"
     assert MigrationWriter.serialize(RandomHexUUID())[0] == (
         "migrations_playbook.values.RandomHexUUID()"
     )

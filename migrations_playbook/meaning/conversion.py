@@ -71,7 +71,9 @@ class Conversion(Meaning):
         """
         if keeps_null(self.declaration.up):
             return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
-        return sql.SQL("({} IS DISTINCT FROM {})").format(self.shadow, self.assigned)
+        return _escaped(
+            f"(NOT ({self.up.explains(self.shadow.as_string(None), self.live.as_string(None))}))"
+        )
 
     @property
     def assigned(self) -> sql.Composable:
@@ -168,10 +170,14 @@ class Conversion(Meaning):
         live, shadow = self.column_names
         older, newer = (shadow, live) if table.has_exchanged(live, shadow) else (live, shadow)
         return sql.SQL("""(
-            CASE WHEN {newer} IS NOT DISTINCT FROM {up}({older}) THEN false
-                 WHEN {older} IS NOT DISTINCT FROM {down}({newer}) THEN false
+            CASE WHEN {newer} IS NOT DISTINCT FROM {up}({older}){like_newer} THEN false
+                 WHEN {older} IS NOT DISTINCT FROM {down}({newer}){like_older} THEN false
                  ELSE true END)""").format(
-            older=sql.Identifier(older), newer=sql.Identifier(newer), **SAFE
+            older=sql.Identifier(older),
+            newer=sql.Identifier(newer),
+            like_newer=sql.SQL(self.up.collation),
+            like_older=sql.SQL(self.down.collation),
+            **SAFE,
         )
 
     def has_no_way(self, table: Table) -> sql.Composable:
@@ -181,8 +187,8 @@ class Conversion(Meaning):
         """
         if table.has_exchanged(*self.column_names):
             return sql.SQL(
-                "({live} IS DISTINCT FROM {up}({shadow}) AND {down}({live}) IS NULL)"
-            ).format(live=self.live, shadow=self.shadow, **SAFE)
+                "({live} IS DISTINCT FROM {up}({shadow}){like} AND {down}({live}) IS NULL)"
+            ).format(live=self.live, shadow=self.shadow, like=sql.SQL(self.up.collation), **SAFE)
         return sql.SQL("({live} IS NOT NULL AND {up}({live}) IS NULL)").format(
             live=self.live, **SAFE
         )

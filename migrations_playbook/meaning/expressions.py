@@ -27,6 +27,14 @@ STRICT = (
     functions.Abs, functions.Round, functions.Floor, functions.Ceil, functions.Trunc,
 )  # fmt: skip
 
+# Types that have collations.
+TEXTS = {"varchar", "text", "char", "citext"}
+# Types whose equality tells all values apart; a text's does, unless a collation is declared.
+EXACT = {
+    "smallint", "integer", "bigint", "boolean", "uuid", "bytea", "varchar", "text", "date", "time",
+    "timestamp", "timestamp with time zone", "inet",
+}  # fmt: skip
+
 
 class CompiledExpression(models.Expression):
     """An expression known by its SQL only, as a trigger has it.
@@ -61,6 +69,17 @@ class Written(models.Expression):
     def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
         """Return the SQL."""
         return self.text.replace("%", "%%"), ()
+
+
+def is_text(field: Field) -> bool:
+    """Tell whether a field's column is of a type that has collations."""
+    return base_type(field, connections[DEFAULT_DB_ALIAS]) in TEXTS
+
+
+def is_exact(field: Field) -> bool:
+    """Tell whether a field's values are the same wherever its type calls them equal."""
+    kind = base_type(field, connections[DEFAULT_DB_ALIAS])
+    return kind in EXACT and getattr(field, "db_collation", None) is None
 
 
 def resolve(model: Model, expression: Any) -> Any:

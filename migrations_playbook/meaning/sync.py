@@ -37,6 +37,8 @@ from migrations_playbook.meaning.expressions import (
     SOURCE,
     CompiledExpression,
     Model,
+    is_exact,
+    is_text,
     output_field,
     resolve,
     write_cast,
@@ -66,10 +68,10 @@ EXCHANGED = """(
 
 BODY = """-- migrations_playbook: {declared}
 exchanged := {exchanged};
-live_written := NEW.{live} IS DISTINCT FROM OLD.{live}
+live_written := {live_changed}
     OR TG_OP = 'INSERT' AND NEW.{shadow} IS NULL
     OR current_setting('{filling}', true) = '{careful}';
-shadow_written := NEW.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow};
+shadow_written := NEW.{shadow} IS NOT NULL AND {shadow_changed};
 IF live_written AND shadow_written THEN
     BEGIN
         IF exchanged THEN agree := {agree_exchanged};
@@ -129,11 +131,10 @@ class SyncTrigger(ShadowTrigger):
             Maker.of(model, self.declaration, "up"),
             Maker.of(model, self.declaration, "down"),
         )
-        agree = [f"{shadow} IS NOT DISTINCT FROM {up(live)}"]
-        agree_exchanged = [f"{live} IS NOT DISTINCT FROM {up(shadow)}"]
+        agree, agree_exchanged = [up.explains(shadow, live)], [up.explains(live, shadow)]
         if down.declared:
-            agree.append(f"{live} IS NOT DISTINCT FROM {down(shadow)}")
-            agree_exchanged.append(f"{shadow} IS NOT DISTINCT FROM {down(live)}")
+            agree.append(down.explains(live, shadow))
+            agree_exchanged.append(down.explains(shadow, live))
         columns = {
             "live": column_of(model, self.declaration.live),
             "shadow": column_of(model, self.declaration.shadow),
@@ -153,8 +154,26 @@ class SyncTrigger(ShadowTrigger):
             follow_shadow=f"{live} := {down(shadow)};"
             if down.declared
             else f"{shadow} := {up(live)};",
+            **self.changes(model),
             **names,
         )
+
+    def changes(self, model: Any) -> dict[str, str]:
+        """Write the conditions that a row's columns are written.
+
+        What the type's equality calls the same may be a change: the case of a text, where the case
+        has no meaning; the scale of a number. Then the bytes are compared, which takes longer.
+        """
+        fields = [
+            model._meta.get_field(each) for each in (self.declaration.live, self.declaration.shadow)
+        ]
+        template = (
+            "NEW.{0} IS DISTINCT FROM OLD.{0}"
+            if all(map(is_exact, fields))
+            else "pg_catalog.record_image_ne(ROW(NEW.{0}), ROW(OLD.{0}))"
+        )
+        names = self.names(model)
+        return {f"{role}_changed": template.format(names[role]) for role in ("live", "shadow")}
 
 
 class SyncInsertTrigger(SyncTrigger):
@@ -187,10 +206,9 @@ class SyncUpdateTrigger(SyncTrigger):
         after an exchange.
         """
         return pgtrigger.Condition(
-            "NEW.{live} IS DISTINCT FROM OLD.{live} "
-            "OR CASE current_setting('{filling}', true) WHEN '{plain}' THEN false "
-            "WHEN '{careful}' THEN true ELSE NEW.{shadow} IS DISTINCT FROM OLD.{shadow} END".format(
-                filling=FILLING, plain=PLAIN, careful=CAREFUL, **self.names(model)
+            "{live_changed} OR CASE current_setting('{filling}', true) WHEN '{plain}' THEN false "
+            "WHEN '{careful}' THEN true ELSE {shadow_changed} END".format(
+                filling=FILLING, plain=PLAIN, careful=CAREFUL, **self.changes(model)
             )
         )
 
@@ -225,6 +243,19 @@ class Maker:
         if isinstance(self._expression, CompiledExpression):
             return text
         return write_cast(text, output_field(resolve(self._model, self._expression)), self._target)
+
+    @property
+    def collation(self) -> str:
+        """What compares two texts of this type by their bytes; "" where it is no type of texts.
+
+        The collations of two columns would contradict each other, and one of them may call texts
+        the same that are not.
+        """
+        return ' COLLATE pg_catalog."C"' if is_text(self._target) else ""
+
+    def explains(self, target: str, source: str) -> str:
+        """Write the condition that one column is what is made of the other."""
+        return f"{target} IS NOT DISTINCT FROM ({self(source)}){self.collation}"
 
 
 def _write_exchanged(model: Model, declaration: Any, live: str, columns: dict[str, str]) -> str:

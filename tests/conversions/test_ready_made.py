@@ -1,0 +1,131 @@
+"""The conversions of the how-to page, each from its declaration to the end of the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from migrations_playbook.errors import Refused
+from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.replacement import Replacement
+from migrations_playbook.swap.play import swap, verify
+from migrations_playbook.swap.reports import Converted
+from tests.fixtures.database import Database
+from tests.fixtures.models_ready_made import (
+    CONVERSIONS,
+    DURATIONS,
+    Insensitive,
+    Lasting,
+    Ready,
+)
+from tests.fixtures.models_zoo import expand, fill
+
+CASE_INSENSITIVE = (
+    "CREATE COLLATION case_insensitive "
+    "(provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+)
+
+
+def exchange(replacement: Replacement, *, revert: bool = False) -> Converted:
+    *_, last = swap(replacement, using="default", revert=revert)
+    assert isinstance(last, Converted)
+    return last
+
+
+def write(database: Database, ready: Ready, pk: int, column: str, value: str) -> None:
+    """A write of a release's, by SQL."""
+    table = ready.model._meta.db_table
+    database.run(f"UPDATE {table} SET {column} = %s WHERE id = %s", value, pk)  # noqa: S608
+
+
+def save(ready: Ready, pk: int, value: str) -> None:
+    """A write of release N's, by Django's `save()`."""
+    row: Any = ready.model._default_manager.defer("value_new").get(pk=pk)
+    row.value = row._meta.get_field("value").to_python(value)
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE %s", [ready.zone])
+        row.save()
+        cursor.execute("SET TIME ZONE 'UTC'")
+
+
+def assert_rows(database: Database, ready: Ready, expected: dict[int, tuple[str, str]]) -> None:
+    """Compare the texts of rows, the column under the live name first."""
+    rows = database.fetch(
+        f"SELECT id, value::text, value_new::text FROM {ready.model._meta.db_table} "  # noqa: S608
+        "WHERE id = ANY (%s)",
+        list(expected),
+    )
+    assert {pk: (live, shadow) for pk, live, shadow in rows} == expected
+
+
+def live_type(database: Database, ready: Ready) -> Any:
+    return database.value(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attname = 'value'",
+        ready.model._meta.db_table,
+    )
+
+
+@pytest.mark.parametrize("ready", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_ready_made_conversion_is_kept_in_step_there_and_back(
+    empty_database: Database, ready: Ready
+) -> None:
+    database, model, (one, two, three, four) = (
+        empty_database,
+        ready.model,
+        ready.pairs,
+    )
+    if model is Insensitive:
+        if database.value("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'") < 2:
+            pytest.skip("this build of PostgreSQL has no ICU, and so no such collation")
+        database.run(CASE_INSENSITIVE)
+    database.run(f"ALTER DATABASE {database.name} SET timezone = 'UTC'")
+    connection.close()
+    assert list(declaration_errors(model, ready.shadow)) == []
+    replacement = expand(model, ready.shadow)
+    write(database, ready, 1, "value", one[0])
+    fill(replacement)
+    save(ready, 2, two[0])
+    # A release that knows both writes the newer one, where there is a way from there.
+    if ready.shadow.down is None:
+        save(ready, 3, three[0])
+    else:
+        write(database, ready, 3, "value_new", four[1])
+        write(database, ready, 3, "value_new", three[1])
+    assert_rows(database, ready, {1: one, 2: two, 3: three})
+
+    assert exchange(replacement).passed
+    assert live_type(database, ready) == ready.types[1]
+    assert_rows(database, ready, {1: one[::-1], 2: two[::-1], 3: three[::-1]})
+    if ready.shadow.down is not None:
+        write(database, ready, 3, "value", four[1])
+        assert_rows(database, ready, {3: four[::-1]})
+        save(ready, 3, three[0])
+        write(database, ready, 2, "value_new", two[0])
+    *_, verified = verify(replacement, using="default")
+    assert isinstance(verified, Converted)
+    assert (verified.passed, verified.no_way_back) == (True, 0)
+
+    assert exchange(replacement, revert=True).passed
+    assert live_type(database, ready) == ready.types[0]
+    assert_rows(database, ready, {1: one, 2: two, 3: three})
+    assert exchange(replacement).passed
+    if ready.stranded is not None:
+        write(database, ready, 3, "value", ready.stranded)
+        with pytest.raises(Refused, match=r"1 rows of zoo\.\w+ have a value that has no way back"):
+            exchange(replacement, revert=True)
+        assert_rows(database, ready, {1: one[::-1], 2: two[::-1]})
+
+
+def test_a_change_that_the_type_calls_none_is_followed_too(empty_database: Database) -> None:
+    replacement = expand(Lasting, DURATIONS)
+    fill(replacement)
+    both = "SELECT value::text, value_new::text FROM zoo_lasting WHERE id = 1"
+    for duration in ("30 days", "1 mon"):
+        empty_database.run("UPDATE zoo_lasting SET value = %s WHERE id = 1", duration)
+        assert empty_database.fetch(both) == [(duration, duration)]
+    exchange(replacement)
+    empty_database.run("UPDATE zoo_lasting SET value_new = '30 days' WHERE id = 1")
+    assert empty_database.fetch(both) == [("30 days", "30 days")]
