@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.status import read as read_status
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database, wait_until_blocked
-from tests.fixtures.models_conversions import (
-    SIZES,
-    Size,
-)
+from tests.fixtures.models_conversions import ADDRESSES, SIZES, Address, Size
 from tests.fixtures.models_zoo import expand, fill
 
 
@@ -84,3 +82,50 @@ def test_two_releases_at_once_leave_the_row_in_step(
         while new.pgconn.get_result():
             pass
     assert sizes_of(empty_database, 1) == (6, 6)
+
+
+def test_the_four_cases_are_those_of_the_page(empty_database: Database) -> None:
+    addresses = expand(Address, ADDRESSES)
+    fill(addresses)
+    for swapped, begin, expected in (
+        (
+            False,
+            ("Ann@x.org", "ann@x.org"),
+            [
+                ("Ann@x.org", "ann@x.org"),
+                ("Bob@x.org", "bob@x.org"),
+                ("cy@x.org", "cy@x.org"),
+                ("Dee@x.org", "dee@x.org"),
+            ],
+        ),
+        (
+            True,
+            ("ann@x.org", "Ann@x.org"),
+            [
+                ("ann@x.org", "Ann@x.org"),
+                ("Bob@x.org", "Bob@x.org"),
+                ("cy@x.org", "cy@x.org"),
+                ("Dee@x.org", "Dee@x.org"),
+            ],
+        ),
+    ):
+        if swapped:
+            exchange(addresses)
+        for written, both in zip(
+            (
+                "note = 'read'",
+                "email = 'Bob@x.org'",
+                "email_lower = 'cy@x.org'",
+                "email = 'Dee@x.org', email_lower = 'dee@x.org'",
+            ),
+            expected,
+            strict=True,
+        ):
+            empty_database.run(
+                "UPDATE zoo_address SET email = %s, email_lower = %s WHERE id = 1", *begin
+            )
+            empty_database.run(f"UPDATE zoo_address SET {written} WHERE id = 1")  # noqa: S608
+            found = "SELECT email, email_lower FROM zoo_address WHERE id = 1"
+            assert empty_database.fetch(found) == [both]
+    (status,) = read_status("default", addresses)
+    assert status.disagreements == 1
