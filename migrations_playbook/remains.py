@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
 
 from django.apps import apps
 from django.db import models
@@ -20,31 +19,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.state import ProjectState
 from psycopg import sql
 
-from migrations_playbook.errors import PlaybookError, Refused
+from migrations_playbook.errors import PlaybookError
 from migrations_playbook.history import find_known, known_replacements
-from migrations_playbook.meaning.expressions import CompiledExpression
+from migrations_playbook.meaning.expressions import CompiledExpression, UnknownValue
 from migrations_playbook.meaning.rotation import read_drawn
 from migrations_playbook.postgres.names import table_parts, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import FIRST, WARD
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.shadow import Shadow, shadow_field
-
-
-class UnknownValue(CompiledExpression):
-    """A value expression that nobody knows any more."""
-
-    def as_sql(self, *args: Any, **options: Any) -> NoReturn:
-        """Refuse to draw.
-
-        Raises:
-            Refused: always.
-        """
-        raise Refused(
-            "Neither a model nor a migration nor a trigger says any more how a fresh value is "
-            "drawn; nothing was changed. Declare the Shadow in the model again, then run the same "
-            "command again."
-        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from django.core.exceptions import FieldError
 from django.db import DEFAULT_DB_ALIAS, connections, models
@@ -12,6 +12,7 @@ from django.db.models.expressions import BaseExpression, Col, CombinedExpression
 from django.db.models.sql import Query
 from psycopg import sql
 
+from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.names import base_type
 
 Model = type[models.Model]
@@ -52,6 +53,22 @@ class CompiledExpression(models.Expression):
     def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
         """Return the SQL as the trigger has it."""
         return self.text.replace("%", "%%"), ()
+
+
+class UnknownValue(CompiledExpression):
+    """A value expression that nobody knows any more."""
+
+    def as_sql(self, *args: Any, **options: Any) -> NoReturn:
+        """Refuse to draw.
+
+        Raises:
+            Refused: always.
+        """
+        raise Refused(
+            "Neither a model nor a migration nor a trigger says any more how a fresh value is "
+            "drawn; nothing was changed. Declare the Shadow in the model again, then run the same "
+            "command again."
+        )
 
 
 class Written(models.Expression):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.meaning.expressions import UnknownValue
 from migrations_playbook.phase import read_enabled
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.quarantine.base import WHILE_SWAPPED
@@ -40,7 +41,9 @@ def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator
             yield f'the quarantine trigger "{name}" is disabled'
     pair = inventory.pair
     enabled = read_enabled(connection, pair.replacement, pair.table)
-    for name in pair.replacement.trigger_names:
+    # Nobody can put back a trigger whose value nobody knows any more.
+    known = not isinstance(pair.replacement.declaration.value, UnknownValue)
+    for name in pair.replacement.trigger_names if known else ():
         if not enabled.get(name):
             what = "disabled" if name in enabled else "missing"
             yield f'the declared trigger "{name}" is {what}, which a revert needs'
