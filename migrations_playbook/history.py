@@ -70,8 +70,8 @@ class Remembered:
 
     @property
     def field(self) -> models.Field[Any, Any]:
-        """The shadow field, as the migrations have it."""
-        return self.model_state.fields[self.declaration.shadow]
+        """The field that the contract drops, as the migrations have it."""
+        return self.model_state.fields[self.declaration.dropped]
 
     @property
     def triggers(self) -> list[compiler.Trigger]:
@@ -127,9 +127,13 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
                     known[key] = replace(known[key], state=before, forgotten=True)
             known |= now
             if getattr(operation, "drops_shadow", False):
-                key = (app_label, operation.model_name.lower(), operation.shadow)
-                if key in known:
-                    known[key] = replace(known[key], contracted=True)
+                for key, each in known.items():
+                    ends = each.declaration.kept, each.declaration.dropped
+                    if key[:2] == (app_label, operation.model_name.lower()) and ends == (
+                        operation.live,
+                        operation.shadow,
+                    ):
+                        known[key] = replace(each, contracted=True)
     return list(known.values())
 
 

@@ -59,6 +59,8 @@ class Shadow:
             `RandomUUID()`. The expression refers to no column: a value is drawn, not converted.
         up: of a conversion: what the shadow's value is made of, an expression of the live field.
         down: of a conversion: the way back, an expression of the shadow field; None for no way.
+        moves: of a conversion: nothing is exchanged. The shadow keeps its name, both names are
+            served, and the contract drops the live column: a rename.
     """
 
     live: str
@@ -66,11 +68,22 @@ class Shadow:
     value: models.expressions.BaseExpression | None = None
     up: Expression | None = None
     down: Expression | None = None
+    moves: bool = False
 
     @property
     def converts(self) -> bool:
         """Whether the shadow is made from the live column, not drawn."""
         return self.up is not None
+
+    @property
+    def dropped(self) -> str:
+        """The field whose column the contract drops."""
+        return self.live if self.moves else self.shadow
+
+    @property
+    def kept(self) -> str:
+        """The field that stays."""
+        return self.shadow if self.moves else self.live
 
     @property
     def triggers(self) -> list[pgtrigger.Trigger]:
@@ -102,6 +115,7 @@ class Shadow:
             shadow,
             up=CompiledExpression(up, live),
             down=None if down is None else CompiledExpression(down, shadow),
+            moves=made.get("moves", False),
         )
 
     def attach_to(

@@ -291,14 +291,18 @@ def next_command(
     match phase:
         case Phase.EXPANDED:
             return replacement.command("backfill", *there)
-        case Phase.FILLED:
+        case Phase.FILLED if not replacement.declaration.moves:
             return replacement.command("swap", *there)
         case Phase.NONE:
             return spell_expand(replacement, using)
-        case Phase.SWAPPED if not forgotten:
+        # What moves needs no swap.
+        case _ if not forgotten:
             forget = replacement.command("forget")
-            return f"{forget}, in the next release; the contract in the one after"
-        case Phase.SWAPPED if not contracted:
+            when = "the next release"
+            if replacement.declaration.moves:
+                when = f"the release that uses {replacement.declaration.shadow} alone"
+            return f"{forget}, in {when}; the contract in the one after"
+        case _ if not contracted:
             return f"{replacement.command('contract')}, in the next release"
     return " ".join(["manage.py migrate", *there])
 

@@ -151,14 +151,20 @@ class DropShadow(TableOperation):
 
     def read_shadow(self, app_label: str) -> Was | None:
         """Read the shadow's facts from the migrations; None when they do not say."""
-        return find_remembered(f"{app_label}.{self.model_name}", self.shadow)
+        label = f"{app_label}.{self.model_name}"
+        was = find_remembered(label, self.live)
+        if was is not None and was.declaration.moves:
+            return was
+        return find_remembered(label, self.shadow)
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
         """Read the names of the declared triggers from the catalog.
 
         Lock: none that conflicts with anything.
         """
-        return installed_triggers(connection, table, self.shadow)
+        # The triggers of a column that moves are named after the column that stays.
+        named = (installed_triggers(connection, table, each) for each in (self.shadow, self.live))
+        return [name for names in named for name in names]
 
     def _concerns(self, schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model]) -> bool:
         connection = schema_editor.connection

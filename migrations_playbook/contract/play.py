@@ -16,11 +16,11 @@ from psycopg import sql
 
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
-from migrations_playbook.meaning.sync import counts
+from migrations_playbook.meaning.sync import counts, read_declared
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.names import plain_name
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.query import fetch_all, fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
 from migrations_playbook.postgres.tables import TREE, Table, is_empty, read_table
@@ -70,6 +70,8 @@ def contract(
         )
     refuse_hidden_rows(connection, table)
     refuse_loss(connection, table, live=live, shadow=shadow)
+    if _moves(connection, table, triggers):
+        refuse_unconverted(connection, table, live=live, shadow=shadow)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
     # Nobody can alter the table from here on, so facts once read stay true.
     planned = list(steps(connection, table, live=live, shadow=shadow, triggers=triggers))
@@ -105,6 +107,43 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
         f'{live!r} and lose the fresh ones. Run "{spell_command(STATUS)}" for the next command, '
         'swap, then run "manage.py migrate" again.'
     )
+
+
+def _moves(connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str]) -> bool:
+    """Tell whether the triggers are of a column that moves, so that no swap has come before."""
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT p.prosrc FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+             WHERE t.tgrelid = %s AND t.tgname = ANY (%s)"""),
+        [table.oid, list(triggers)],
+    )
+    return any((read_declared(text) or {}).get("moves") for (text,) in rows)
+
+
+def refuse_unconverted(
+    connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str
+) -> None:
+    """Refuse to drop a column while it has values of which nothing was made.
+
+    Lock: ACCESS SHARE on the table; a sequential scan.
+
+    Raises:
+        Refused: with their number.
+    """
+    left = fetch_value(
+        connection,
+        sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL AND {} IS NOT NULL").format(
+            table.identifier, sql.Identifier(live), sql.Identifier(shadow)
+        ),
+    )
+    if left:
+        raise Refused(
+            f"{left:,} rows of {table} have a {shadow!r} of which no {live!r} was made, and the "
+            f'value would be lost; nothing was changed. Run "{spell_command(STATUS)}" for the next '
+            'command, then "manage.py migrate" again.'
+        )
 
 
 def refuse_code_by_name(

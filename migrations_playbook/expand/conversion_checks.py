@@ -47,11 +47,27 @@ def check_conversion(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
             "Take one of them away.",
         )
         return
+    if shadow.moves and shadow.down is None:
+        yield _error(
+            model,
+            47,
+            "Shadow(moves=True) has no down=...: a release that knows the new name alone would not "
+            "be followed.",
+            f'Write down=F("{shadow.shadow}"), say.',
+        )
     ends = {"live": shadow.live, "shadow": shadow.shadow}
     try:
         fields: dict[str, Any] = {role: model._meta.get_field(name) for role, name in ends.items()}
     except FieldDoesNotExist:
         return  # `check_fields` says so
+    if shadow.moves and fields["live"].null:
+        yield _error(
+            model,
+            47,
+            f"Shadow(moves=True): {shadow.live} may be null, and what a null in {shadow.shadow} "
+            "means could not be told: a row that is to be filled, or one that was emptied.",
+            "Give the column a value that means empty first.",
+        )
     for way, source, target in (("up", "live", "shadow"), ("down", "shadow", "live")):
         expression = getattr(shadow, way)
         if way == "down" and expression is None:

@@ -139,7 +139,12 @@ class SyncTrigger(ShadowTrigger):
             "live": column_of(model, self.declaration.live),
             "shadow": column_of(model, self.declaration.shadow),
         }
-        declared = columns | {"up": up(SOURCE), "down": down(SOURCE) if down.declared else None}
+        declared: dict[str, Any] = columns | {
+            "up": up(SOURCE),
+            "down": down(SOURCE) if down.declared else None,
+        }
+        if self.declaration.moves:
+            declared["moves"] = True
         return BODY.format(
             declared=json.dumps(declared),
             exchanged=_write_exchanged(model, self.declaration, live, columns),

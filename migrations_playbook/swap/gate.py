@@ -174,6 +174,17 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
     )
 
 
+def may_be_exchanged(request: SwapRequest) -> PlaybookError | None:
+    """Ask whether the declaration wants an exchange at all."""
+    replacement = request.replacement
+    if not replacement.declaration.moves:
+        return None
+    return WrongPhase(
+        f"{replacement} moves: both names are served, and nothing is exchanged. Once every release "
+        f'uses {replacement.shadow} alone, run "{replacement.command("forget")}".'
+    )
+
+
 def has_left_nothing(request: SwapRequest) -> PlaybookError | None:
     """Ask for the rest of an interrupted exchange, to be finished first."""
     if not request.left:
@@ -236,6 +247,7 @@ READING_CONDITIONS: tuple[Condition, ...] = (may_be_read, sees_every_row, has_ro
 PHASE_CONDITIONS: tuple[Condition, ...] = (
     *READING_CONDITIONS,
     is_expanded,
+    may_be_exchanged,
     has_left_nothing,
     is_not_done_already,
     has_working_triggers,

@@ -64,10 +64,10 @@ def keep_forgotten(
     names: Names = set()
     for (label, model), state in before.models.items():
         for declaration in read_declarations(state) if label == app_label else ():
-            if (model, declaration.shadow) in removed:
-                names |= {(model, declaration.shadow)}
+            if (model, declaration.dropped) in removed:
+                names |= {(model, declaration.dropped)}
                 names |= {(model, str(trigger.name)) for trigger in declaration.triggers}
-                if declaration.converts:
+                if declaration.converts and not declaration.moves:
                     # The swap has given the live column its type already.
                     names |= {(model, declaration.live)}
 

@@ -76,8 +76,8 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
         )
     if _still_there(was):
         raise WrongPhase(
-            f"{was.label} still has {shadow!r}. Take the field and its Shadow out of the model, "
-            "then run the same command again."
+            f"{was.label} still has {was.declaration.dropped!r}. Take the field and its Shadow out "
+            "of the model, then run the same command again."
         )
     name = was.model.lower()
     return [
@@ -85,7 +85,7 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
             state_operations=[
                 *_adopt_type(was),
                 *(RemoveTrigger(name, str(trigger.name)) for trigger in was.triggers),
-                migrations.RemoveField(name, shadow),
+                migrations.RemoveField(name, was.declaration.dropped),
             ]
         )
     ]
@@ -97,7 +97,7 @@ def _adopt_type(was: Remembered) -> Iterator[Operation]:
     Raises:
         WrongPhase: the model still has the field of the old type.
     """
-    if not was.declaration.converts:
+    if not was.declaration.converts or was.declaration.moves:
         return
     live = was.declaration.live
     field: Any = apps.get_model(was.label)._meta.get_field(live)
@@ -152,7 +152,8 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
         raise WrongPhase(
             f'A migration drops {was} already. Run "manage.py migrate" where it has not been run.'
         )
-    return [DropShadow(was.model.lower(), live=was.declaration.live, shadow=shadow)]
+    declaration = was.declaration
+    return [DropShadow(was.model.lower(), live=declaration.kept, shadow=declaration.dropped)]
 
 
 def find_remains() -> Iterator[Replacement]:
@@ -188,8 +189,8 @@ def _remembered(label: str, shadow: str, loader: MigrationLoader) -> Remembered:
 
 
 def _still_there(was: Remembered) -> bool:
-    """Tell whether today's model has the shadow field, or declares the shadow."""
-    shadow = was.declaration.shadow
+    """Tell whether today's model has the field to be dropped, or declares the shadow."""
+    shadow = was.declaration.dropped
     if any(str(each) == str(was) for each in declared_replacements()):
         return True
     try:

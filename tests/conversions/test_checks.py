@@ -93,6 +93,14 @@ def test_keys_are_told_whatever_the_shadow_means() -> None:
         assert [number for number, _ in found] == ["playbook.E008"]
 
 
+def test_a_column_that_may_be_null_does_not_move() -> None:
+    ways = {"up": F("email"), "down": F("email_lower")}
+    found = complaints(Address, live="email", shadow="email_lower", moves=True, **ways)
+    ((number, message),) = found
+    assert number == "playbook.E047"
+    assert "what a null in email_lower means could not be told" in message
+
+
 def test_a_shadow_that_says_neither_is_told() -> None:
     ((found, message),) = complaints(Address, live="email", shadow="email_lower")
     assert found == "playbook.E010"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.project import Project
+from tests.fixtures.tickets import past_the_triggers
 
 SIZE = "shop.Voucher.size_big"
 CLEAN = ("makemigrations", "--check", "--dry-run")
@@ -110,3 +111,69 @@ def test_an_integer_becomes_a_bigint(
     assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'") == []
     project.manage(fresh, "migrate")
     assert type_of_size(fresh) == "bigint"
+
+
+NAMED = """
+from django.db import models
+from django.db.models import F
+
+from migrations_playbook import Shadow
+
+
+class Voucher(models.Model):
+    code = models.CharField(max_length=16, unique=True)
+"""
+OLD = "    size = models.IntegerField(default=1)\n"
+NEW = "    amount = models.IntegerField(null=True)\n"
+MOVING = """
+    class Meta:
+        triggers = Shadow(
+            live="size", shadow="amount", up=F("size"), down=F("amount"), moves=True
+        ).triggers
+"""
+
+
+def next_of(project: Project, database: Database) -> str:
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    return str(status["next"])
+
+
+def test_a_column_is_renamed_with_both_names_served(
+    tmp_path: Path, empty_database: Database
+) -> None:
+    project, database = Project.make(tmp_path), empty_database
+    project.write_models(NAMED + OLD)
+    project.manage(database, "makemigrations", "shop")
+    project.manage(database, "migrate")
+    database.run("INSERT INTO shop_voucher (code, size) VALUES ('a', 1), ('b', 2), ('c', 3)")
+    project.write_models(NAMED + OLD + NEW + MOVING)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    assert "in the release that uses amount alone" in next_of(project, database)
+    code, complaint = project.refusal(database, "playbook", "swap")
+    assert (code, "both names are served, and nothing is exchanged" in complaint) == (1, True)
+    assert "0 out of step" in project.manage(database, "playbook", "swap", "--verify")
+
+    project.write_models(NAMED + NEW)
+    project.manage(database, "playbook", "forget")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    # The release that knows the new name alone, beside the one that knows the old.
+    database.run("INSERT INTO shop_voucher (code, amount) VALUES ('d', 4)")
+    database.run("INSERT INTO shop_voucher (code, size) VALUES ('e', 5)")
+    database.run("UPDATE shop_voucher SET amount = 6 WHERE code = 'a'")
+    both = "SELECT size, amount FROM shop_voucher ORDER BY code"
+    assert database.fetch(both) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
+    assert "playbook contract shop.Voucher.amount" in next_of(project, database)
+    project.manage(database, "playbook", "contract", "shop.Voucher.amount")
+    past_the_triggers(database, "UPDATE shop_voucher SET amount = NULL WHERE code = 'b'")
+    code, complaint = project.refusal(database, "migrate")
+    assert "1 rows of public.shop_voucher have a 'size' of which no 'amount' was made" in complaint
+    database.run("UPDATE shop_voucher SET amount = 2 WHERE code = 'b'")
+    project.manage(database, "migrate")
+    project.manage(database, *CLEAN)
+    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    amounts = database.fetch("SELECT amount FROM shop_voucher ORDER BY code")
+    assert amounts == [(6,), (2,), (3,), (4,), (5,)]
+    assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'") == []
