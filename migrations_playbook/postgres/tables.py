@@ -40,6 +40,7 @@ class Column:
         type_schema: the schema of its type; its operators are looked up there.
         not_null: whether the column has a NOT NULL.
         default: its default expression, or None.
+        collation: the oid of its collation, or 0.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     type_schema: str
     not_null: bool
     default: str | None
+    collation: int
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def _columns(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int, dict
         connection,
         sql.SQL("""
             SELECT a.attrelid, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod),
-                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+                   n.nspname, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+                   a.attcollation
               FROM pg_catalog.pg_attribute a
               JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
               JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace

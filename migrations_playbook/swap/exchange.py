@@ -214,8 +214,7 @@ def _exchange(
         raise Unprepared(inventory)
     pin_search_path(connection, *inventory.schemas)
     _run(connection, inventory, ready_steps(inventory))
-    others = inventory.carried_functions
-    expected = expect_meanings(inventory, read_meanings(connection, pair, others))
+    expected = expect_meanings(inventory, read_meanings(connection, inventory))
     # What is planned and written before the lock costs the lock nothing.
     planned = exchange_steps(inventory)
     message = spell_together(connection, planned)
@@ -225,7 +224,7 @@ def _exchange(
         transaction.set_rollback(True, using=connection.alias)
         return None
     _run(connection, inventory, planned, message)
-    refuse_other_meanings(pair, expected, read_meanings(connection, pair, others))
+    refuse_other_meanings(pair, expected, read_meanings(connection, inventory))
     waiters, longest_wait_ms = count_waiters(connection, pair.oids)
     held = (time.monotonic() - seized.since) * 1000
     if max_hold_ms is not None and held > max_hold_ms:

@@ -73,6 +73,17 @@ class Pair:
         return self.table.columns[self.replacement.shadow]
 
     @property
+    def has_two_types(self) -> bool:
+        """Whether the columns differ in type or collation."""
+        live, shadow = self.live, self.shadow
+        return (live.type, live.collation) != (shadow.type, shadow.collation)
+
+    @property
+    def changes_type(self) -> bool:
+        """Whether the exchange gives the live name another type or collation, as declared."""
+        return self.replacement.declaration.converts and self.has_two_types
+
+    @property
     def relations(self) -> tuple[Pair, ...]:
         """The pair of the table, and of each of its partitions; the upper levels first."""
         return (self, *(replace(self, table=each) for each in self.table.partitions))

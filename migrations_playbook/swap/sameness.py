@@ -5,11 +5,13 @@ by their position, an operator may be another operator along another search_path
 of each object (columns, operators, functions, types) are read before and after the exchange, and
 must be the same with the two columns exchanged. The target columns of a MERGE in a parsed function
 are unknown to pg_depend: there the function's text must be the same.
+
+Another type has other operators and functions by nature. There the tables, views and columns are
+compared, a view by its name: it may have been made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -67,12 +69,16 @@ MEANINGS = sql.SQL("""
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
                             WHERE h.inhrelid = i.indexrelid)
         UNION
-        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[]))
+        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])
+        UNION
+        SELECT 'pg_catalog.pg_rewrite'::regclass, r.oid
+          FROM unnest(%s::text[]) AS remade (name)
+          JOIN pg_catalog.pg_rewrite r ON r.ev_class = pg_catalog.to_regclass(remade.name))
     SELECT c.relname, object.objid,
            replace(address.type || ' ' || address.identity, '"', ''),
-           ARRAY(SELECT ROW(d.refclassid::regclass, d.refobjid, d.refobjsubid)::text
+           ARRAY(SELECT {reference}
                    FROM pg_catalog.pg_depend d
-                  WHERE d.classid = object.classid AND d.objid = object.objid
+                  WHERE {compared} AND d.classid = object.classid AND d.objid = object.objid
                     AND d.refclassid <> 'pg_catalog.pg_constraint'::regclass
                     -- Its own view, constraint, or whole: another oid where it is made anew.
                     AND d.deptype NOT IN ('i', 'P', 'S')
@@ -95,7 +101,24 @@ MEANINGS = sql.SQL("""
                 AS address""")
 
 
-def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[int]) -> Meanings:
+# How a reference is written, and which references are compared.
+EXACT = {
+    "reference": sql.SQL("ROW(d.refclassid::regclass, d.refobjid, d.refobjsubid)::text"),
+    "compared": sql.SQL("true"),
+}
+OF_ANOTHER_TYPE = {
+    "reference": sql.SQL("""coalesce(
+                    (SELECT ROW('view', n.nspname, v.relname, d.refobjsubid)::text
+                       FROM pg_catalog.pg_class v
+                       JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
+                      WHERE v.oid = d.refobjid AND v.relkind = 'v'), {exact})""").format(
+        exact=EXACT["reference"]
+    ),
+    "compared": sql.SQL("d.refclassid = 'pg_catalog.pg_class'::regclass"),
+}
+
+
+def read_meanings(connection: BaseDatabaseWrapper, inventory: Inventory) -> Meanings:
     """Read the objects bound to either column, each with the objects on which it depends.
 
     An index is known by its key columns too: an index of a constraint depends on nothing else.
@@ -103,15 +126,18 @@ def read_meanings(connection: BaseDatabaseWrapper, pair: Pair, others: Iterable[
     Lock: none that conflicts with anything.
 
     Arguments:
-        others: oids of functions carried over although pg_depend binds them to no column.
+        inventory: as before the exchange: pg_depend binds some of the functions and of the views
+            made again to no column.
     """
+    pair = inventory.pair
     rows = fetch_all(
         connection,
-        MEANINGS.format(columns=COLUMNS),
-        [*pair.columns, *pair.columns, list(others)],
+        MEANINGS.format(columns=COLUMNS, **(OF_ANOTHER_TYPE if pair.changes_type else EXACT)),
+        [*pair.columns, *pair.columns, inventory.carried_functions, list(inventory.remade)],
     )
     return {
-        address: Meaning((catalog, oid), frozenset(references), text)
+        # A function's text may say the other type.
+        address: Meaning((catalog, oid), frozenset(references), "" if pair.changes_type else text)
         for catalog, oid, address, references, text in rows
         if address is not None
     }

@@ -164,10 +164,12 @@ class DependentKind:
             whenever somebody writes the object. The query may read `relation (oid)`, the table with
             its partitions, and `bound (classid, objid)`, the objects that pg_depend binds to them.
             None where the stamps of the columns and of pg_depend itself tell enough.
+        for_another_type: whether there are such objects only where the exchange changes the type.
     """
 
     read: Callable[[Reading], Iterator[Dependent]]
     stamp: sql.SQL | None = None
+    for_another_type: bool = False
 
 
 def describe_columns(pair: Pair, names: Iterable[str]) -> str:

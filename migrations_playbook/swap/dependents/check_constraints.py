@@ -27,6 +27,7 @@ from migrations_playbook.swap.dependents.constraints import (
     restatable_checks,
 )
 from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.restate import Definitions
 from migrations_playbook.swap.pair import Object, Pair
 
 
@@ -54,7 +55,7 @@ def _of_relation(reading: Reading, pair: Pair) -> Iterator[Dependent]:
             each,
             steps=Steps(
                 trial=tuple(_try_values(pair, check, twin, restated.constraints[check.oid])),
-                prove=tuple(_prove(pair, check, twin, restated.constraints[check.oid])),
+                prove=tuple(_prove(pair, check, twin, restated)),
                 undo=(_drop_twin(pair, check, "which fresh values do not pass"),),
                 after_rename=tuple(_exchange(pair, check, copies)),
             ),
@@ -76,11 +77,15 @@ def _copies(check: Constraint, found: list[Constraint]) -> list[Constraint]:
 
 
 def _prove(
-    pair: Pair, each: Constraint, twin: Constraint | None, definition: str
+    pair: Pair, each: Constraint, twin: Constraint | None, restated: Definitions
 ) -> Iterator[Step]:
     name = sql.Identifier(pair.twin_name(each.name))
-    plain = definition.removesuffix(" NOT VALID")
-    if twin is not None and twin.definition.removesuffix(" NOT VALID") != plain:
+    plain = _plain(restated.constraints[each.oid])
+    # The other way round: an original that a revert returns to.
+    if twin is not None and not (
+        _plain(twin.definition) == plain
+        or _plain(restated.constraints.get(twin.oid, "")) == _plain(each.definition)
+    ):
         yield pair.alter_table(
             f"Drop {twin.name}, which is not like its original",
             sql.SQL("DROP CONSTRAINT {}").format(name),
@@ -101,13 +106,17 @@ def _prove(
         yield replace(proof, as_session=True)
 
 
+def _plain(definition: str) -> str:
+    return definition.removesuffix(" NOT VALID")
+
+
 def _try_values(
     pair: Pair, each: Constraint, twin: Constraint | None, definition: str
 ) -> Iterator[Step]:
     """Look for a fresh value that fails, before a twin could make the site's writes fail."""
     if twin is not None:
         return
-    expression = definition.removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
+    expression = _plain(definition).removesuffix(" NO INHERIT")
     yield Step(
         f"Try the values of {pair.replacement.shadow} against {each.name}",
         sql.SQL("SELECT FROM {} WHERE {} IS NOT NULL AND NOT coalesce({}, true) LIMIT 1").format(

@@ -17,6 +17,7 @@ from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
 from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.restate import try_default
 from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 STORAGES = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}
@@ -41,7 +42,6 @@ class Settings:
     comment: str | None
     identity: str
     generated: str
-    collation: int
     labels: int
     default: int | None
 
@@ -71,7 +71,7 @@ def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int
                    ARRAY(SELECT o FROM unnest(a.attoptions) o
                           WHERE NOT pg_catalog.starts_with(o, 'pg_')),
                    pg_catalog.col_description(a.attrelid, a.attnum),
-                   a.attidentity::text, a.attgenerated::text, a.attcollation,
+                   a.attidentity::text, a.attgenerated::text,
                    (SELECT count(*) FROM pg_catalog.pg_seclabel l
                      WHERE l.classoid = 'pg_catalog.pg_class'::regclass
                        AND l.objoid = a.attrelid AND l.objsubid = a.attnum),
@@ -90,17 +90,34 @@ def read_columns(reading: Reading) -> Iterator[Dependent]:
     """Yield both columns' properties, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
     found = read_settings(reading.connection, reading.pair)
     replacement = reading.pair.replacement
+    failures = _failing_defaults(reading)
     for pair in reading.pair.relations:
         live, shadow = (
             found[pair.table.oid, name] for name in (replacement.live, replacement.shadow)
         )
-        refused = list(_refused(pair, live, shadow))
+        failure = failures.get(pair.live.default)
+        refused = list(_refused(pair, live, shadow, failure))
         yield from refused
         if not any(each.covers for each in refused):
             yield from _carried(pair, live, shadow)
 
 
-def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
+def _failing_defaults(reading: Reading) -> dict[str | None, str | None]:
+    """Find out which defaults the other column cannot have, where its type is another."""
+    pair = reading.pair
+    if not pair.changes_type or not reading.may_restate:
+        return {}
+    defaults = {each.live.default for each in pair.relations}
+    return {
+        default: try_default(reading.connection, pair, pair.replacement.shadow, default)
+        for default in defaults
+        if default is not None
+    }
+
+
+def _refused(
+    pair: Pair, live: Settings, shadow: Settings, failure: str | None
+) -> Iterator[Dependent]:
     name, column = pair.labelled(pair.replacement.live), frozenset({pair.replacement.live})
     if live.identity or live.generated or shadow.identity or shadow.generated:
         yield Dependent(
@@ -112,8 +129,7 @@ def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent
             refused="an identity or generated column makes its own values",
         )
         return
-    other_type = pair.live.type != pair.shadow.type or live.collation != shadow.collation
-    if other_type and not pair.replacement.declaration.converts:
+    if pair.has_two_types and not pair.changes_type:
         yield Dependent(
             "column",
             name,
@@ -121,6 +137,15 @@ def _refused(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent
             column,
             refused=f"{pair.replacement.shadow} has another type or collation; give it the same "
             "one",
+        )
+    if failure is not None:
+        yield Dependent(
+            "default",
+            name,
+            f"of {pair.replacement.live}",
+            column,
+            _defaults(live, shadow),
+            refused=f"{failure}; drop it, and set it again after the swap",
         )
     if live.labels or shadow.labels:
         yield Dependent(

@@ -41,12 +41,14 @@ class Inventory:
         dependents: each with the swap's treatment.
         schemas: the schemas of the operators in the definitions.
         bound: the quarantine's objects; after a revert, the remembering trigger and function.
+        remade: the views to be made again, by their quoted names.
     """
 
     pair: Pair
     dependents: tuple[Dependent, ...]
     schemas: tuple[str, ...]
     bound: Objects
+    remade: tuple[str, ...] = ()
 
     @property
     def refused(self) -> list[Dependent]:
@@ -126,13 +128,14 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         schemas = read_operator_schemas(connection, pair)
         bound = read_objects(connection, pair.table, pair.replacement.shadow)
         pin_search_path(connection, *schemas)
-        found = Inventory(pair, tuple(_read_kinds(connection, pair, bound)), schemas, bound)
+        reading = Reading(connection, pair, bound)
+        remade = tuple(each.identifier.as_string(None) for each in reading.chain.remade)
+        found = Inventory(pair, tuple(_read_kinds(reading)), schemas, bound, remade)
         transaction.set_rollback(True, using=connection.alias)
     return found
 
 
-def _read_kinds(connection: BaseDatabaseWrapper, pair: Pair, bound: Objects) -> Iterator[Dependent]:
-    reading = Reading(connection, pair, bound)
+def _read_kinds(reading: Reading) -> Iterator[Dependent]:
     claimed: set[Object] = set()
     for kind in kinds.KINDS:
         for each in kind.read(reading):
@@ -149,7 +152,11 @@ def read_fingerprint(connection: BaseDatabaseWrapper, pair: Pair) -> str:
 
     Lock: none that conflicts with anything.
     """
-    stamps = [kind.stamp for kind in kinds.KINDS if kind.stamp is not None]
+    stamps = [
+        kind.stamp
+        for kind in kinds.KINDS
+        if kind.stamp is not None and (pair.changes_type or not kind.for_another_type)
+    ]
     return str(
         fetch_value(
             connection,

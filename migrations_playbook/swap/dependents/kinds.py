@@ -16,6 +16,7 @@ from migrations_playbook.swap.dependents import (
     positions,
     privileges,
     publications,
+    remade,
     replica_identity,
     statistics,
     table,
@@ -38,6 +39,8 @@ KINDS: tuple[DependentKind, ...] = (
     privileges.KIND,
     triggers.KIND,
     later_triggers.KIND,
+    # Their readers lock the views above first.
+    remade.KIND,
     views.KIND,
     materialized.KIND,
     policies.KIND,

@@ -4,10 +4,14 @@
 the text of a function is nobody's business but its own until it runs. After the exchange the two
 columns stand in each other's places. Functions that take or return the row, and the table's
 triggers, are named, for a person to look at.
+
+Where the exchange changes the type, a function may declare the type of before, or `%TYPE`, which a
+session that has run the function keeps to its end. So those whose text names the column are named.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from psycopg import sql
@@ -18,6 +22,7 @@ from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.reading import Reading
 
 HOW = "perhaps by position, look yourself"
+OF_THE_TYPE = "its text names the column; look whether it declares the type"
 
 
 def read_positions(reading: Reading) -> Iterator[Dependent]:
@@ -49,6 +54,28 @@ def read_positions(reading: Reading) -> Iterator[Dependent]:
     )
     for (name,) in rows:
         yield Dependent("function", name, HOW)
+    if pair.changes_type:
+        yield from _read_texts(reading, {name for (name,) in rows})
+
+
+def _read_texts(reading: Reading, seen: set[str]) -> Iterator[Dependent]:
+    """Yield the functions whose text names both the table and the live column; by name."""
+    pair = reading.pair
+    words = [rf"\m{re.escape(name)}\M" for name in (pair.table.name, pair.replacement.live)]
+    rows = fetch_all(
+        reading.connection,
+        sql.SQL("""
+            SELECT p.oid::regprocedure::text
+              FROM pg_catalog.pg_proc p
+             WHERE p.oid >= 16384 AND p.prosqlbody IS NULL AND p.prosrc ~* ALL (%s)
+               AND p.oid NOT IN (SELECT t.tgfoid FROM pg_catalog.pg_trigger t
+                                  WHERE t.tgname = ANY (%s))
+             ORDER BY 1"""),
+        [words, list(pair.replacement.trigger_names)],
+    )
+    for (name,) in rows:
+        if name not in seen:
+            yield Dependent("function", name, OF_THE_TYPE)
 
 
 KIND = DependentKind(read_positions)

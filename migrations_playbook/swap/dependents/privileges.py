@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.postgres.names import plain_name
 from migrations_playbook.postgres.query import fetch_all, fetch_value, server_version
 from migrations_playbook.postgres.roles import current_role
 from migrations_playbook.postgres.steps import Lock, Step
@@ -89,26 +90,18 @@ def _of_relation(
         return
     columns = frozenset({pair.replacement.live})
     owner = pair.table.owner
-    grantors = dict.fromkeys(each.grantor for each in live + shadow if each.grantor != owner)
-    barred = [role for role in grantors if not _may_become(connection, role)]
-    me = current_role(connection)
+    barred = find_barred(connection, owner, live + shadow)
     what = f"column privileges on {pair.labelled(pair.replacement.live)}"
-    if barred:
-        names = ", ".join(sql.Identifier(role).as_string(None) for role in barred)
-        yield Dependent(
-            "privileges",
-            what,
-            "by grant option",
-            columns,
-            refused=f"they were granted on by others: run GRANT {names} TO {me}",
-        )
+    if barred is not None:
+        yield Dependent("privileges", what, "by grant option", columns, refused=barred)
         return
+    me = current_role(connection)
     steps: list[Step] = []
     for column, had in ((pair.replacement.live, shadow), (pair.replacement.shadow, live)):
         # Under its new name a column still has the privileges of its old name.
         steps += _revoke(pair, column, [each for each in had if each.grantor == owner])
     for column, has in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
-        steps += _grant(pair, column, has, me)
+        steps += grant_steps(pair.identifier, owner, column, has, me)
     yield Dependent(
         "privileges",
         what,
@@ -116,6 +109,21 @@ def _of_relation(
         columns,
         steps=Steps(after_rename=tuple(steps)),
     )
+
+
+def find_barred(connection: BaseDatabaseWrapper, owner: str, granted: list[Grant]) -> str | None:
+    """Build the refusal for privileges that somebody else has granted on; None without any.
+
+    Arguments:
+        owner: the relation's owner.
+        granted: the privileges to be granted again.
+    """
+    grantors = dict.fromkeys(each.grantor for each in granted if each.grantor != owner)
+    barred = [role for role in grantors if not _may_become(connection, role)]
+    if not barred:
+        return None
+    names = ", ".join(sql.Identifier(role).as_string(None) for role in barred)
+    return f"they were granted on by others: run GRANT {names} TO {current_role(connection)}"
 
 
 def _revoke(pair: Pair, column: str, had: list[Grant]) -> Iterator[Step]:
@@ -129,9 +137,24 @@ def _revoke(pair: Pair, column: str, had: list[Grant]) -> Iterator[Step]:
         )
 
 
-def _grant(pair: Pair, column: str, has: list[Grant], me: str) -> Iterator[Step]:
+def grant_steps(
+    relation: sql.Identifier, owner: str, column: str | None, has: list[Grant], me: str
+) -> Iterator[Step]:
+    """Yield the grants of a relation or of a column of it, each in its grantor's name.
+
+    Lock: none.
+
+    Arguments:
+        owner: the relation's owner.
+        column: the column; None for the relation.
+        has: the privileges.
+        me: the current role, quoted.
+    """
+    on = sql.SQL("" if column is None else " ({})").format(
+        *map(sql.Identifier, filter(None, [column]))
+    )
     for each in has:
-        other = each.grantor != pair.table.owner
+        other = each.grantor != owner
         if other:
             yield Step(
                 f"As {each.grantor}",
@@ -139,11 +162,11 @@ def _grant(pair: Pair, column: str, has: list[Grant], me: str) -> Iterator[Step]
                 Lock.NONE,
             )
         yield Step(
-            f"Grant {each.privilege} on {column} again",
-            sql.SQL("GRANT {} ({}) ON {} TO {}{}").format(
+            f"Grant {each.privilege} on {column or plain_name(relation)} again",
+            sql.SQL("GRANT {}{} ON {} TO {}{}").format(
                 sql.SQL(each.privilege),
-                sql.Identifier(column),
-                pair.identifier,
+                on,
+                relation,
                 each.role(),
                 sql.SQL(" WITH GRANT OPTION" if each.grantable else ""),
             ),

@@ -13,6 +13,7 @@ from migrations_playbook.postgres.roles import find_missing_grants
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.quarantine.base import Objects
 from migrations_playbook.swap.dependents import restate
+from migrations_playbook.swap.dependents.chains import READERS, Chain, read_chain
 from migrations_playbook.swap.dependents.constraints import (
     Constraint,
     checks_to_restate,
@@ -75,17 +76,29 @@ class Reading:
         return read_constraints(self.connection, self.pair)
 
     @cached_property
+    def chain(self) -> Chain:
+        """The views that another type reaches."""
+        return read_chain(self.connection, self.pair, may_try=self.may_restate)
+
+    @cached_property
     def definitions(self) -> Definitions:
         """Indexes and constraints restated for the other column, on a scratch table."""
         parts = [part for family in self.families for part in family]
+        # Of another type a definition may come back in other words: each twin's is restated too.
+        both = self.pair.changes_type
         wanted = {
-            part.index.oid: (part.index.unique, part.index.definition)
+            index.oid: (index.unique, index.definition)
             for part in parts
-            if not (part.index.primary or part.index.exclusion)
+            for index in (part.index, part.twin if both else None)
+            if index is not None and not (index.primary or index.exclusion)
         }
         demands = {
             each.oid: each.definition
-            for each in checks_to_restate(self.pair, self.constraints, self.staying)
+            for each in (
+                [each for each in self.constraints if each.type == "c" and not each.inherited]
+                if both
+                else checks_to_restate(self.pair, self.constraints, self.staying)
+            )
         }
         for part in parts:
             if part.pair.partitioned and part.index.constraint and part.index.oid in wanted:
@@ -95,6 +108,20 @@ class Reading:
             plain = {oid: definition for oid, (_, definition) in wanted.items()}
             return Definitions(plain, {}, {}, demands, {})
         return restate.restate_definitions(self.connection, self.pair, wanted, demands)
+
+
+# The schemas of the operators in views above views, which are bound to no column of the table.
+READERS_SCHEMAS = sql.SQL("""
+    {readers}
+    SELECT DISTINCT n.nspname
+      FROM reader
+      JOIN pg_catalog.pg_rewrite r ON r.ev_class = reader.oid
+      JOIN pg_catalog.pg_depend o
+        ON o.classid = 'pg_catalog.pg_rewrite'::regclass AND o.objid = r.oid
+       AND o.refclassid = 'pg_catalog.pg_operator'::regclass
+      JOIN pg_catalog.pg_operator p ON p.oid = o.refobjid
+      JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+     WHERE n.nspname <> 'pg_catalog'""").format(readers=READERS)
 
 
 def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[str, ...]:
@@ -120,7 +147,10 @@ def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[
                AND n.nspname <> 'pg_catalog'"""),
         [pair.oids],
     )
-    return tuple(sorted({pair.live.type_schema, *(row[0] for row in rows)} - {"pg_catalog"}))
+    if pair.changes_type:
+        rows += fetch_all(connection, READERS_SCHEMAS, pair.columns)
+    types = {pair.live.type_schema, pair.shadow.type_schema}
+    return tuple(sorted((types | {row[0] for row in rows}) - {"pg_catalog"}))
 
 
 # The objects of a catalog that are bound to either column, of the table or of a partition.

@@ -4,11 +4,14 @@ To put a column's name in the place of another's in an expression is not a matte
 may be a function's, a type's or a literal's too. So PostgreSQL does the work: on an empty scratch
 copy of the table the definition is executed, the two columns are renamed, and the definition is
 read back. The transaction is rolled back, and nothing remains.
+
+Where the other column has another type, the restated definition is executed in its turn: what does
+not go with that type is refused, and what PostgreSQL makes of the definition there is the twin's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from migrations_playbook.postgres.query import engine_transaction, execute, fetc
 from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.pair import Pair
 
+OTHER_TYPE = "drop it, and create it again after the swap, as the other type has it"
 SCRATCH = sql.Identifier("pg_temp", "playbook_scratch")
 
 
@@ -36,6 +40,8 @@ class Definitions:
         keys: the columns and expressions of an index's key, with the columns exchanged.
         constraints: from CHECK or UNIQUE on, with the columns exchanged.
         failures: why an object could not be restated.
+
+    A twin's own definition is restated too where the columns differ in their types.
     """
 
     indexes: dict[int, str]
@@ -67,46 +73,85 @@ def restate_definitions(
         return result
     # The partitions' parts of an index are worded alike: each wording is restated once.
     alike = _first(indexes) | _first(constraints)
+    some_indexes = {oid: each for oid, each in indexes.items() if alike[oid] == oid}
+    some_constraints = {oid: each for oid, each in constraints.items() if alike[oid] == oid}
     with engine_transaction(connection):
-        execute(
-            connection,
-            sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.identifier),
-        )
-        for oid, (unique, definition) in indexes.items():
-            if alike[oid] != oid:
-                continue
-            _try(
-                connection,
-                result,
-                oid,
-                sql.SQL("CREATE {} INDEX {} ON {} {}").format(
-                    sql.SQL("UNIQUE" if unique else ""),
-                    sql.Identifier(f"playbook_{oid}"),
-                    SCRATCH,
-                    sql.SQL(definition),
-                ),
-            )
-        for oid, definition in constraints.items():
-            if alike[oid] != oid:
-                continue
-            _try(
-                connection,
-                result,
-                oid,
-                sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                    SCRATCH, sql.Identifier(f"playbook_{oid}"), sql.SQL(definition)
-                ),
-            )
+        make_scratch(connection, pair)
+        _define(connection, result, some_indexes, some_constraints)
         live, shadow = pair.replacement.live, pair.replacement.shadow
         between = choose_name(pair.column_names, live, shadow, "between")
         for step in rename_steps(SCRATCH, live, shadow, between):
             execute(connection, step.statement)
-        done = set(alike.values()) - result.failures.keys()
-        _read_back(connection, result, indexes.keys() & done, constraints.keys() & done)
+        _read_back(connection, result, some_indexes, some_constraints)
+        if pair.changes_type:
+            execute(connection, sql.SQL("DROP TABLE {}").format(SCRATCH))
+            make_scratch(connection, pair)
+            said = {oid: (some_indexes[oid][0], text) for oid, text in result.indexes.items()}
+            _define(connection, result, said, result.constraints)
+            _read_back(connection, result, said, result.constraints)
+            for oid, failure in result.failures.items():
+                result.failures[oid] = f"{failure}; {OTHER_TYPE}"
         transaction.set_rollback(True, using=connection.alias)
     for found in vars(result).values():
         found.update({oid: found[first] for oid, first in alike.items() if first in found})
     return result
+
+
+def make_scratch(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Make an empty copy of the table, in a transaction to be rolled back.
+
+    Lock: ACCESS SHARE on the table (CREATE TABLE LIKE).
+    """
+    execute(
+        connection,
+        sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.identifier),
+    )
+
+
+def try_default(
+    connection: BaseDatabaseWrapper, pair: Pair, column: str, default: str
+) -> str | None:
+    """Find out why a column cannot have another one's default; None when it can.
+
+    Lock: ACCESS SHARE on the table.
+    """
+    with engine_transaction(connection):
+        make_scratch(connection, pair)
+        failure = _failure(
+            connection,
+            sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
+                SCRATCH, sql.Identifier(column), sql.SQL(default)
+            ),
+        )
+        transaction.set_rollback(True, using=connection.alias)
+    return failure
+
+
+def _define(
+    connection: BaseDatabaseWrapper,
+    result: Definitions,
+    indexes: Mapping[int, tuple[bool, str]],
+    constraints: Mapping[int, str],
+) -> None:
+    """Execute the definitions on the scratch table; note why one fails."""
+    statements = {
+        oid: sql.SQL("CREATE {} INDEX {} ON {} {}").format(
+            sql.SQL("UNIQUE" if unique else ""),
+            sql.Identifier(f"playbook_{oid}"),
+            SCRATCH,
+            sql.SQL(definition),
+        )
+        for oid, (unique, definition) in indexes.items()
+    } | {
+        oid: sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+            SCRATCH, sql.Identifier(f"playbook_{oid}"), sql.SQL(definition)
+        )
+        for oid, definition in constraints.items()
+    }
+    for oid, statement in statements.items():
+        failure = _failure(connection, statement)
+        if failure is not None:
+            result.failures[oid] = failure
 
 
 def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
@@ -115,21 +160,20 @@ def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
     return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
 
 
-def _try(
-    connection: BaseDatabaseWrapper, result: Definitions, oid: int, statement: sql.Composable
-) -> None:
+def _failure(connection: BaseDatabaseWrapper, statement: sql.Composable) -> str | None:
     try:
         with engine_transaction(connection):
             execute(connection, statement)
     except DatabaseError as error:
-        result.failures[oid] = primary_message(error)
+        return primary_message(error)
+    return None
 
 
 def _read_back(
     connection: BaseDatabaseWrapper,
     result: Definitions,
-    indexes: Iterable[int],
-    constraints: Iterable[int],
+    indexes: Mapping[int, Any],
+    constraints: Mapping[int, Any],
 ) -> None:
     """Read the definitions of the scratch table's objects, which bear the originals' oids."""
     rows = fetch_all(
@@ -142,7 +186,7 @@ def _read_back(
               FROM unnest(%s::oid[]) AS original (oid)
               JOIN pg_catalog.pg_index i
                 ON i.indexrelid = ('pg_temp.playbook_' || original.oid)::regclass"""),
-        [list(indexes)],
+        [list(indexes.keys() - result.failures.keys())],
     )
     for oid, text, predicate, key in rows:
         # The names before USING are our own, and have no " USING " in them.
@@ -159,6 +203,6 @@ def _read_back(
                   JOIN pg_catalog.pg_constraint k
                     ON k.conrelid = 'pg_temp.playbook_scratch'::regclass
                    AND k.conname = 'playbook_' || original.oid"""),
-            [list(constraints)],
+            [list(constraints.keys() - result.failures.keys())],
         )
     )

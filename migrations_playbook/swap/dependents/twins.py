@@ -11,6 +11,7 @@ this; in the exchange the parts change names, each in its partition.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -49,6 +50,10 @@ from migrations_playbook.swap.dependents.twin_names import (
 from migrations_playbook.swap.dependents.views import with_options
 from migrations_playbook.swap.pair import Object
 
+FOR_LIKE = "for LIKE, which the other type has not"
+# The operator classes of LIKE without a collation: of text types alone.
+PATTERNS = re.compile(r" (?:text|varchar|bpchar)_pattern_ops\b")
+
 
 def read_twins(reading: Reading) -> Iterator[Dependent]:
     """Yield the indexes and unique constraints on either column."""
@@ -65,6 +70,9 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
             covers=_covers(one for part in family for one in (part.index, part.twin) if one),
         )
         seen |= {oid for name, oid in each.covers if name == "pg_class"}
+        if _is_for_like(index) and restated.failures.get(index.oid):
+            yield replace(each, how=f"{each.how}; {FOR_LIKE}")
+            continue
         why = next(filter(None, (_refusal(part, restated, taken) for part in family)), None)
         if why is not None:
             yield replace(each, refused=why)
@@ -103,6 +111,11 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
                 frozenset(index.on),
                 covers=_covers([index, *_below(index, reading.indexes)]),
             )
+
+
+def _is_for_like(index: Index) -> bool:
+    """Tell whether an index serves LIKE alone, as Django's `_like` does."""
+    return not index.unique and PATTERNS.search(index.definition) is not None
 
 
 def _covers(indexes: Iterable[Index]) -> frozenset[Object]:
@@ -146,7 +159,11 @@ def _alike(part: Part, restated: Definitions) -> bool:
     index, twin = part.index, part.twin
     return (
         twin is not None
-        and twin.definition == restated.indexes[index.oid]
+        and (
+            twin.definition == restated.indexes[index.oid]
+            # The other way round: an original that a revert returns to.
+            or restated.indexes.get(twin.oid) == index.definition
+        )
         and (twin.valid or part.pair.partitioned)
         and (
             twin.constraint is None

@@ -21,6 +21,7 @@ from migrations_playbook.swap.dependents.base import (
 )
 from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
 from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.restate import OTHER_TYPE
 from migrations_playbook.swap.pair import COLUMNS
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
@@ -59,13 +60,15 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
 
     Lock: ACCESS EXCLUSIVE on each view, and on each table with such a rule.
     """
-    connection, pair = reading.connection, reading.pair
+    connection, pair, chain = reading.connection, reading.pair, reading.chain
     rows = fetch_all(
         connection,
         VIEWS.format(columns=COLUMNS),
         [pair.oids, ALIAS_LIST, *pair.columns],
     )
     for oid, rule, relation, schema, name, kind, owner, options, mine, text, names, alias in rows:
+        if relation in chain.oids and not alias:
+            continue
         identifier = sql.Identifier(schema, name)
         shown = f"{schema}.{name}"
         covers = frozenset({("pg_rewrite", oid)})
@@ -80,6 +83,8 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
             refused = may_not_create(connection, schema)
         if alias and refused is None:
             refused = BY_POSITION
+        if is_view and refused is None and relation in chain.failures:
+            refused = f"{chain.failures[relation]}; {OTHER_TYPE}"
         if refused is not None:
             yield Dependent(what, label, how, columns, covers, refused=refused)
             continue
