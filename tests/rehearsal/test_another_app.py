@@ -10,12 +10,12 @@ from tests.fixtures.database import Database
 
 TARGET = "vouchers.Voucher.new_code"
 VOUCHERS = "tests.vouchers.rehearsal"
+SETTINGS = "tests.vouchers.settings"
 
 
 @pytest.fixture
-def vouchers(empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+def vouchers(empty_database: Database) -> Database:
     """A database of a project that has vouchers."""
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.vouchers.settings")
     return empty_database
 
 
@@ -36,6 +36,7 @@ def test_it_passes(vouchers: Database) -> None:
         ),
         *("--max-stall-ms", "30000"),
         *("--row", f"{VOUCHERS}.make_voucher", "--read", f"{VOUCHERS}.read_vouchers"),
+        settings=SETTINGS,
     )
     output, complaint = done.communicate()
     verdict = json.loads(output)
@@ -47,9 +48,9 @@ def test_it_passes(vouchers: Database) -> None:
 
 
 def test_rows_that_cannot_be_made_are_refused_before_it_begins(vouchers: Database) -> None:
-    done = vouchers.manage("playbook", "rehearse", TARGET, "--rows", "10")
+    done = vouchers.manage("playbook", "rehearse", TARGET, "--rows", "10", settings=SETTINGS)
     assert done.returncode == 1
-    assert vouchers.manage("migrate").returncode == 0
+    assert vouchers.manage("migrate", settings=SETTINGS).returncode == 0
     words = vouchers.complaint(
         """INSERT INTO vouchers_voucher (id, "Code", note) VALUES (gen_random_uuid(), 'any', '')"""
     )
@@ -72,14 +73,14 @@ def test_rows_that_cannot_be_made_are_refused_before_it_begins(vouchers: Databas
 def test_a_callable_that_is_not_there_is_refused(
     vouchers: Database, option: str, path: str, sentence: str
 ) -> None:
-    done = vouchers.manage("playbook", "rehearse", TARGET, option, path)
+    done = vouchers.manage("playbook", "rehearse", TARGET, option, path, settings=SETTINGS)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"CommandError: {sentence}")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_field_that_no_client_could_write_is_refused(vouchers: Database) -> None:
-    done = vouchers.manage("playbook", "rehearse", TARGET, "--stamp", "shop")
+    done = vouchers.manage("playbook", "rehearse", TARGET, "--stamp", "shop", settings=SETTINGS)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "CommandError: 'shop' of vouchers.Voucher is no field that the clients could write: name "

@@ -129,8 +129,8 @@ def test_a_failed_verdict_and_a_refusal_are_json_too(
     assert (refused.returncode, refused.stderr) == (1, f"CommandError: {sentence}\n")
     assert json.loads(refused.stdout) == {"error": sentence}
     monkeypatch.setenv("BROKEN", "NoClient")
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.releases.broken.settings")
-    failed = database.manage("rehearse", "--json", "--rows", "100")
+    broken = "tests.releases.broken.settings"
+    failed = database.manage("rehearse", "--json", "--rows", "100", settings=broken)
     verdict = json.loads(failed.stdout)
     assert (failed.returncode, verdict["passed"]) == (1, False)
     assert verdict["checks"]["failed_steps"] == 1

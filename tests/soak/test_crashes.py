@@ -25,10 +25,11 @@ from tests.soak.plays import Course, copy_of, play_here, read_state, undisturbed
 from tests.soak.statements import before_each_statement
 
 Courses = dict[str, Course]
-# A play, the moment of the crash, and what is said then.
+# A play, the moment of the crash, and what is said then. The backfill's lost worker is replaced, so
+# it goes on in the same run.
 CRASHES: list[tuple[str, Moment, str]] = [
     ("migrate", "under the lock", "connection"),
-    ("backfill", "at the commit", "connection"),
+    ("backfill", "at the commit", "Workers that lost the connection: 1"),
     ("swap", "before the lock", "the swap was not committed"),
     ("swap", "at the commit", "the swap was not committed"),
     ("swap", "after the commit", "the swap was committed"),
@@ -74,7 +75,7 @@ def test_a_server_that_stops_at_once_and_is_started_leaves_a_play_that_goes_on(
         with before_each_statement(look):
             code, said = play_here(course.play)
         assert awaited.reached
-        assert code == 75, said
+        assert code == (0 if name == "backfill" else 75), said
         assert says in said
         assert read_state(database) in course.states
         code, said = play_here(course.play)
