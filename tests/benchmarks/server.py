@@ -56,6 +56,10 @@ class Server:
         with self.connect(TEMPLATE) as connection:
             connection.execute("VACUUM (ANALYZE) tickets_ticket")
 
+    def empty(self) -> None:
+        """Put an empty database in the place of the last measurement's."""
+        self._replace(WORK, "template0")
+
     def reset(self) -> None:
         """Put a fresh copy of the template in the place of the last measurement's database."""
         self._replace(WORK, TEMPLATE)
