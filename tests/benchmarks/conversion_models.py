@@ -29,7 +29,7 @@ class Measured(models.Model):
 
 
 class Plain(Measured):
-    """With nothing declared."""
+    """With a conversion whose triggers are gone, once it is filled."""
 
 
 class Rotated(Measured):
@@ -40,7 +40,9 @@ class Converted(Measured):
     """With a conversion."""
 
 
+WIDER = Shadow(live="size", shadow="size_big", up=F("size"), down=F("size_big"))
 SHADOWS: dict[type[models.Model], Shadow] = {
     Rotated: Shadow(live="token", shadow="new_token", value=RandomUUID()),
-    Converted: Shadow(live="size", shadow="size_big", up=F("size"), down=F("size_big")),
+    Converted: WIDER,
+    Plain: WIDER,
 }
