@@ -1,10 +1,11 @@
 """How long the swap holds its lock beside views and over partitions, in one run.
 
-    python -m tests.benchmarks.hold --views 1 20 200 --partitions 100 1000
+    python -m tests.benchmarks.hold --views 1 20 200 --partitions 100 1000 --retyped 10
 
 Each shape is swapped and reverted a few times on an embedded server, with nobody else at work; the
 medians are told, with what the comparison of meanings takes of them, and beside each what a bare
-exchange of the two names takes on the same table.
+exchange of the two names takes on the same table. Retyped is a conversion from integer to bigint
+under so many views, which are made again.
 """
 
 from __future__ import annotations
@@ -26,24 +27,36 @@ from app.embedded.server import Cluster
 SHAPES = {
     "views": "CREATE VIEW shown_{n} AS SELECT id, token FROM held WHERE id > {n}",
     "partitions": "CREATE TABLE held_{n} PARTITION OF held FOR VALUES FROM ({n}) TO ({n} + 1)",
+    # Each with an owner, a privilege and a comment, and every second one above another.
+    "retyped": (
+        "CREATE VIEW shown_{n} AS SELECT id, token FROM {below} WHERE id > {n};"
+        "GRANT SELECT ON shown_{n} TO pg_monitor; COMMENT ON VIEW shown_{n} IS 'shown'"
+    ),
 }
+DRAWN = "INSERT INTO held SELECT n, gen_random_uuid() FROM generate_series(0, 99) AS n"
+COUNTED = "INSERT INTO held SELECT n, n FROM generate_series(0, 99) AS n"
+TYPES = {"retyped": ("integer", "bigint", COUNTED)}
 
 
 def make(session: psycopg.Connection[object], shape: str, count: int) -> None:
     """Make a table with so many views or partitions, expanded."""
+    old, new, rows = TYPES.get(shape, ("uuid", "uuid", DRAWN))
     session.execute("DROP TABLE IF EXISTS held CASCADE")
     if shape == "partitions":
         session.execute(
             "CREATE TABLE held (id bigint PRIMARY KEY, token uuid NOT NULL) PARTITION BY RANGE (id)"
         )
     else:
-        session.execute("CREATE TABLE held (id bigint PRIMARY KEY, token uuid NOT NULL UNIQUE)")
+        session.execute(
+            f"CREATE TABLE held (id bigint PRIMARY KEY, token {old} NOT NULL UNIQUE)".encode()
+        )
     for n in range(count):
-        session.execute(SHAPES[shape].format(n=n).encode())
+        below = f"shown_{n - 1}" if n % 2 else "held"
+        session.execute(SHAPES[shape].format(n=n, below=below).encode())
     if shape == "partitions":
         session.execute("CREATE INDEX held_token ON held (token)")
-    session.execute("INSERT INTO held SELECT n, gen_random_uuid() FROM generate_series(0, 99) AS n")
-    session.execute("ALTER TABLE held ADD new_token uuid")
+    session.execute(rows.encode())
+    session.execute(f"ALTER TABLE held ADD new_token {new}".encode())
 
 
 def rename(session: psycopg.Connection[object]) -> float:
@@ -90,10 +103,17 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
     from migrations_playbook.swap.play import swap  # noqa: PLC0415
     from migrations_playbook.swap.reports import Exchanged  # noqa: PLC0415
 
+    fields: tuple[type[Any], type[Any]] = (models.UUIDField, models.UUIDField)
+    shadow = Shadow(live="token", shadow="new_token", value=RandomUUID())
+    if shape in TYPES:
+        fields = models.IntegerField, models.BigIntegerField
+        up, down = models.F("token"), models.F("new_token")
+        shadow = Shadow(live="token", shadow="new_token", up=up, down=down)
+
     class Held(models.Model):
         id = models.BigIntegerField(primary_key=True)
-        token = models.UUIDField()
-        new_token = models.UUIDField(null=True)
+        token = fields[0]()
+        new_token = fields[1](null=True)
 
         class Meta:
             app_label = f"{shape}_{count}"
@@ -106,7 +126,6 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
         make(session, shape, count)
         for _ in range(rounds):
             yield "bare rename", rename(session), 0.0
-    shadow = Shadow(live="token", shadow="new_token", value=RandomUUID())
     for trigger in shadow.triggers:
         trigger.install(Held, database="default")  # type: ignore[arg-type]
     replacement = Replacement(Held, shadow)
@@ -124,10 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--views", type=int, nargs="*", default=[1, 20, 200])
     parser.add_argument("--partitions", type=int, nargs="*", default=[100, 1000])
+    parser.add_argument("--retyped", type=int, nargs="*", default=[10])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     shapes = [("views", count) for count in options.views]
     shapes += [("partitions", count) for count in options.partitions]
+    shapes += [("retyped", count) for count in options.retyped]
     settings = {"max_locks_per_transaction": "512"}
     with (
         tempfile.TemporaryDirectory(prefix="playbook-hold-") as folder,

@@ -37,7 +37,7 @@ from migrations_playbook.swap.dependents.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 COPIES = (
-    "it holds copies of the leaked values; run the swap with --refresh-materialized-views, which "
+    "it holds copies of the {}; run the swap with --refresh-materialized-views, which "
     "builds it anew afterwards"
 )
 
@@ -77,7 +77,9 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
                 after_rename=tuple(leave_twin(pair, copy)),
                 follow_up=renew(connection, pair, copy),
             )
-            yield replace(each, refused=COPIES, renewal=renewal)
+            yield replace(
+                each, refused=COPIES.format(pair.replacement.meaning.words.retired), renewal=renewal
+            )
 
 
 def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | None]]:
@@ -97,7 +99,8 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
         return refused
     if each.direct and pair.replacement.shadow in each.names and not pair.swapped:
         return (
-            f"it reads {pair.replacement.shadow}, which will hold the leaked values; drop it first"
+            f"it reads {pair.replacement.shadow}, which will hold the "
+            f"{pair.replacement.meaning.words.retired}; drop it first"
         )
     if each.direct and each.dependants:
         return f"{each.dependants} would have to be created again with it; drop it first"
