@@ -108,7 +108,7 @@ ABOVE = """
      GROUP BY 1, 2 ORDER BY 1, 2"""
 
 VIEWS = sql.SQL("""
-    SELECT c.oid, pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
+    SELECT c.oid, pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{}'),
            pg_catalog.pg_get_viewdef(c.oid),
            c.relpersistence = 't' AND c.relnamespace <> pg_catalog.pg_my_temp_schema(),
            (SELECT e.extname FROM pg_catalog.pg_depend d
