@@ -271,3 +271,40 @@ def test_a_grant_on_a_view_that_is_made_again_meanwhile_is_not_lost(
     exchange(sizes)
     assert database.value("SELECT has_table_privilege('pg_monitor', 'above', 'SELECT')")
     assert type_of(database, "above", "size") == "bigint"
+
+
+def test_a_chain_of_names_that_hide_each_other_goes_there_and_back_too(
+    empty_database: Database, sizes: Replacement
+) -> None:
+    """Two relations of one name, a recursive view, and an older view above a younger one."""
+    database = empty_database
+    for statement in (
+        "CREATE VIEW other.zoo_size AS SELECT * FROM zoo_size",
+        (
+            'CREATE VIEW "V w" AS SELECT o.size, s.size_big FROM other.zoo_size o '
+            "JOIN zoo_size s USING (id)"
+        ),
+        (
+            "CREATE VIEW rec AS WITH RECURSIVE t (n) AS "
+            '(SELECT size FROM zoo_size UNION SELECT size FROM "V w") SELECT * FROM t'
+        ),
+        "CREATE VIEW late AS SELECT 1 AS id",
+        "CREATE VIEW young AS SELECT size FROM zoo_size",
+        "CREATE OR REPLACE VIEW late AS SELECT 1 AS id, size FROM young",
+    ):
+        database.run(statement)
+    before = database.dump()
+    exchange(sizes)
+    assert type_of(database, "late", "size") == type_of(database, "rec", "n") == "bigint"
+    exchange(sizes, revert=True)
+    assert database.dump() == before
+
+
+def test_a_cast_to_the_other_type_is_lost_with_it_and_the_view_goes_on(
+    empty_database: Database, sizes: Replacement
+) -> None:
+    empty_database.run("CREATE VIEW plain AS SELECT id, size::bigint AS large FROM zoo_size")
+    exchange(sizes)
+    exchange(sizes, revert=True)
+    assert type_of(empty_database, "plain", "large") == "integer"
+    assert empty_database.value("SELECT count(large) FROM plain") == 3
