@@ -192,18 +192,7 @@ def _try_views(
             [oids],
         )
     )
-    live, shadow = pair.replacement.live, pair.replacement.shadow
-    between = choose_name(pair.column_names, live, shadow, "between")
-    for each in _read_bases(pair, views):
-        scratch = sql.Identifier("pg_temp", each.table.name)
-        execute(
-            connection,
-            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(
-                sql.Identifier(each.table.name), each.identifier
-            ),
-        )
-        for step in rename_steps(scratch, live, shadow, between):
-            execute(connection, step.statement)
+    _make_copies(connection, pair, views)
     path = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_setting('search_path')"))
     set_local(connection, "search_path", f"pg_temp, {path}")
     changed: set[int] = set()
@@ -223,6 +212,22 @@ def _try_views(
             else:
                 failures[view.oid] = primary_message(error)
     return changed | _with_other_types(connection, views), failures
+
+
+def _make_copies(connection: BaseDatabaseWrapper, pair: Pair, views: list[View]) -> None:
+    """Make the scratch tables, whose columns are exchanged."""
+    live, shadow = pair.replacement.live, pair.replacement.shadow
+    between = choose_name(pair.column_names, live, shadow, "between")
+    for each in _read_bases(pair, views):
+        execute(
+            connection,
+            sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(
+                sql.Identifier(each.table.name), each.identifier
+            ),
+        )
+        scratch = sql.Identifier("pg_temp", each.table.name)
+        for step in rename_steps(scratch, live, shadow, between):
+            execute(connection, step.statement)
 
 
 def _with_other_types(connection: BaseDatabaseWrapper, views: list[View]) -> set[int]:
