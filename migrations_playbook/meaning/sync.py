@@ -10,6 +10,8 @@ writes every field, so `UPDATE OF` tells nothing. (Of an INSERT, OLD is null thr
 - Neither was: nothing is touched. What has not changed is never made again, because up and down
   need not give back the same value.
 
+A stale save, of an object that was loaded before an exchange, leaves both as they are.
+
 A shadow that is set to null alone comes from an object that was loaded before the row was filled:
 the shadow stays. A value that cannot be converted leaves null on the other side, and never fails
 the write.
@@ -67,7 +69,7 @@ EXCHANGED = """(
        AND l.attrelid = coalesce(pg_catalog.pg_partition_root(TG_RELID)::oid, TG_RELID))"""
 
 BODY = """-- migrations_playbook: {declared}
-exchanged := {exchanged};
+{refuse_stale}exchanged := {exchanged};
 live_written := {live_changed}
     OR TG_OP = 'INSERT' AND NEW.{shadow} IS NULL
     OR current_setting('{filling}', true) = '{careful}';
@@ -112,6 +114,14 @@ ELSE
 END IF;
 RETURN NEW;"""
 
+# An object that was loaded before an exchange, or before a revert, is saved after it.
+STALE = """IF NEW.{live} = OLD.{shadow}{collation} AND {live_changed} AND ({had_both}) THEN
+    NEW.{live} := OLD.{live};
+    NEW.{shadow} := OLD.{shadow};
+    RETURN NEW;
+END IF;
+"""
+
 
 class SyncTrigger(ShadowTrigger):
     """A trigger that keeps the two columns in step."""
@@ -146,6 +156,7 @@ class SyncTrigger(ShadowTrigger):
         if self.declaration.moves:
             declared["moves"] = True
         return BODY.format(
+            refuse_stale=self.refuse_stale(model, up, down),
             declared=json.dumps(declared),
             exchanged=_write_exchanged(model, self.declaration, live, columns),
             filling=FILLING,
@@ -162,6 +173,21 @@ class SyncTrigger(ShadowTrigger):
             **self.changes(model),
             **names,
         )
+
+    def refuse_stale(self, model: Any, up: Maker, down: Maker) -> str:
+        """Write what keeps a stale save from exchanging the row's values back.
+
+        Of two types a value is its own in either. Of one type the save has the other column's
+        value; both of them, where its release knows both. Without a way down such a value can only
+        be stale: a secret in the place of its digest.
+        """
+        names, collation = self.names(model), up.collation
+        if up.made_type != up.source_type:
+            return ""
+        had_both = f"NEW.{names['shadow']} IS NOT DISTINCT FROM OLD.{names['live']}{collation}"
+        if not down.declared:
+            had_both += f" OR NEW.{names['shadow']} IS NOT DISTINCT FROM OLD.{names['shadow']}"
+        return STALE.format(had_both=had_both, collation=collation, **names, **self.changes(model))
 
     def changes(self, model: Any) -> dict[str, str]:
         """Write the conditions that a row's columns are written.
@@ -257,6 +283,17 @@ class Maker:
         the same that are not.
         """
         return ' COLLATE pg_catalog."C"' if is_text(self._target) else ""
+
+    @property
+    def made_type(self) -> str:
+        """The type of the column that is made."""
+        return base_type(self._target, connections[DEFAULT_DB_ALIAS])
+
+    @property
+    def source_type(self) -> str:
+        """The type of the column that it is made of."""
+        field: Any = self._model._meta.get_field(self._source)
+        return base_type(field, connections[DEFAULT_DB_ALIAS])
 
     def explains(self, target: str, source: str) -> str:
         """Write the condition that one column is what is made of the other."""

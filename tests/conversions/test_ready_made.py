@@ -16,6 +16,7 @@ from tests.fixtures.database import Database
 from tests.fixtures.models_ready_made import (
     CONVERSIONS,
     DURATIONS,
+    Digested,
     Insensitive,
     Lasting,
     Ready,
@@ -129,3 +130,26 @@ def test_a_change_that_the_type_calls_none_is_followed_too(empty_database: Datab
     exchange(replacement)
     empty_database.run("UPDATE zoo_lasting SET value_new = '30 days' WHERE id = 1")
     assert empty_database.fetch(both) == [("30 days", "30 days")]
+
+
+@pytest.mark.parametrize("knows_both", [True, False])
+def test_a_save_from_before_the_exchange_brings_no_secret_back(
+    empty_database: Database, *, knows_both: bool
+) -> None:
+    ready = CONVERSIONS["a secret -> its digest"]
+    replacement = expand(Digested, ready.shadow)
+    fill(replacement)
+    rows: Any = (
+        Digested._default_manager if knows_both else Digested._default_manager.defer("value_new")
+    )
+    both = "SELECT value, value_new, note FROM zoo_digested WHERE id = 1"
+    ((secret, digest, _),) = empty_database.fetch(both)
+    stale = rows.get(pk=1)
+    exchange(replacement)
+    fresh = rows.get(pk=1)
+    stale.note = "saved"
+    stale.save()
+    assert empty_database.fetch(both) == [(digest, secret, "saved")]
+    exchange(replacement, revert=True)
+    fresh.save()
+    assert empty_database.fetch(both) == [(secret, digest, "")]
