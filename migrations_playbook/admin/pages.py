@@ -21,9 +21,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from migrations_playbook.admin.forms import RetuneForm
 from migrations_playbook.admin.places import Place, find_place, list_places
-from migrations_playbook.admin.reports import read_report
 from migrations_playbook.admin.sight import watch_place
 from migrations_playbook.admin.standing import NextStep, explain, read_details, read_standing
+from migrations_playbook.admin.verdicts import read_report
 from migrations_playbook.backfill.pacing.control import Control, change_control
 from migrations_playbook.backfill.play import fillable_table
 from migrations_playbook.errors import PlaybookError
