@@ -51,8 +51,8 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 # Other packages' types, as their modules call them among themselves; parts that no caller makes.
 nitpick_ignore_regex = [
-    ("py:.*", r"(django|pgtrigger|psycopg|compiler|models|sql|datetime|collections)\..*"),
-    ("py:.*", r"Operation|.*\.(Prediction|Steps|Unique|Key)$"),
+    ("py:.*", r"(django|pgtrigger|psycopg|compiler|models|sql|datetime|collections|pathlib)\..*"),
+    ("py:.*", r"Operation|.*\.(Prediction|Step|Steps|Unique|Key)$"),
 ]
 
 html_theme = "furo"

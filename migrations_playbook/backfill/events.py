@@ -72,7 +72,7 @@ class Waiting:
 
     @property
     def level(self) -> int:
-        """The level in the log: the wait is looked at twice a second."""
+        """Return the level in the log, where a wait is looked at twice a second."""
         return logging.INFO if self.news else logging.DEBUG
 
 
