@@ -143,7 +143,10 @@ class Watch:
             control = read_control(connection, replacement, state.table)
             updated = read_updates(connection, state.table)
         rate = self._measure_rate(updated)
-        self._sample(connection, state.table, updated)
+        # Whoever follows a run wants its end, not what was left of it when last sampled.
+        ended = self._sight is not None and bool(self._sight.hosts) and not hosts
+        if ended or self._is_sample_due():
+            self._sample(connection, state.table, updated)
         age = time.monotonic() - self._sampled
         left = self._left and self._count_on(self._left, updated)
         if left is not None and left.exact and not left.nulls:
@@ -164,13 +167,14 @@ class Watch:
             self._stated = time.monotonic()
         return self._state
 
+    def _is_sample_due(self) -> bool:
+        """Tell whether the last sample is as old as its own cost has samples be."""
+        rest = max(SAMPLE_EVERY, self._took / SAMPLE_SHARE)
+        return self._left is None or time.monotonic() - self._sampled >= rest
+
     def _sample(self, connection: BaseDatabaseWrapper, table: Table, updated: int) -> None:
-        """Sample the rows, when that is due; where a sample has no null, look at all of them."""
+        """Sample the rows; where a sample has no null, look at all of them."""
         began = time.monotonic()
-        if self._left is not None and began - self._sampled < max(
-            SAMPLE_EVERY, self._took / SAMPLE_SHARE
-        ):
-            return
         replacement = self.place.replacement
         # In a transaction of its own, so that the table's lock is given back at once.
         with engine_transaction(connection, **PATIENCE):

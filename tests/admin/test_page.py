@@ -125,6 +125,27 @@ def test_a_run_is_seen_with_its_host_its_rate_and_its_rest(database: Database) -
     assert re.search(r"Rows left</dt><dd>(about )?(1\d|20),\d{3} ", page)
 
 
+def test_the_end_of_a_run_is_seen_at_once_however_old_the_sample_may_be(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight, "SAMPLE_EVERY", 600)
+    add_old_tickets(database, 300)
+    call_command("backfill_new_token", "--pause")
+    database.start("backfill_new_token")
+    client = sign_in(make_user("view"))
+    place = find_place("tickets.Ticket.new_token")
+    assert place is not None
+    watch = sight.watch_place(place)
+
+    def shown() -> str:
+        watch.forget()
+        return client.get(f"{ONE}?live").content.decode()
+
+    wait_until(lambda: "waits: pause" in shown(), "the worker is seen")
+    call_command("backfill_new_token", "--resume")
+    wait_until(lambda: "Every row is filled" in shown(), "the end is seen")
+
+
 def test_why_the_workers_wait_is_said_in_their_own_words(database: Database) -> None:
     add_old_tickets(database, 100)
     call_command("backfill_new_token", "--pause")
