@@ -41,6 +41,11 @@ def name_database(using: str) -> tuple[str, ...]:
     return () if using == DEFAULT_DB_ALIAS else ("--database", using)
 
 
+def spell_migrate(using: str = DEFAULT_DB_ALIAS) -> str:
+    """Spell the command that runs the migrations of a database."""
+    return " ".join(["manage.py migrate", *name_database(using)])
+
+
 @cache
 def _read_aliases() -> dict[tuple[str, str, str], str]:
     """Read which commands of the project's apps are aliases, by play, model and shadow."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, models
+from django.db import models
 from django.db.migrations import Migration
 from django.db.migrations.exceptions import (
     BadMigrationError,
@@ -25,7 +25,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState, ProjectState
 from pgtrigger import compiler
 
-from migrations_playbook.commands import name_database
+from migrations_playbook.commands import spell_migrate
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.meaning.expressions import CompiledExpression
 from migrations_playbook.postgres.names import unquoted
@@ -157,13 +157,17 @@ def own_triggers(model_state: ModelState, declaration: Shadow) -> list[compiler.
 
 
 def find_remembered(
-    label: str, shadow: str, loader: MigrationLoader | None = None
+    label: str, shadow: str, history: list[Remembered] | None = None
 ) -> Remembered | None:
-    """Find a shadow in the migrations, by the model's label and the shadow field's name."""
+    """Find a shadow in the migrations, by the model's label and the shadow field's name.
+
+    Arguments:
+        history: what the migrations have; without, they are read.
+    """
     return next(
         (
             each
-            for each in read_history(loader)
+            for each in (read_history() if history is None else history)
             if (each.label.lower(), each.declaration.shadow) == (label.lower(), shadow)
         ),
         None,
@@ -186,16 +190,15 @@ def is_declared(replacement: Replacement) -> bool:
     return not isinstance(declaration.value or declaration.up, CompiledExpression)
 
 
-def spell_expand(replacement: Replacement, using: str = DEFAULT_DB_ALIAS) -> str:
+def spell_expand(replacement: Replacement, was: Remembered | None, using: str) -> str:
     """Spell the command that brings the shadow column: `migrate`, once a migration is written.
 
     Arguments:
+        was: the shadow as the migrations have it.
         using: the alias of the database that is to have the column.
     """
-    was = find_remembered(replacement.label, replacement.declaration.shadow)
     unwritten = is_declared(replacement) and (was is None or was.forgotten)
-    migrate = " ".join(["manage.py migrate", *name_database(using)])
-    return replacement.command("expand") if unwritten else migrate
+    return replacement.command("expand") if unwritten else spell_migrate(using)
 
 
 def find_known(label: str, shadow: str) -> Replacement:

@@ -17,9 +17,10 @@ from migrations_playbook.backfill.nulls import count_nulls
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.roster import Worker, read_workers
-from migrations_playbook.commands import name_database
+from migrations_playbook.commands import name_database, spell_migrate
 from migrations_playbook.history import (
     Remembered,
+    find_remembered,
     is_declared,
     known_replacements,
     read_history,
@@ -147,7 +148,9 @@ class ShadowStatus:
         yield "next", self.next
 
 
-def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
+def read(
+    using: str, only: Replacement | None = None, history: list[Remembered] | None = None
+) -> list[ShadowStatus]:
     """Read the status of every shadow column that a model declares or a database still has.
 
     Neither a model nor a migration need know it: see `remains`.
@@ -157,9 +160,10 @@ def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
     Arguments:
         using: the database's alias.
         only: the wanted replacement; None for all.
+        history: what the migrations have; without, they are read.
     """
     connection = postgresql(using)
-    history = read_history()
+    history = read_history() if history is None else history
     declared = {str(each) for each in declared_replacements()}
     known = [only] if only is not None else list(known_replacements(history))
     remains = [] if only is not None else read_remains(connection, known)
@@ -169,8 +173,8 @@ def read(using: str, only: Replacement | None = None) -> list[ShadowStatus]:
         state = read_state(connection, replacement)
         if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
             continue  # of another time: neither the models nor the database have it any more
-        remembered = next((each for each in history if str(each) == str(replacement)), None)
-        found.append(read_one(connection, replacement, state, remembered))
+        was = find_remembered(replacement.label, replacement.declaration.shadow, history)
+        found.append(read_one(connection, replacement, state, was))
     return found
 
 
@@ -294,7 +298,7 @@ def next_command(
         case Phase.FILLED if not replacement.declaration.moves:
             return replacement.command("swap", *there)
         case Phase.NONE:
-            return spell_expand(replacement, using)
+            return spell_expand(replacement, remembered, using)
         # What moves needs no swap.
         case _ if not forgotten:
             forget = replacement.command("forget")
@@ -304,7 +308,7 @@ def next_command(
             return f"{forget}, in {when}; the contract in the one after"
         case _ if not contracted:
             return f"{replacement.command('contract')}, in the next release"
-    return " ".join(["manage.py migrate", *there])
+    return spell_migrate(using)
 
 
 def _outdated_triggers(
@@ -338,7 +342,7 @@ def _outdated_triggers(
     what = "The triggers are of another release than the model"
     if replacement.meaning.is_outdated(fill):
         what = "The trigger draws by another value than the model declares"
-    migrate = " ".join(["manage.py migrate", *name_database(connection.alias)])
+    migrate = spell_migrate(connection.alias)
     return f'{what}. Run "{replacement.command("expand")}" unless that is written, then "{migrate}"'
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from migrations_playbook import status
 from migrations_playbook.commands import STATUS
-from migrations_playbook.history import known_replacements
+from migrations_playbook.history import known_replacements, read_history
 from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
 from migrations_playbook.management.schemas import add_schema, choose_schemas
 from migrations_playbook.metrics import spell_metrics
@@ -79,9 +79,10 @@ def read_statuses(
     named = target and find_anywhere(postgresql(database), *target)
     if not schemas:
         return status.read(database, named)
+    history = read_history()
     return [
         state
-        for replacement in ([named] if named else known_replacements())
+        for replacement in ([named] if named else known_replacements(history))
         for each in choose_schemas(replacement, schemas, using=database)
-        for state in status.read(database, each)
+        for state in status.read(database, each, history)
     ]

@@ -20,7 +20,7 @@ from migrations_playbook.errors import (
     Refused,
     WrongPhase,
 )
-from migrations_playbook.history import spell_expand
+from migrations_playbook.history import find_remembered, spell_expand
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
@@ -168,9 +168,10 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
     if request.state.phase is not Phase.NONE:
         return None
     replacement, using = request.replacement, request.connection.alias
+    was = find_remembered(replacement.label, replacement.declaration.shadow)
     return WrongPhase(
         f'{replacement.label} has no column "{replacement.shadow}" in the database '
-        f'"{using}". Run "{spell_expand(replacement, using)}" first.'
+        f'"{using}". Run "{spell_expand(replacement, was, using)}" first.'
     )
 
 

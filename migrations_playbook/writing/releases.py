@@ -18,7 +18,7 @@ from pgtrigger.migrations import AddTrigger, RemoveTrigger
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, WrongPhase
-from migrations_playbook.history import Remembered, find_remembered, own_triggers
+from migrations_playbook.history import Remembered, find_remembered, own_triggers, read_history
 from migrations_playbook.operations import DropShadow, EnsureSwapped, WithTableLock
 from migrations_playbook.remains import bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements
@@ -68,7 +68,7 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
     Raises:
         WrongPhase: the model still has the shadow, or the migrations never had, or no more.
     """
-    was = _remembered(label, shadow, loader)
+    was = _remembered(label, shadow, read_history(loader))
     if was.forgotten:
         raise WrongPhase(
             f"The migrations have forgotten {was} already. In the release after that "
@@ -122,7 +122,7 @@ def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -
     Raises:
         WrongPhase: the migrations drop the column already.
     """
-    was = _remembered(label, shadow, loader)
+    was = _remembered(label, shadow, read_history(loader))
     if was.contracted:
         raise WrongPhase(f"A migration drops {was} already, so there is nothing to swap after it.")
     return [EnsureSwapped(was.model.lower(), live=was.declaration.live, shadow=shadow, up_to=up_to)]
@@ -138,11 +138,12 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
         WrongPhase: the migrations have not forgotten the shadow, or have dropped the column
             already.
     """
-    if find_remembered(label, shadow, loader) is None:
+    history = read_history(loader)
+    if find_remembered(label, shadow, history) is None:
         for remains in find_remains():
             if (remains.label.lower(), remains.declaration.shadow) == (label.lower(), shadow):
                 return [_drop_remains(remains)]
-    was = _remembered(label, shadow, loader)
+    was = _remembered(label, shadow, history)
     if not was.forgotten:
         raise WrongPhase(
             f"The migrations still have {was}, so processes may select it. In a release "
@@ -178,8 +179,8 @@ def _drop_remains(remains: Replacement) -> Operation:
     return DropShadow(str(remains.model._meta.model_name), live=live, shadow=shadow)
 
 
-def _remembered(label: str, shadow: str, loader: MigrationLoader) -> Remembered:
-    was = find_remembered(label, shadow, loader)
+def _remembered(label: str, shadow: str, history: list[Remembered]) -> Remembered:
+    was = find_remembered(label, shadow, history)
     if was is None:
         raise Refused(
             f"No migration has a shadow {shadow!r} of {label}. "
