@@ -127,13 +127,10 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
                     known[key] = replace(known[key], state=before, forgotten=True)
             known |= now
             if getattr(operation, "drops_shadow", False):
-                for key, each in known.items():
-                    ends = each.declaration.kept, each.declaration.dropped
-                    if key[:2] == (app_label, operation.model_name.lower()) and ends == (
-                        operation.live,
-                        operation.shadow,
-                    ):
-                        known[key] = replace(each, contracted=True)
+                facts = app_label, operation.model_name.lower(), operation.live, operation.shadow
+                for (label, name, _), each in known.items():
+                    if (label, name, each.declaration.kept, each.declaration.dropped) == facts:
+                        known[label, name, each.declaration.shadow] = replace(each, contracted=True)
     return list(known.values())
 
 
@@ -141,11 +138,12 @@ def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
     """Read the declarations of a model's state, from the text of its fill triggers."""
     for trigger in model_state.options.get("triggers", []):
         text = getattr(trigger, "sql", None)
+        if not isinstance(text, PinnedTriggerSql):
+            continue  # of the site
         fields = {
             unquoted(field.db_column or name): name for name, field in model_state.fields.items()
         }
-        installed = text.kwargs["func"] if isinstance(text, PinnedTriggerSql) else ""
-        declaration = Shadow.read(installed, fields)
+        declaration = Shadow.read(text.kwargs["func"], fields)
         if declaration is not None and trigger.name == declaration.triggers[0].name:
             yield declaration
 
