@@ -19,7 +19,7 @@ from migrations_playbook.contract.play import contract, installed_triggers
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.table_lock import POSTGRES, one_sentence, refuse_without_transaction
 from migrations_playbook.expand.table_operation import TableOperation
-from migrations_playbook.history import Remembered, find_remembered
+from migrations_playbook.history import Remembered, find_remembered, read_history
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.tables import read_table
@@ -95,13 +95,12 @@ class DropShadow(TableOperation):
             return
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
-            if was is None and not _has_column(schema_editor.connection, table, column):
-                return  # another database had it, and no migration has ever added it
             found = read_table(schema_editor.connection, table)
+            there = found is not None and column in found.columns
+            if was is None and not there:
+                return  # another database had it, and no migration has ever added it
             live = _column(model._meta.get_field(self.live))
-            swapped = (
-                found is None or column not in found.columns or found.has_exchanged(live, column)
-            )
+            swapped = found is None or not there or found.has_exchanged(live, column)
             contract(
                 schema_editor.connection,
                 table,
@@ -151,11 +150,11 @@ class DropShadow(TableOperation):
 
     def read_shadow(self, app_label: str) -> Was | None:
         """Read the shadow's facts from the migrations; None when they do not say."""
-        label = f"{app_label}.{self.model_name}"
-        was = find_remembered(label, self.live)
+        label, history = f"{app_label}.{self.model_name}", read_history()
+        was = find_remembered(label, self.live, history)
         if was is not None and was.declaration.moves:
             return was
-        return find_remembered(label, self.shadow)
+        return find_remembered(label, self.shadow, history)
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
         """Read the names of the declared triggers from the catalog.
@@ -223,12 +222,6 @@ def _statements(
         *(trigger.uninstall_sql for trigger in triggers),
         f"ALTER TABLE {name} DROP COLUMN {sql.Identifier(column).as_string(None)} CASCADE",
     ]
-
-
-def _has_column(connection: BaseDatabaseWrapper, table: sql.Identifier, column: str) -> bool:
-    """Tell whether a table has a column. Lock: none that conflicts with anything."""
-    found = read_table(connection, table)
-    return found is not None and column in found.columns
 
 
 def _bound(
