@@ -18,7 +18,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -98,8 +98,8 @@ class Window:
         shares: how many.
         share: the share being filled, counted from 0.
         after: the place reached by this pass.
-        careful: whether a batch has met a row without a value.
-        batches: the statement of a batch, spelled; a careful one, too.
+        batch: the statement of a batch, spelled.
+        careful: whether a batch has met a row without a value, and the statement is a careful one.
     """
 
     leaf: Leaf
@@ -108,8 +108,8 @@ class Window:
     shares: int
     share: int
     after: str
+    batch: str
     careful: bool = False
-    batches: dict[bool, str] = field(default_factory=dict)
 
     def next_share(self) -> bool:
         """Begin the next pass; False after the last."""
@@ -177,6 +177,7 @@ class Walk:
                 raise
             # A row of these has no value: from here on each is tried by itself.
             window.careful = True
+            window.batch = self._spell_batch(connection, window.leaf, careful=True)
             rows, left, claimed, last = self._batch(connection, window, size)
         # After a batch that is not full, the pass is at its end: the remaining rows are locked, and
         # wait for the next sweep.
@@ -213,6 +214,7 @@ class Walk:
             shares=max(1, min(SHARES, count // size)),
             share=0,
             after=place_before(begin),
+            batch=self._spell_batch(connection, stretch.leaf, careful=False),
         )
 
     def _search(
@@ -233,12 +235,12 @@ class Walk:
     ) -> tuple[int, int, int, str | None]:
         end = place_before(window.end)
         params = [window.after, end, window.shares, window.share, size]
-        if window.careful not in window.batches:
-            statement = batch_statement(self.replacement, window.leaf, careful=window.careful)
-            spelled = self._spell(connection, statement, careful=window.careful)
-            window.batches[window.careful] = spelled
-        rows, left, claimed, last = run_message(connection, window.batches[window.careful], params)
+        rows, left, claimed, last = run_message(connection, window.batch, params)
         return int(rows), int(left), int(claimed), last
+
+    def _spell_batch(self, connection: BaseDatabaseWrapper, leaf: Leaf, *, careful: bool) -> str:
+        statement = batch_statement(self.replacement, leaf, careful=careful)
+        return self._spell(connection, statement, careful=careful)
 
     def _spell(
         self, connection: BaseDatabaseWrapper, statement: sql.Composed, *, careful: bool
