@@ -19,9 +19,10 @@ from psycopg import sql
 
 from migrations_playbook.backfill.pacing.pace import Pacer
 from migrations_playbook.backfill.pacing.steering import Felt
+from migrations_playbook.backfill.roster import BASELINE, PROBES, Voice
 from migrations_playbook.errors import primary_message
 from migrations_playbook.postgres.query import fetch_all, run_message, spell_message
-from migrations_playbook.postgres.sessions import is_connection_lost, is_direct, rename_session
+from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import Leaf, Table, read_leaves
 from migrations_playbook.replacement import Replacement
 
@@ -135,15 +136,15 @@ class Probe:
     def _probe_on(self, connection: BaseDatabaseWrapper) -> None:
         reads = self._spell_reads(connection)
         messages = Messages(spell_message(connection, COMMIT), spell_message(connection, BEHIND))
-        direct = is_direct(connection)
+        voice = Voice(connection, self.application, PROBES)
         for number in itertools.count():
             if self.stopping.wait(EVERY if self._resting_since is None else EVERY_AT_REST):
                 return
             self._probe(connection, reads[number % len(reads)], messages)
             if number % LOOK_ROUND == 0:
                 self.adopt_baseline(connection)
-                if direct and self.pacer.steering.baseline.known:
-                    self._publish(connection)
+                if self.pacer.steering.baseline.known:
+                    self._publish(voice)
 
     def _probe(self, connection: BaseDatabaseWrapper, read: str, messages: Messages) -> None:
         since = self._resting_since
@@ -164,14 +165,10 @@ class Probe:
                 self._renewed = ended
                 self.pacer.steering.renew(self.pacer.pace.max_added_ms)
 
-    def _publish(self, connection: BaseDatabaseWrapper) -> None:
-        """Say the baseline in the session's name, where the probes of other processes read it.
-
-        The name lasts for longer than a transaction, in a session of our own that ends with the
-        probe.
-        """
+    def _publish(self, voice: Voice) -> None:
+        """Say the baseline in the session's name, where the probes of other processes read it."""
         reads, commits = self.pacer.steering.baseline.felt
-        rename_session(connection, f"{self.application}: rest {reads:.1f} {commits:.1f}")
+        voice.say(f"{BASELINE}{reads:.1f} {commits:.1f}")
 
     def _spell_reads(self, connection: BaseDatabaseWrapper) -> list[str]:
         """Spell reads of a row by its key, with the key found by a place of the table.
