@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
 from migrations_playbook.admin.places import Place
 from migrations_playbook.backfill.nulls import SAMPLE_PAGES, Sample, count_nulls_within, sample_rows
 from migrations_playbook.backfill.pacing.control import Control, read_control
 from migrations_playbook.backfill.roster import Worker, read_workers, spell_doing
 from migrations_playbook.phase import Phase, State, read_catalog_state
-from migrations_playbook.postgres.query import engine_transaction, fetch_value
+from migrations_playbook.postgres.query import engine_transaction
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.tables import TREE, Table
+from migrations_playbook.postgres.tables import Table, sum_statistic
 from migrations_playbook.replacement import Replacement
 
 # The least seconds between two looks at who is at work, at the table, and at a sample of its rows.
@@ -228,13 +227,4 @@ def read_updates(connection: BaseDatabaseWrapper, table: Table) -> int:
 
     Lock: none.
     """
-    return int(
-        fetch_value(
-            connection,
-            sql.SQL(
-                "SELECT coalesce(sum(pg_catalog.pg_stat_get_tuples_updated(oid)), 0) "
-                "FROM {tree} AS tree"
-            ).format(tree=TREE),
-            [table.oid],
-        )
-    )
+    return sum_statistic(connection, table, "pg_stat_get_tuples_updated")

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import execute_alone, fetch_all, fetch_value
 from migrations_playbook.postgres.sessions import Session, is_direct, lift_timeouts
-from migrations_playbook.postgres.tables import TREE, Table
+from migrations_playbook.postgres.tables import Table, sum_statistic
 
 # The rest of autovacuum after each few pages, in ms (autovacuum_vacuum_cost_delay).
 GENTLE_DELAY_MS = 2
@@ -161,15 +161,7 @@ def count_dead(connection: BaseDatabaseWrapper, table: Table) -> int:
 
     Lock: none.
     """
-    return int(
-        fetch_value(
-            connection,
-            sql.SQL("""
-                SELECT coalesce(sum(pg_catalog.pg_stat_get_dead_tuples(tree.oid)), 0)
-                  FROM {} AS tree""").format(TREE),
-            [table.identifier.as_string(None)],
-        )
-    )
+    return sum_statistic(connection, table, "pg_stat_get_dead_tuples")
 
 
 def next_transaction(connection: BaseDatabaseWrapper) -> int:

@@ -204,6 +204,25 @@ def measure_sizes(connection: BaseDatabaseWrapper, table: Table) -> tuple[int, i
     return int(row[0]), int(row[1])
 
 
+def sum_statistic(connection: BaseDatabaseWrapper, table: Table, function: str) -> int:
+    """Add up one of the server's statistics of the table, all partitions together.
+
+    Lock: none.
+
+    Arguments:
+        function: the server's function of a table's oid, `pg_stat_get_dead_tuples` say.
+    """
+    return int(
+        fetch_value(
+            connection,
+            sql.SQL("SELECT coalesce(sum({function}(oid)), 0) FROM {tree} AS tree").format(
+                function=sql.Identifier("pg_catalog", function), tree=TREE
+            ),
+            [table.oid],
+        )
+    )
+
+
 def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
     """Tell whether the table has no row."""
     return not fetch_value(
