@@ -24,7 +24,7 @@ from migrations_playbook.writing.releases import find_remains
 
 
 class WriteCommand(PlaybookCommand):
-    """A command that writes a migration, without a database."""
+    """A command that writes a migration, and changes no database."""
 
     following = 'Next: "manage.py migrate".'
     # The function that does it.

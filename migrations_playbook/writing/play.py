@@ -1,7 +1,7 @@
 """Play 1 and the releases after the swap as functions: each writes the migration of its release.
 
 What a migration then does to the database, and the locks that it takes, is told by its operations.
-None of these functions asks a database.
+Only `contract` asks a database, and only for a shadow that no migration has.
 """
 
 from __future__ import annotations
