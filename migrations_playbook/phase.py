@@ -14,7 +14,7 @@ from enum import StrEnum
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.history import is_declared
+from migrations_playbook.history import find_remembered, is_declared, spell_expand
 from migrations_playbook.postgres.query import fetch_all, fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import TREE, Table, read_table
@@ -96,6 +96,15 @@ def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: 
                 table.identifier, replacement.meaning.to_do
             ),
         )
+    )
+
+
+def say_no_column(replacement: Replacement, using: str) -> str:
+    """Say that a database has no shadow column, and the command that brings one."""
+    was = find_remembered(replacement.label, replacement.declaration.shadow)
+    return (
+        f'{replacement.label} has no column "{replacement.shadow}" in the database "{using}". '
+        f'Run "{spell_expand(replacement, was, using)}" first.'
     )
 
 

@@ -24,9 +24,9 @@ from migrations_playbook.backfill.pacing.throttle import Throttle
 from migrations_playbook.backfill.supervisor import Options, Supervisor
 from migrations_playbook.errors import WrongPhase
 from migrations_playbook.expand.restore import restore_triggers
-from migrations_playbook.history import find_remembered, is_declared, spell_expand
+from migrations_playbook.history import is_declared
 from migrations_playbook.logs import journaled
-from migrations_playbook.phase import Phase, read_catalog_state
+from migrations_playbook.phase import Phase, read_catalog_state, say_no_column
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.roles import refuse_hidden_rows, refuse_without_fill_rights
 from migrations_playbook.postgres.server import refuse_read_only, server_cores
@@ -240,12 +240,7 @@ def fillable_table(connection: BaseDatabaseWrapper, replacement: Replacement) ->
     refuse_read_only(connection)
     state = read_catalog_state(connection, replacement)
     if state.table is None or state.phase is Phase.NONE:
-        was = find_remembered(replacement.label, replacement.declaration.shadow)
-        raise WrongPhase(
-            f'{replacement.label} has no column "{replacement.shadow}" in the database '
-            f'"{connection.alias}". '
-            f'Run "{spell_expand(replacement, was, connection.alias)}" first.'
-        )
+        raise WrongPhase(say_no_column(replacement, connection.alias))
     if state.swapped:
         raise WrongPhase(
             f'{replacement.label} is swapped: "{replacement.live}" has its new values, and '

@@ -20,8 +20,7 @@ from migrations_playbook.errors import (
     Refused,
     WrongPhase,
 )
-from migrations_playbook.history import find_remembered, spell_expand
-from migrations_playbook.phase import Phase, State, read_state
+from migrations_playbook.phase import Phase, State, read_state, say_no_column
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
@@ -167,12 +166,7 @@ def is_expanded(request: SwapRequest) -> PlaybookError | None:
     """Ask for the shadow column."""
     if request.state.phase is not Phase.NONE:
         return None
-    replacement, using = request.replacement, request.connection.alias
-    was = find_remembered(replacement.label, replacement.declaration.shadow)
-    return WrongPhase(
-        f'{replacement.label} has no column "{replacement.shadow}" in the database '
-        f'"{using}". Run "{spell_expand(replacement, was, using)}" first.'
-    )
+    return WrongPhase(say_no_column(request.replacement, request.connection.alias))
 
 
 def may_be_exchanged(request: SwapRequest) -> PlaybookError | None:
