@@ -198,23 +198,3 @@ def find_failing_step(
                 break
         transaction.set_rollback(True, using=connection.alias)
     return found
-
-
-def rename_steps(table: sql.Identifier, live: str, shadow: str, between: str) -> list[Step]:
-    """Exchange two columns' names, by way of a third.
-
-    Lock: ACCESS EXCLUSIVE on the table.
-
-    Arguments:
-        between: a name that no column has.
-    """
-    return [
-        Step(
-            f"Rename {old} to {new}",
-            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
-                table, sql.Identifier(old), sql.Identifier(new)
-            ),
-            Lock.ACCESS_EXCLUSIVE,
-        )
-        for old, new in ((live, between), (shadow, live), (between, shadow))
-    ]

@@ -31,13 +31,11 @@ from migrations_playbook.phase import read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.holders import count_waiters
 from migrations_playbook.postgres.locks import PASSING, LockPolicy, Seized
-from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, fetch_value, pin_search_path
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import (
     Step,
     find_failing_step,
-    rename_steps,
     run_together,
     spell_together,
     undo_together,
@@ -105,11 +103,9 @@ def exchange_steps(inventory: Inventory) -> list[Step]:
     Lock: ACCESS EXCLUSIVE on the table, which is held already.
     """
     pair, steps = inventory.pair, inventory.steps
-    live, shadow = pair.replacement.live, pair.replacement.shadow
-    between = choose_name(pair.column_names, live, shadow, "between")
     return [
         *steps.before_rename,
-        *rename_steps(pair.identifier, live, shadow, between),
+        *pair.rename_steps(pair.identifier),
         *steps.after_rename,
         *steps.last,
         *pair.replacement.meaning.steps_after(

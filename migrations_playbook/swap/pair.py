@@ -9,7 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import TryAgain
-from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.names import choose_name, compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
 from migrations_playbook.replacement import Replacement
@@ -110,6 +110,27 @@ class Pair:
     def column_names(self) -> frozenset[str]:
         """The names of all columns of the table and its partitions."""
         return frozenset(name for each in self.relations for name in each.table.columns)
+
+    def rename_steps(self, relation: sql.Identifier) -> list[Step]:
+        """Build the exchange of the two columns' names, by way of a third.
+
+        Lock: ACCESS EXCLUSIVE on the relation.
+
+        Arguments:
+            relation: the table, or a copy of it.
+        """
+        live, shadow = self.replacement.live, self.replacement.shadow
+        between = choose_name(self.column_names, live, shadow, "between")
+        return [
+            Step(
+                f"Rename {old} to {new}",
+                sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                    relation, sql.Identifier(old), sql.Identifier(new)
+                ),
+                Lock.ACCESS_EXCLUSIVE,
+            )
+            for old, new in ((live, between), (shadow, live), (between, shadow))
+        ]
 
     @property
     def identifier(self) -> sql.Identifier:

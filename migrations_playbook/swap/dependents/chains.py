@@ -18,7 +18,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
@@ -26,7 +25,6 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     set_local,
 )
-from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
@@ -216,8 +214,6 @@ def _try_views(
 
 def _make_copies(connection: BaseDatabaseWrapper, pair: Pair, views: list[View]) -> None:
     """Make the scratch tables, whose columns are exchanged."""
-    live, shadow = pair.replacement.live, pair.replacement.shadow
-    between = choose_name(pair.column_names, live, shadow, "between")
     for each in _read_bases(pair, views):
         execute(
             connection,
@@ -225,8 +221,7 @@ def _make_copies(connection: BaseDatabaseWrapper, pair: Pair, views: list[View])
                 sql.Identifier(each.table.name), each.identifier
             ),
         )
-        scratch = sql.Identifier("pg_temp", each.table.name)
-        for step in rename_steps(scratch, live, shadow, between):
+        for step in pair.rename_steps(sql.Identifier("pg_temp", each.table.name)):
             execute(connection, step.statement)
 
 

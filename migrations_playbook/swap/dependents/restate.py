@@ -21,9 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.names import choose_name
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_all
-from migrations_playbook.postgres.steps import rename_steps
 from migrations_playbook.swap.pair import Pair
 
 OTHER_TYPE = "drop it, and create it again after the swap, as the other type has it"
@@ -78,9 +76,7 @@ def restate_definitions(
     with engine_transaction(connection):
         make_scratch(connection, pair)
         _define(connection, result, some_indexes, some_constraints)
-        live, shadow = pair.replacement.live, pair.replacement.shadow
-        between = choose_name(pair.column_names, live, shadow, "between")
-        for step in rename_steps(SCRATCH, live, shadow, between):
+        for step in pair.rename_steps(SCRATCH):
             execute(connection, step.statement)
         _read_back(connection, result, some_indexes, some_constraints)
         if pair.changes_type:
