@@ -23,7 +23,7 @@ from migrations_playbook.errors import (
 from migrations_playbook.phase import Phase, State, read_state, say_no_column
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
-from migrations_playbook.postgres.tables import FOREIGN, Table, read_table
+from migrations_playbook.postgres.tables import FOREIGN, Table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
@@ -55,9 +55,8 @@ class SwapRequest:
     @cached_property
     def table(self) -> Table | None:
         """The table with both columns, or None."""
-        table = read_table(self.connection, self.replacement.identifier)
-        names = {self.replacement.live, self.replacement.shadow}
-        return table if table is not None and names <= table.columns.keys() else None
+        found = Pair.find(self.connection, self.replacement, self.replacement.identifier)
+        return None if found is None else found.table
 
     @cached_property
     def pair(self) -> Pair:
