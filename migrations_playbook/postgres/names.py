@@ -17,6 +17,21 @@ MAX_NAME_BYTES = 63
 OURS = "migrations_playbook_"
 
 
+class Named:
+    """A relation by its schema and name, which mean the same along every search_path."""
+
+    schema: str
+    name: str
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The qualified name, to be composed into SQL."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
 def table_parts(model: type[models.Model]) -> tuple[str, ...]:
     """Split a model's `db_table` into its parts: the schema in front, where there is any.
 

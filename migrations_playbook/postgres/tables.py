@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import Refused
+from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import fetch_all, fetch_row, fetch_value
 
 # A table and its partitions of all levels, to be looked up in FROM. The only parameter is an oid,
@@ -53,7 +54,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Named):
     """A table as pg_class has it.
 
     Arguments:
@@ -74,11 +75,6 @@ class Table:
     parent: int | None = None
     partitions: tuple[Table, ...] = ()
 
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The schema-qualified name, which means the same along every search_path."""
-        return sql.Identifier(self.schema, self.name)
-
     def has_exchanged(self, live: str, shadow: str) -> bool:
         """Tell whether two columns bear each other's first names.
 
@@ -88,12 +84,9 @@ class Table:
         """
         return self.columns[live].number > self.columns[shadow].number
 
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
-
 
 @dataclass(frozen=True)
-class Leaf:
+class Leaf(Named):
     """A table with rows of its own: the table, or a partition or child.
 
     Arguments:
@@ -103,11 +96,6 @@ class Leaf:
     schema: str
     name: str
     blocks: int
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The schema-qualified name, to be composed into SQL."""
-        return sql.Identifier(self.schema, self.name)
 
 
 def find_schemas(connection: BaseDatabaseWrapper, table: str, column: str) -> list[str]:

@@ -18,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
+from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
@@ -51,7 +52,7 @@ READERS = sql.SQL("""
 
 
 @dataclass(frozen=True)
-class View:
+class View(Named):
     """A view that reads either column, itself or through other views.
 
     Arguments:
@@ -64,14 +65,6 @@ class View:
     name: str
     reads: list[int]
     whole_row: bool
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The view's qualified name, to be composed into SQL."""
-        return sql.Identifier(self.schema, self.name)
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.names import compose_name
+from migrations_playbook.postgres.names import Named, compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import comment_steps
@@ -20,7 +20,7 @@ from migrations_playbook.swap.pair import Pair
 
 
 @dataclass(frozen=True)
-class Copy:
+class Copy(Named):
     """A materialized view that reads either column.
 
     Arguments:
@@ -52,14 +52,6 @@ class Copy:
     options: list[str]
     comment: str | None
     by_position: bool
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The view's qualified name, to be composed into SQL."""
-        return sql.Identifier(self.schema, self.name)
 
 
 def twin_name(pair: Pair, name: str) -> str:

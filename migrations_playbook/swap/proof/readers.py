@@ -16,6 +16,7 @@ from psycopg import errors as pg_errors
 from psycopg import pq, sql
 
 from migrations_playbook.errors import primary_message
+from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
@@ -33,7 +34,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(Named):
     """A view that reads the table, itself or through another view.
 
     Arguments:
@@ -46,14 +47,6 @@ class Reader:
     name: str
     columns: tuple[tuple[str, bool], ...]
     key: tuple[str, ...] | None
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The view's qualified name, to be composed into SQL."""
-        return sql.Identifier(self.schema, self.name)
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 @dataclass(frozen=True)
