@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import primary_message
 from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import (
     engine_transaction,
@@ -27,6 +25,7 @@ from migrations_playbook.postgres.query import (
     set_local,
 )
 from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
+from migrations_playbook.swap.dependents.restate import find_failure
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 # The views that read either column, themselves or through other views, and the views' operators.
@@ -189,19 +188,16 @@ def _try_views(
     changed: set[int] = set()
     failures: dict[int, str] = {}
     for view in views:
-        try:
-            with engine_transaction(connection):
-                execute(
-                    connection,
-                    sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(
-                        sql.Identifier(view.name), sql.SQL(texts[view.oid].rstrip().rstrip(";"))
-                    ),
-                )
-        except DatabaseError as error:
-            if view.whole_row:
-                changed.add(view.oid)
-            else:
-                failures[view.oid] = primary_message(error)
+        failure = find_failure(
+            connection,
+            sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(
+                sql.Identifier(view.name), sql.SQL(texts[view.oid].rstrip().rstrip(";"))
+            ),
+        )
+        if failure is not None and view.whole_row:
+            changed.add(view.oid)
+        elif failure is not None:
+            failures[view.oid] = failure
     return changed | _with_other_types(connection, views), failures
 
 

@@ -113,7 +113,7 @@ def try_default(
     """
     with engine_transaction(connection):
         make_scratch(connection, pair)
-        failure = _failure(
+        failure = find_failure(
             connection,
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
                 SCRATCH, sql.Identifier(column), sql.SQL(default)
@@ -145,7 +145,7 @@ def _define(
         for oid, definition in constraints.items()
     }
     for oid, statement in statements.items():
-        failure = _failure(connection, statement)
+        failure = find_failure(connection, statement)
         if failure is not None:
             result.failures[oid] = failure
 
@@ -156,7 +156,14 @@ def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
     return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
 
 
-def _failure(connection: BaseDatabaseWrapper, statement: sql.Composable) -> str | None:
+def find_failure(connection: BaseDatabaseWrapper, statement: sql.Composable) -> str | None:
+    """Execute a statement; say why it fails, or None.
+
+    Lock: as the statement takes.
+
+    Arguments:
+        connection: in a transaction to be rolled back.
+    """
     try:
         with engine_transaction(connection):
             execute(connection, statement)
