@@ -26,6 +26,13 @@ TREE = sql.SQL("""(
           JOIN tree ON i.inhparent = tree.oid AND NOT i.inhdetachpending)
     SELECT oid, parent, level FROM tree)""")
 
+# The next step of a recursion over the views that read the relations of `reader (oid)`: `r` is the
+# rule of such a view, whose query reads one.
+READ_BY = sql.SQL("""reader
+          JOIN pg_catalog.pg_depend d
+            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
+           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'""")
 
 # `relkind` of a foreign table, which LOCK TABLE does not lock.
 FOREIGN = "f"

@@ -168,7 +168,7 @@ class DependentKind:
     """
 
     read: Callable[[Reading], Iterator[Dependent]]
-    stamp: sql.SQL | None = None
+    stamp: sql.Composable | None = None
     for_another_type: bool = False
 
 

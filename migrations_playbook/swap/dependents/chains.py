@@ -24,6 +24,7 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     set_local,
 )
+from migrations_playbook.postgres.tables import READ_BY
 from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
 from migrations_playbook.swap.dependents.restate import find_failure
 from migrations_playbook.swap.pair import COLUMNS, Pair
@@ -40,13 +41,9 @@ READERS = sql.SQL("""
            AND d.refclassid = 'pg_catalog.pg_class'::regclass
         UNION
         SELECT r.ev_class
-          FROM reader
-          JOIN pg_catalog.pg_depend d
-            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+          FROM {read_by}
           JOIN pg_catalog.pg_class c ON c.oid = r.ev_class AND c.relkind = 'v')""").format(
-    columns=COLUMNS
+    columns=COLUMNS, read_by=READ_BY
 )
 
 

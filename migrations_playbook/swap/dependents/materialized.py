@@ -16,6 +16,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
+from migrations_playbook.postgres.tables import READ_BY
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
@@ -125,11 +126,7 @@ COPIES_OF = sql.SQL("""
                  OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
         UNION
         SELECT r.ev_class, r.oid, false
-          FROM reader
-          JOIN pg_catalog.pg_depend d
-            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+          FROM {read_by}
          WHERE r.ev_class <> reader.oid)
     SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
            r.direct,
@@ -182,7 +179,7 @@ COPIES_OF = sql.SQL("""
 def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     rows = fetch_all(
         connection,
-        COPIES_OF.format(columns=COLUMNS),
+        COPIES_OF.format(columns=COLUMNS, read_by=READ_BY),
         [*pair.columns, pair.oids, *pair.columns, pair.oids, ALIAS_LIST],
     )
     # A view without a text was dropped by another process while the query ran.

@@ -18,6 +18,7 @@ from psycopg import sql
 from migrations_playbook.postgres.query import Row, fetch_all
 from migrations_playbook.postgres.roles import current_role, may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
+from migrations_playbook.postgres.tables import READ_BY
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
@@ -322,11 +323,7 @@ KIND = DependentKind(
                  WHERE r.oid IN (SELECT objid FROM bound) AND r.rulename = '_RETURN'
                 UNION
                 SELECT r.ev_class
-                  FROM reader
-                  JOIN pg_catalog.pg_depend d
-                    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-                   AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-                  JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN')
+                  FROM {read_by})
             SELECT concat_ws(' ', 'remade', c.oid, c.xmin) AS line
               FROM reader JOIN pg_catalog.pg_class c ON c.oid = reader.oid
             UNION ALL
@@ -342,5 +339,5 @@ KIND = DependentKind(
               FROM reader
               JOIN pg_catalog.pg_description d
                 ON d.classoid = 'pg_catalog.pg_class'::regclass AND d.objoid = reader.oid
-        ) AS remade"""),
+        ) AS remade""").format(read_by=READ_BY),
 )

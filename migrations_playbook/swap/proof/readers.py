@@ -26,6 +26,7 @@ from migrations_playbook.postgres.query import (
     set_local,
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
+from migrations_playbook.postgres.tables import READ_BY
 from migrations_playbook.swap.pair import Pair
 
 AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')
@@ -228,11 +229,7 @@ READERS = sql.SQL("""
         SELECT unnest(%s::oid[]), 0
         UNION
         SELECT r.ev_class, reader.depth + 1
-          FROM reader
-          JOIN pg_catalog.pg_depend d
-            ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = reader.oid
-           AND d.classid = 'pg_catalog.pg_rewrite'::regclass
-          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
+          FROM {read_by}
          WHERE r.ev_class <> reader.oid AND reader.depth < 64)
     SELECT c.oid, n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid),
            ARRAY(SELECT a.attname FROM pg_catalog.pg_attribute a
@@ -250,7 +247,7 @@ READERS = sql.SQL("""
      WHERE found.depth > 0
        AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
        AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-     ORDER BY found.depth, c.oid""")
+     ORDER BY found.depth, c.oid""").format(read_by=READ_BY)
 
 
 def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
