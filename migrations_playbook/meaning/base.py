@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import pgtrigger
 from django.db import models
@@ -29,18 +29,6 @@ from migrations_playbook.trigger_sql import PinnedTriggerSql
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.
 MAX_TRIGGER_NAME = 47
-
-
-class Declaration(Protocol):
-    """What a meaning asks of a `Shadow`."""
-
-    @property
-    def live(self) -> str:
-        """The name of the live field."""
-
-    @property
-    def shadow(self) -> str:
-        """The name of the shadow field."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +124,9 @@ class Meaning(ABC):
         return sql.Identifier(self.column_names[1])
 
     @property
-    @abstractmethod
     def to_do(self) -> sql.Composable:
-        """The condition under which a row is still to be filled."""
+        """The condition under which a row is still to be filled: a live value, and no shadow."""
+        return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
 
     @property
     @abstractmethod

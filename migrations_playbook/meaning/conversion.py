@@ -70,7 +70,7 @@ class Conversion(Meaning):
         Where up is null of a null alone, null says it. Elsewhere the row is compared.
         """
         if keeps_null(self.declaration.up):
-            return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
+            return super().to_do
         return _escaped(
             f"(NOT ({self.up.explains(self.shadow.as_string(None), self.live.as_string(None))}))"
         )

@@ -29,11 +29,7 @@ from typing import Any, ClassVar
 import pgtrigger
 from psycopg import sql
 
-from migrations_playbook.meaning.base import (
-    Meaning,
-    ShadowTrigger,
-    Words,
-)
+from migrations_playbook.meaning.base import Meaning, ShadowTrigger, Words
 from migrations_playbook.meaning.expressions import output_field, write_cast, write_expression
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.quarantine import setup
@@ -149,11 +145,6 @@ class Rotation(Meaning):
         shadow: Any = self.model._meta.get_field(self.declaration.shadow)
         text = write_cast(self.value_text, output_field(self.declaration.value), shadow)
         return sql.SQL(text.replace("%", "%%"))
-
-    @property
-    def to_do(self) -> sql.Composable:
-        """The condition under which a row is still to be filled: a live value, and no shadow."""
-        return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
 
     @property
     def assigned(self) -> sql.Composable:
