@@ -37,7 +37,24 @@ EXACT = {
 }  # fmt: skip
 
 
-class CompiledExpression(models.Expression):
+class Written(models.Expression):
+    """A piece of SQL as it stands.
+
+    Arguments:
+        text: the SQL.
+        like: a field of its type; None where nobody can tell.
+    """
+
+    def __init__(self, text: str, like: Field | None = None) -> None:
+        super().__init__(output_field=like)
+        self.text = text
+
+    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
+        """Return the SQL."""
+        return self.text.replace("%", "%%"), ()
+
+
+class CompiledExpression(Written):
     """An expression known by its SQL only, as a trigger has it.
 
     Arguments:
@@ -46,13 +63,8 @@ class CompiledExpression(models.Expression):
     """
 
     def __init__(self, text: str, source: str | None = None) -> None:
-        super().__init__()
-        self.text = text
+        super().__init__(text)
         self.source = source
-
-    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
-        """Return the SQL as the trigger has it."""
-        return self.text.replace("%", "%%"), ()
 
 
 class UnknownValue(CompiledExpression):
@@ -69,23 +81,6 @@ class UnknownValue(CompiledExpression):
             "drawn; nothing was changed. Declare the Shadow in the model again, then run the same "
             "command again."
         )
-
-
-class Written(models.Expression):
-    """A piece of SQL in the place of a column.
-
-    Arguments:
-        text: the SQL.
-        like: the column's field.
-    """
-
-    def __init__(self, text: str, like: Field) -> None:
-        super().__init__(output_field=like)
-        self.text = text
-
-    def as_sql(self, *args: Any, **options: Any) -> tuple[str, tuple[str | int, ...]]:
-        """Return the SQL."""
-        return self.text.replace("%", "%%"), ()
 
 
 def is_text(field: Field) -> bool:

@@ -33,6 +33,7 @@ from typing import Any
 
 import pgtrigger
 from django.db import DEFAULT_DB_ALIAS, connections
+from psycopg import sql
 
 from migrations_playbook.meaning.base import ShadowTrigger
 from migrations_playbook.meaning.expressions import (
@@ -158,7 +159,7 @@ class SyncTrigger(ShadowTrigger):
         return BODY.format(
             refuse_stale=self.refuse_stale(model, up, down),
             declared=json.dumps(declared),
-            exchanged=_write_exchanged(model, self.declaration, live, columns),
+            exchanged=_write_exchanged(up, live, columns),
             filling=FILLING,
             careful=CAREFUL,
             agree=" OR ".join(agree),
@@ -300,22 +301,20 @@ class Maker:
         return f"{target} IS NOT DISTINCT FROM ({self(source)}){self.collation}"
 
 
-def _write_exchanged(model: Model, declaration: Any, live: str, columns: dict[str, str]) -> str:
+def _write_exchanged(up: Maker, live: str, columns: dict[str, str]) -> str:
     """Write the question whether the names are exchanged: by the live column's type, if it tells.
 
     Arguments:
+        up: the way from the older column to the newer one.
         live: the live column of the new row.
         columns: the two columns' names.
     """
-    connection = connections[DEFAULT_DB_ALIAS]
-    fields: list[Any] = [
-        model._meta.get_field(name) for name in (declaration.live, declaration.shadow)
-    ]
-    older, newer = (base_type(field, connection) for field in fields)
+    older, newer = up.source_type, up.made_type
     if older != newer and {older, newer} <= PLAIN_TYPES:
         return f"pg_catalog.pg_typeof({live}) = '{newer}'::pg_catalog.regtype"
     return EXCHANGED.format(
-        live_name=_literal(columns["live"]), shadow_name=_literal(columns["shadow"])
+        live_name=sql.Literal(columns["live"]).as_string(None),
+        shadow_name=sql.Literal(columns["shadow"]).as_string(None),
     )
 
 
@@ -328,7 +327,3 @@ def read_declared(installed: str) -> dict[str, Any] | None:
     """Read the columns and the two ways that a sync trigger's function is made of."""
     found = DECLARED.search(installed)
     return None if found is None else dict(json.loads(found["json"]))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
