@@ -135,10 +135,7 @@ def _may_fail(model: Model, expression: Any, target: Any) -> bool:
     made = output_field(resolve(model, expression))
     kinds = base_type(made, connection) if made is not None else "", base_type(target, connection)
     casts = [each for each in flatten(expression) if isinstance(each, Cast)]
-    return any(
-        re.sub(r"\(.*", "", each.output_field.db_type(connection) or "") not in TEXTS
-        for each in casts
-    ) or not (
+    return any(base_type(each.output_field, connection) not in TEXTS for each in casts) or not (
         kinds[0] == kinds[1]
         or all(kind in TEXTS for kind in kinds)
         or (all(kind in WIDER for kind in kinds) and WIDER.index(kinds[0]) < WIDER.index(kinds[1]))

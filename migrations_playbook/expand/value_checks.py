@@ -13,13 +13,13 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.expressions import BaseExpression, F
 
 from migrations_playbook import values
+from migrations_playbook.meaning.expressions import TEXTS
 from migrations_playbook.postgres.names import base_type
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.values import RandomHexUUID, RandomText
 
 Model = type[models.Model]
 
-TEXTS = {"text", "varchar", "char", "citext"}
 NUMBERS = {"smallint", "integer", "bigint", "numeric", "double precision", "real"}
 # The digits that every value of a type has room for.
 DIGITS_OF = {"smallint": 4, "integer": 9, "bigint": 18}
