@@ -116,14 +116,13 @@ def read_remains(
         sql.SQL("""
             SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
                    pg_catalog.array_agg(DISTINCT t.tgname::text),
-                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.numbers, bound.names
+                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names
               FROM pg_catalog.pg_trigger t
               JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
               CROSS JOIN LATERAL (
-                   SELECT pg_catalog.array_agg(a.attnum ORDER BY a.attnum) AS numbers,
-                          pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names
+                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names
                      FROM pg_catalog.pg_attribute a
                     WHERE a.attrelid = t.tgrelid AND a.attnum > 0
                       AND a.attnum IN (
@@ -132,11 +131,11 @@ def read_remains(
                              AND d.refclassid = 'pg_catalog.pg_class'::regclass
                              AND d.refobjid = t.tgrelid)) AS bound
              WHERE NOT t.tgisinternal AND t.tgparentid = 0
-               AND pg_catalog.array_length(bound.numbers, 1) = 2
+               AND pg_catalog.array_length(bound.names, 1) = 2
                AND (starts_with(t.tgname, 'pgtrigger_fill_')
                     OR starts_with(t.tgname, 'pgtrigger_keep_')
                     OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
-             GROUP BY 1, 2, 3, 6, 7
+             GROUP BY 1, 2, 3, 6
              ORDER BY 1, 2"""),
         [FIRST],
     )
@@ -159,11 +158,14 @@ def _read_pair(
     visible: bool,  # noqa: FBT001 - a row of the catalog
     triggers: list[str],
     texts: list[str],
-    numbers: list[int],
     columns: list[str],
 ) -> Iterator[Remains]:
-    """Read which of the two columns that the triggers are bound to is the live one."""
-    older, newer = (name for _, name in sorted(zip(numbers, columns, strict=True)))
+    """Read which of the two columns that the triggers are bound to is the live one.
+
+    Arguments:
+        columns: the older column's name, then the newer one's.
+    """
+    older, newer = columns
     draw = next((drawn for drawn in map(read_drawn, texts) if drawn is not None), None)
     if draw is not None:
         live, shadow = unquoted(draw["live"]), unquoted(draw["shadow"])
