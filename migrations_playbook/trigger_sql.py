@@ -6,6 +6,16 @@ from pgtrigger import compiler
 
 # Where the triggers' functions look names up, as PinnedTriggerSql pins the path.
 TRIGGER_PATH = "pg_catalog, public, pg_temp"
+# The settings of a sync trigger's function beside the path, in the order of its statements.
+FUNCTION_SETTINGS = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+# All of its settings, for a statement that makes the same values.
+SYNC_SETTINGS = {"search_path": TRIGGER_PATH, **FUNCTION_SETTINGS}
 
 
 class PinnedTriggerSql(compiler.UpsertTriggerSql):
@@ -18,8 +28,7 @@ class PinnedTriggerSql(compiler.UpsertTriggerSql):
     def get_template(self) -> str:
         """Return django-pgtrigger's template with the search_path pinned."""
         return (
-            super().get_template()
-            + "ALTER FUNCTION {pgid}() SET search_path = pg_catalog, public, pg_temp;"
+            super().get_template() + f"ALTER FUNCTION {{pgid}}() SET search_path = {TRIGGER_PATH};"
         )
 
 
@@ -35,22 +44,10 @@ class SyncTriggerSql(PinnedTriggerSql):
         """Return the pinned template with the settings fixed, and the sequence."""
         return (
             super().get_template()
-            + "ALTER FUNCTION {pgid}() SET timezone = 'UTC';"
-            + "ALTER FUNCTION {pgid}() SET datestyle = 'ISO, MDY';"
-            + "ALTER FUNCTION {pgid}() SET intervalstyle = 'postgres';"
-            + "ALTER FUNCTION {pgid}() SET extra_float_digits = '1';"
-            + "ALTER FUNCTION {pgid}() SET bytea_output = 'hex';"
+            + "".join(
+                f"ALTER FUNCTION {{pgid}}() SET {name} = '{value}';"
+                for name, value in FUNCTION_SETTINGS.items()
+            )
             + "CREATE SEQUENCE IF NOT EXISTS {pgid};"
             + "GRANT USAGE ON SEQUENCE {pgid} TO PUBLIC;"
         )
-
-
-# The settings of a sync trigger's function, for a statement that makes the same values.
-SYNC_SETTINGS = {
-    "search_path": TRIGGER_PATH,
-    "timezone": "UTC",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-}
