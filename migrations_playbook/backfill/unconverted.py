@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import WrongPhase
 from migrations_playbook.phase import Phase, read_catalog_state
-from migrations_playbook.postgres.query import engine_transaction, fetch_all
+from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.replacement import Replacement
 
 
@@ -32,8 +31,7 @@ def list_unconverted(connection: BaseDatabaseWrapper, replacement: Replacement) 
     conversion = replacement.conversion
     key = sql.SQL(", ").join(map(sql.Identifier, replacement.key))
     query = "SELECT concat_ws('/', {key}) FROM {table} WHERE {no_way} ORDER BY {key}"
-    with engine_transaction(connection):
-        conversion.make_safe(connection, state.table)
+    with conversion.safely(connection, state.table):
         rows = fetch_all(
             connection,
             sql.SQL(query).format(
@@ -42,5 +40,4 @@ def list_unconverted(connection: BaseDatabaseWrapper, replacement: Replacement) 
                 no_way=conversion.has_no_way(state.table),
             ),
         )
-        transaction.set_rollback(True, using=connection.alias)
     return [str(found) for (found,) in rows]

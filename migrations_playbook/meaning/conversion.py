@@ -9,10 +9,12 @@ one's). Up is always of the older column, whatever its name is now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -28,7 +30,7 @@ from migrations_playbook.meaning.sync import (
     SyncInsertTrigger,
     read_declared,
 )
-from migrations_playbook.postgres.query import execute, set_local
+from migrations_playbook.postgres.query import engine_transaction, execute, set_local
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.quarantine.base import Objects, Quarantine
@@ -116,6 +118,17 @@ class Conversion(Meaning):
     def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
         """Build nothing: the sync triggers are the same for either name."""
         return []
+
+    @contextmanager
+    def safely(self, connection: BaseDatabaseWrapper, table: Table) -> Iterator[None]:
+        """Open a transaction to read in, with the two functions; see `make_safe`.
+
+        Lock: none.
+        """
+        with engine_transaction(connection):
+            self.make_safe(connection, table)
+            yield
+            transaction.set_rollback(True, using=connection.alias)
 
     def make_safe(self, connection: BaseDatabaseWrapper, table: Table) -> None:
         """Make two functions that give null where a value cannot be converted.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
@@ -101,8 +100,7 @@ class ConvertedRows(Rows):
         """Count the rows that neither way explains, and those with no way back."""
         pair = inventory.pair
         conversion = pair.replacement.conversion
-        with transaction.atomic(using=connection.alias):
-            conversion.make_safe(connection, pair.table)
+        with conversion.safely(connection, pair.table):
             out_of_step, no_way_back = fetch_row(
                 connection,
                 sql.SQL("""
@@ -114,7 +112,6 @@ class ConvertedRows(Rows):
                     table=pair.identifier,
                 ),
             )
-            transaction.set_rollback(True, using=connection.alias)
         return Converted(
             **vars(counted),
             out_of_step=out_of_step,
@@ -131,13 +128,11 @@ class ConvertedRows(Rows):
 
     def _count(self, connection: BaseDatabaseWrapper, condition: sql.Composable) -> int:
         """Count rows by a condition with safe functions. Lock: ACCESS SHARE on the table."""
-        with engine_transaction(connection):
-            self.pair.replacement.conversion.make_safe(connection, self.pair.table)
+        with self.pair.replacement.conversion.safely(connection, self.pair.table):
             found = fetch_value(
                 connection,
                 sql.SQL("SELECT count(*) FROM {} WHERE {}").format(self.pair.identifier, condition),
             )
-            transaction.set_rollback(True, using=connection.alias)
         return int(found)
 
     def _bring_in_step(self, connection: BaseDatabaseWrapper) -> int:
