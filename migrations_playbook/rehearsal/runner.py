@@ -97,13 +97,14 @@ class ProcessRunner:
 
 
 def look_while(going_on: Callable[[], bool]) -> Generator[None, None, None]:
-    """Yield between looks, while something goes on: at processes, which tell nobody, or a clock.
+    """Yield between looks, while something goes on: at processes, or a clock.
 
     Arguments:
         going_on: the look.
     """
     while going_on():
         yield
+        # A process of its own tells nobody that it is further, or at its end.
         time.sleep(LOOK)
 
 
