@@ -28,6 +28,8 @@ from migrations_playbook.units import (
 PREFIX = "PLAYBOOK_"
 # A name of a setting without our prefix that is so much like one of ours is meant for ours.
 LIKE = 0.9
+# How long a batch should take while nobody else is at work on the server, in milliseconds.
+ALONE_MS = 50.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ SETTINGS = {
             None,
             "MS",
             "How long a batch should take, in ms",
-            "50, and what --max-added-ms allows while others are at work on the server",
+            f"{ALONE_MS:g}, and what --max-added-ms allows while others are at work on the server",
         ),
         Setting(
             "batch-size",

@@ -9,10 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from migrations_playbook.backfill.pacing.steering import Felt, Steering
-from migrations_playbook.settings import setting
+from migrations_playbook.settings import ALONE_MS, setting
 
-# How long a batch should take while nobody else is at work on the server, in milliseconds.
-ALONE_MS = 50.0
 # So few that the first batches are short on any server; some batches later they are long enough.
 FIRST_SIZE = 200
 FLOOR, CEILING = 50, 20_000
