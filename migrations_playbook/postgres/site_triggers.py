@@ -9,7 +9,7 @@ Lock: none that conflicts with anything, in every function of this file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -147,5 +147,10 @@ def refuse_unskippable(table: Table, firing: Sequence[SiteTrigger], skipped: Seq
 
 def skip_settings(skipped: Sequence[str]) -> dict[str, str]:
     """Say the settings by which a transaction leaves triggers out; see `refuse_unskippable`."""
-    names = ",".join(f'"{name}"' for name in skipped)
-    return {LEAVING_OUT: "on", **({IGNORE: f"{{{names}}}"} if skipped else {})}
+    return {LEAVING_OUT: "on", **({IGNORE: spell_ignored(skipped)} if skipped else {})}
+
+
+def spell_ignored(names: Iterable[str]) -> str:
+    """Spell triggers' names for `IGNORE`: an array of PostgreSQL's."""
+    quoted = ",".join(f'"{name}"' for name in names)
+    return f"{{{quoted}}}"

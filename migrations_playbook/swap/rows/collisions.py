@@ -16,6 +16,7 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
+from migrations_playbook.postgres.site_triggers import IGNORE, spell_ignored
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Unique
@@ -189,5 +190,4 @@ def hold_names(connection: BaseDatabaseWrapper, pair: Pair) -> None:
 
 def ignore_declared(connection: BaseDatabaseWrapper, pair: Pair) -> None:
     """Keep the declared triggers from putting the old value back, or from drawing another."""
-    names = "{" + ",".join(pair.replacement.trigger_names) + "}"
-    set_local(connection, "pgtrigger.ignore", names)
+    set_local(connection, IGNORE, spell_ignored(pair.replacement.trigger_names))
