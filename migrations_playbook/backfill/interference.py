@@ -10,7 +10,7 @@ from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.query import fetch_value
 from migrations_playbook.postgres.sessions import is_connection_lost
-from migrations_playbook.postgres.site_triggers import read_firing, say_remedy
+from migrations_playbook.postgres.site_triggers import name_before, read_firing, say_remedy
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
 
@@ -76,4 +76,4 @@ def refuse_failed(
 
 def _name_before(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> str:
     firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
-    return "; ".join(str(each) for each in firing if each.before and each.each_row)
+    return name_before(firing)

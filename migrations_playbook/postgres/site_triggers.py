@@ -101,6 +101,11 @@ def read_firing(
     return [SiteTrigger(*row) for row in rows]
 
 
+def name_before(firing: Sequence[SiteTrigger]) -> str:
+    """Name the triggers that may keep a new value from its row; "" without any."""
+    return "; ".join(str(each) for each in firing if each.before and each.each_row)
+
+
 def say_firing(firing: Sequence[SiteTrigger]) -> str:
     """Say which triggers fire, and how to leave one out."""
     named = "; ".join(map(str, firing))

@@ -28,7 +28,7 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     server_version,
 )
-from migrations_playbook.postgres.site_triggers import read_firing
+from migrations_playbook.postgres.site_triggers import name_before, read_firing
 from migrations_playbook.postgres.steps import Step, run_concurrently
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
@@ -169,7 +169,7 @@ def _name_meddling(
     """Name the triggers of the site that may have kept new values from their rows."""
     replacement = pair.replacement
     firing = read_firing(connection, pair.table, replacement.shadow, replacement.trigger_names)
-    before = "; ".join(str(each) for each in firing if each.before and each.each_row)
+    before = name_before(firing)
     if not before:
         return hopeless
     return PlaybookError(
