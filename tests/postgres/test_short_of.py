@@ -120,7 +120,7 @@ def test_too_little_room_for_locks_is_foretold_with_the_setting() -> None:
     folder = Path(tempfile.mkdtemp(prefix="playbook-few-locks-"))
     server = new_server(
         folder / "data",
-        max_locks_per_transaction="10",
+        max_locks_per_transaction="16",
         max_connections="6",
         superuser_reserved_connections="1",
         max_wal_senders="0",
