@@ -49,7 +49,7 @@ def test_the_space_of_old_versions_is_used_again(database: Database) -> None:
         before = database.value(size)
         # Slowly, so that a VACUUM has ended before the next slice has.
         result = fill(
-            "--vacuum-every", every, "--max-rows-per-second", "20000", "--batch-size", "500"
+            "--vacuum-every", every, "--max-rows-per-second", "8000", "--batch-size", "500"
         )
         assert (result["vacuums"] > 0) == (every != "0")
         growths.append(database.value(size) - before)
