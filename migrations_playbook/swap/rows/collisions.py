@@ -23,7 +23,7 @@ from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Pair, refuse_overtaken
 
-# How often to draw again before the value expression is called too narrow.
+# How many values a row may draw to get another than its live value.
 DRAWING_ROUNDS = 20
 
 
