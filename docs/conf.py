@@ -57,6 +57,8 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"{project} {version}"
+# The licence has the authors; a foot of "Copyright" and no name would tell nothing.
+html_show_copyright = False
 # The README is the first page; a web server asks for index.html.
 html_additional_pages = {"index": "first-page.html"}
 templates_path = ["templates"]
