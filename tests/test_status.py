@@ -8,7 +8,7 @@ import pytest
 from django.core.management import call_command
 
 from tests.fixtures.database import Database
-from tests.fixtures.tickets import PHASES, Phase, add_old_tickets, bring_to
+from tests.fixtures.tickets import PHASES, Phase, add_old_tickets, bring_to, read_status
 from tickets.models import Ticket
 
 NEXT = {
@@ -21,14 +21,10 @@ NEXT = {
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_it_names_the_phase_and_the_next_command(
-    database: Database, phase: Phase, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_names_the_phase_and_the_next_command(database: Database, phase: Phase) -> None:
     add_old_tickets(database, 3)
     bring_to(phase)
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     name, following = NEXT[phase]
     assert (shown["model"], shown["live"], shown["shadow"]) == (
         "tickets.Ticket",
@@ -59,9 +55,8 @@ def test_on_a_database_without_tables_it_says_migrate(empty_database: Database) 
     assert (first["phase"], first["next"]) == ("none", "manage.py migrate")
 
 
-def test_an_empty_table_is_filled(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+def test_an_empty_table_is_filled(database: Database) -> None:
+    shown = read_status()
     assert (shown["phase"], shown["rows_remaining"]) == ("filled", 0)
 
 
@@ -73,60 +68,44 @@ def test_an_empty_table_is_filled(database: Database, capsys: pytest.CaptureFixt
     ],
 )
 def test_a_trigger_that_is_not_at_work_comes_first(
-    database: Database, damage: str, mends: str, capsys: pytest.CaptureFixture[str]
+    database: Database, damage: str, mends: str
 ) -> None:
     name = database.value("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgtrigger_fill_%'")
     database.run(damage.format(name))
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert shown["phase"] == "expanded"
     assert mends in shown["next"]
 
 
-def test_what_would_be_refused_comes_before_the_swap(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_would_be_refused_comes_before_the_swap(database: Database) -> None:
     bring_to("filled")
     database.run("CREATE TABLE seat (token uuid REFERENCES tickets_ticket (token))")
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert shown["next"].startswith("First see to the foreign key seat_token_fkey")
     assert "swap" not in shown["next"].split(":")[0]
 
 
-def test_it_shows_how_often_an_old_process_wrote_a_leaked_token_back(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_shows_how_often_an_old_process_wrote_a_leaked_token_back(database: Database) -> None:
     add_old_tickets(database, 1)
     bring_to("filled")
     stale = Ticket.objects.get()
     bring_to("swapped")
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (before,) = json.loads(capsys.readouterr().out)
+    before = read_status()
     stale.save()
     stale.save()
-    call_command("playbook_status", json=True)
-    (after,) = json.loads(capsys.readouterr().out)
+    after = read_status()
     assert (before["stale_writes"], before["last_stale_write"]) == (0, None)
     assert after["stale_writes"] == 2
     assert after["last_stale_write"] is not None
 
 
-def test_triggers_of_an_earlier_release_are_said_with_what_renews_them(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_triggers_of_an_earlier_release_are_said_with_what_renews_them(database: Database) -> None:
     """The code is there, the migration that renews its triggers is not applied yet."""
     add_old_tickets(database, 3)
     call_command("migrate", "tickets", "0002", verbosity=0)
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert shown["next"].startswith("The triggers are of another release than the model.")
     assert "manage.py migrate" in shown["next"]
     call_command("migrate", verbosity=0)
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert shown["next"] == "manage.py backfill_new_token"

@@ -25,7 +25,8 @@ from tickets.models import Ticket
 
 def swap(*options: str) -> dict[str, Any]:
     """The swap in this process; its JSON result."""
-    return run_for_json("swap_token_columns", *options)
+    result: dict[str, Any] = run_for_json("swap_token_columns", *options)
+    return result
 
 
 def test_every_ticket_has_its_fresh_token_under_the_live_name(filled: Database) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
 from tests.fixtures.database import Database
+from tests.fixtures.tickets import read_status
 from tickets.models import Ticket
 
 WARD = "migrations_playbook_ward_tickets_ticket_new_token"
@@ -38,9 +37,7 @@ UNDONE = {
 
 
 @pytest.mark.parametrize("what", UNDONE)
-def test_it_is_said_by_the_proof_and_the_status_and_mended(
-    database: Database, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
+def test_it_is_said_by_the_proof_and_the_status_and_mended(database: Database, what: str) -> None:
     undo, said = UNDONE[what]
     stale = Ticket.objects.create()
     call_command("swap_token_columns")
@@ -51,9 +48,7 @@ def test_it_is_said_by_the_proof_and_the_status_and_mended(
     assert said in str(caught.value)
     assert "--mend" in str(caught.value)
     assert "--revert" not in str(caught.value)
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert said in shown["problems"][0]
     assert shown["next"].endswith("--mend")
     call_command("swap_token_columns", mend=True)
@@ -65,16 +60,14 @@ def test_it_is_said_by_the_proof_and_the_status_and_mended(
 
 @pytest.mark.parametrize("dropped", DECLARED)
 def test_a_revert_without_a_declared_trigger_is_said_and_has_a_way_on(
-    database: Database, capsys: pytest.CaptureFixture[str], dropped: str
+    database: Database, dropped: str
 ) -> None:
     """The way back is open; then new rows would stay without a value, and nothing goes on."""
     Ticket.objects.create()
     call_command("swap_token_columns")
     database.run(f"DROP TRIGGER {dropped} ON tickets_ticket")
     call_command("swap_token_columns", revert=True)
-    capsys.readouterr()
-    call_command("playbook_status", json=True)
-    (shown,) = json.loads(capsys.readouterr().out)
+    shown = read_status()
     assert f'The trigger "{dropped}" is missing' in shown["next"]
     call_command("pgtrigger", "install", "tickets.Ticket:" + dropped[len("pgtrigger_") : -6])
     call_command("backfill_new_token", no_progress=True)
