@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from migrations_playbook.backfill.pacing.signals import Readings, Signals
 from migrations_playbook.backfill.pacing.throttle import IDLE, Limits, derive_limits, find_reasons
 from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
-from tests.fixtures.replica import replicated
+from tests.fixtures.replica import Primary, replicated
 from tests.fixtures.tickets import add_old_tickets, nulls
 
 LIMITS = Limits(slot_wal=1e9, active_sessions=4, wal_rate=50e6)
@@ -256,20 +258,24 @@ def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> Non
     assert process.returncode == 143
 
 
+def wait_for_a_replica(primary: Primary) -> tuple[subprocess.Popen[str], Iterator[str]]:
+    """Begin a backfill that waits for a replica whose replay is paused; it, and its lines."""
+    add_old_tickets(primary, 20_000)
+    wait_until(
+        lambda: primary.on_the_replica("SELECT count(*) FROM tickets_ticket") == 20_000,
+        "the replica has the rows",
+    )
+    primary.on_the_replica("SELECT pg_wal_replay_pause()")
+    process = primary.start("backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert any(" s behind (limit 1)" in line for line in lines)
+    return process, lines
+
+
 def test_it_waits_for_a_replica_whose_replay_is_paused() -> None:
     with replicated() as primary:
-        add_old_tickets(primary, 20_000)
-        wait_until(
-            lambda: primary.on_the_replica("SELECT count(*) FROM tickets_ticket") == 20_000,
-            "the replica has the rows",
-        )
-        primary.on_the_replica("SELECT pg_wal_replay_pause()")
-        process = primary.start(
-            "backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000"
-        )
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        assert any(" s behind (limit 1)" in line for line in lines)
+        process, lines = wait_for_a_replica(primary)
         left = nulls(primary)
         assert left > 0
         assert any(" s behind (limit 1)" in line for line in lines)
@@ -283,17 +289,7 @@ def test_it_waits_for_a_replica_whose_replay_is_paused() -> None:
 
 def test_a_replica_that_goes_away_is_said_and_waited_for_no_longer() -> None:
     with replicated() as primary:
-        add_old_tickets(primary, 20_000)
-        wait_until(
-            lambda: primary.on_the_replica("SELECT count(*) FROM tickets_ticket") == 20_000,
-            "the replica has the rows",
-        )
-        primary.on_the_replica("SELECT pg_wal_replay_pause()")
-        process = primary.start(
-            "backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000"
-        )
-        assert process.stdout is not None
-        assert any(" s behind (limit 1)" in line for line in iter(process.stdout.readline, ""))
+        process, _ = wait_for_a_replica(primary)
         primary.replica.stop()
         shown, complaint = process.communicate()
         assert (process.returncode, complaint) == (0, "")
