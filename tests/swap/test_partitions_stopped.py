@@ -29,6 +29,15 @@ def look(replacement: Replacement) -> status.ShadowStatus:
     return found
 
 
+def rotate(database: Database, model: type[Partitioned]) -> tuple[Replacement, str, str]:
+    """Fill and swap; the dumps of before and after tell what an undisturbed swap comes to."""
+    replacement = expand(database, model)
+    fill(replacement)
+    before = database.dump()
+    play(replacement)
+    return replacement, before, database.dump()
+
+
 def finish(replacement: Replacement) -> None:
     """Run the swap once more, which does the rest."""
     resuming, *_, proof = swap(replacement, using="default")
@@ -43,11 +52,7 @@ def finish(replacement: Replacement) -> None:
 def test_names_that_a_kill_after_the_commit_has_left_are_said_and_the_same_command_exchanges_them(
     model: type[Partitioned], database: Database
 ) -> None:
-    replacement = expand(database, model)
-    fill(replacement)
-    before = database.dump()
-    play(replacement)
-    undisturbed = database.dump()
+    replacement, before, undisturbed = rotate(database, model)
     play(replacement, revert=True)
     swap_as_if_killed_after_its_commit(replacement)
     assert database.dump() != undisturbed
@@ -69,11 +74,7 @@ def test_names_that_a_kill_after_the_commit_has_left_are_said_and_the_same_comma
 def test_names_that_a_revert_has_given_back_in_vain_are_exchanged_by_either_command(
     model: type[Partitioned], database: Database
 ) -> None:
-    replacement = expand(database, model)
-    fill(replacement)
-    before = database.dump()
-    play(replacement)
-    undisturbed = database.dump()
+    replacement, before, undisturbed = rotate(database, model)
     with database.connect() as busy:
         busy.execute(f"SELECT FROM {model._meta.db_table} LIMIT 0")
         with pytest.raises(LockNotAvailable):
