@@ -44,7 +44,7 @@ SLOW = (
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A browser, once for all tests of this module; where there is none they are skipped."""
     if (missing := missing_browser()) is not None:
-        pytest.skip(missing)
+        pytest.skip(missing)  # a system package, which pip cannot bring
     with open_browser(tmp_path_factory.mktemp("browser")) as opened:
         resize_page(opened, DESKTOP)
         yield opened
@@ -84,6 +84,14 @@ def text_of(browser: Chrome, name: str) -> str:
     return str(browser.execute_script(script, name))
 
 
+def follow_run(database: Database, browser: Chrome, site: str) -> None:
+    """Start a backfill, and open the page that follows it until it shows the rate."""
+    database.start(*SLOW)
+    browser.get(site + ONE)
+    wait_until(lambda: "Filling" in text_of(browser, "summary"), "the run is seen")
+    wait_until(lambda: "rows a second" in text_of(browser, "progress"), "the rate is seen")
+
+
 def press(browser: Chrome, label: str) -> None:
     browser.find_element(By.CSS_SELECTOR, f'input[value="{label}"]').click()
 
@@ -94,11 +102,7 @@ def test_it_follows_a_run_by_itself_from_the_first_batch_to_the_last(
     browser.get(site + ONE)
     assert "No backfill is at work" in text_of(browser, "summary")
     assert "follows by itself" in text_of(browser, "following")
-    browser.execute_script("window.unchanged = true")
-    database.start(*SLOW)
-    browser.get(site + ONE)
-    wait_until(lambda: "Filling" in text_of(browser, "summary"), "the run is seen")
-    wait_until(lambda: "rows a second" in text_of(browser, "progress"), "the rate is seen")
+    follow_run(database, browser, site)
     browser.execute_script("window.unchanged = true")
     seen = text_of(browser, "progress")
     wait_until(lambda: text_of(browser, "progress") != seen, "the page follows")
@@ -118,9 +122,7 @@ def test_it_follows_a_run_by_itself_from_the_first_batch_to_the_last(
 def test_what_is_put_in_place_takes_no_focus_away(
     database: Database, browser: Chrome, site: str
 ) -> None:
-    database.start(*SLOW)
-    browser.get(site + ONE)
-    wait_until(lambda: "rows a second" in text_of(browser, "progress"), "the rate is seen")
+    follow_run(database, browser, site)
     field = browser.find_element(By.NAME, "target_ms")
     field.send_keys("12")
     seen = text_of(browser, "progress")
@@ -162,9 +164,7 @@ def test_it_fits_the_screen_and_can_be_read_in_either_theme(
 def test_who_is_signed_out_is_told_that_the_page_follows_no_more(
     database: Database, browser: Chrome, site: str
 ) -> None:
-    database.start(*SLOW)
-    browser.get(site + ONE)
-    wait_until(lambda: "Filling" in text_of(browser, "summary"), "the run is seen")
+    follow_run(database, browser, site)
     browser.delete_all_cookies()
     wait_until(lambda: "follows no more" in text_of(browser, "following"), "the end is said")
 
