@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.management import call_command
+from django.test import Client
 
 from migrations_playbook.admin import sight
 from migrations_playbook.admin.places import find_place
@@ -32,6 +33,14 @@ def read_page(address: str = ONE) -> str:
     answer = sign_in(make_user("view")).get(address)
     assert answer.status_code == 200
     return answer.content.decode()
+
+
+def read_anew(client: Client) -> str:
+    """What the page's part that follows a run says, seen now: nobody waits for the next look."""
+    place = find_place("tickets.Ticket.new_token")
+    assert place is not None
+    sight.watch_place(place).forget()
+    return client.get(f"{ONE}?live").content.decode()
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -109,17 +118,10 @@ def test_a_run_is_seen_with_its_host_its_rate_and_its_rest(database: Database) -
     add_old_tickets(database, 20_000)
     database.start("backfill_new_token", "--batch-size", "10", "--duty", "20%")
     client = sign_in(make_user("view"))
-    place = find_place("tickets.Ticket.new_token")
-    assert place is not None
-    watch = sight.watch_place(place)
-
-    def shown() -> str:
-        watch.forget()
-        return client.get(f"{ONE}?live").content.decode()
-
-    wait_until(lambda: "without an address" in shown(), "the workers are seen")
-    wait_until(lambda: re.search("Time left</dt><dd>(about|less)", shown()), "the rest is seen")
-    page = shown()
+    wait_until(lambda: "without an address" in read_anew(client), "the workers are seen")
+    known = "Time left</dt><dd>(about|less)"
+    wait_until(lambda: re.search(known, read_anew(client)), "the rest is seen")
+    page = read_anew(client)
     assert " rows a second" in page
     assert "at work</span>" in page
     assert re.search(r"Rows left</dt><dd>(about )?(1\d|20),\d{3} ", page)
@@ -133,17 +135,9 @@ def test_the_end_of_a_run_is_seen_at_once_however_old_the_sample_may_be(
     call_command("backfill_new_token", "--pause")
     database.start("backfill_new_token")
     client = sign_in(make_user("view"))
-    place = find_place("tickets.Ticket.new_token")
-    assert place is not None
-    watch = sight.watch_place(place)
-
-    def shown() -> str:
-        watch.forget()
-        return client.get(f"{ONE}?live").content.decode()
-
-    wait_until(lambda: "waits: pause" in shown(), "the worker is seen")
+    wait_until(lambda: "waits: pause" in read_anew(client), "the worker is seen")
     call_command("backfill_new_token", "--resume")
-    wait_until(lambda: "Every row is filled" in shown(), "the end is seen")
+    wait_until(lambda: "Every row is filled" in read_anew(client), "the end is seen")
 
 
 def test_why_the_workers_wait_is_said_in_their_own_words(database: Database) -> None:
@@ -151,12 +145,7 @@ def test_why_the_workers_wait_is_said_in_their_own_words(database: Database) -> 
     call_command("backfill_new_token", "--pause")
     database.start("backfill_new_token")
     client = sign_in(make_user("view"))
-
-    def waiting() -> bool:
-        sight.forget_watches()
-        return "waits: pause" in client.get(f"{ONE}?live").content.decode()
-
-    wait_until(waiting, "the wait is seen")
+    wait_until(lambda: "waits: pause" in read_anew(client), "the wait is seen")
     assert "Paused: less than 10 % done." in client.get(f"{ONE}?live").content.decode()
 
 
