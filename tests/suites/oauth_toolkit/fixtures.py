@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,10 @@ from .settings import STAGE, UNTOUCHED
 
 # How an application proves who it is: several tests write the same.
 SECRET = "1234567890abcdefghijklmnopqrstuvwxyz"
+# A preset, an application and a scope, for which tokens are fetched.
+Fetch = Callable[[dict[str, Any], Any, str], SimpleNamespace]
+# Claims, other than the right ones, for which a token is signed.
+Sign = Callable[..., str]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -179,92 +183,88 @@ def logged_in_client(test_user: Any) -> Client:
     return client
 
 
-def fetch_tokens(
-    client: Client, oauth2_settings: Settings, user: Any, application: Any, scope: str
-) -> SimpleNamespace:
+@pytest.fixture
+def fetch_tokens(oauth2_settings: Settings, test_user: Any, client: Client) -> Fetch:
     """Ask for a grant and change it for tokens, as a browser and an application do."""
-    client.force_login(user)
-    asked = {
-        "client_id": application.client_id,
-        "redirect_uri": application.redirect_uris,
-        "scope": scope,
-    }
-    allowed = client.post(
-        reverse("oauth2_provider:authorize"),
-        {**asked, "state": "a state", "response_type": "code", "allow": True},
-    )
-    code = parse_qs(urlsplit(allowed["Location"]).query)["code"][0]
-    client.logout()
-    changed = {"grant_type": "authorization_code", "code": code, "client_secret": SECRET}
-    tokens = client.post(reverse("oauth2_provider:token"), asked | changed).json()
-    return SimpleNamespace(
-        user=user,
-        application=application,
-        access_token=tokens["access_token"],
-        id_token=tokens["id_token"],
-        oauth2_settings=oauth2_settings,
-    )
+
+    def fetch(preset: dict[str, Any], application: Any, scope: str) -> SimpleNamespace:
+        oauth2_settings.update(preset)
+        client.force_login(test_user)
+        asked = {
+            "client_id": application.client_id,
+            "redirect_uri": application.redirect_uris,
+            "scope": scope,
+        }
+        allowed = client.post(
+            reverse("oauth2_provider:authorize"),
+            {**asked, "state": "a state", "response_type": "code", "allow": True},
+        )
+        code = parse_qs(urlsplit(allowed["Location"]).query)["code"][0]
+        client.logout()
+        changed = {"grant_type": "authorization_code", "code": code, "client_secret": SECRET}
+        tokens = client.post(reverse("oauth2_provider:token"), asked | changed).json()
+        return SimpleNamespace(
+            user=test_user,
+            application=application,
+            access_token=tokens["access_token"],
+            id_token=tokens["id_token"],
+            oauth2_settings=oauth2_settings,
+        )
+
+    return fetch
 
 
 @pytest.fixture
-def oidc_tokens(
-    oauth2_settings: Settings, application: Any, test_user: Any, client: Client
-) -> SimpleNamespace:
-    oauth2_settings.update(presets.OIDC_SETTINGS_RW)
-    return fetch_tokens(client, oauth2_settings, test_user, application, "openid")
+def oidc_tokens(fetch_tokens: Fetch, application: Any) -> SimpleNamespace:
+    return fetch_tokens(presets.OIDC_SETTINGS_RW, application, "openid")
 
 
 @pytest.fixture
-def oidc_email_scope_tokens(
-    oauth2_settings: Settings, application: Any, test_user: Any, client: Client
-) -> SimpleNamespace:
-    oauth2_settings.update(presets.OIDC_SETTINGS_EMAIL_SCOPE)
-    return fetch_tokens(client, oauth2_settings, test_user, application, "openid email")
+def oidc_email_scope_tokens(fetch_tokens: Fetch, application: Any) -> SimpleNamespace:
+    return fetch_tokens(presets.OIDC_SETTINGS_EMAIL_SCOPE, application, "openid email")
 
 
 @pytest.fixture
-def oidc_non_confidential_tokens(
-    oauth2_settings: Settings, public_application: Any, test_user: Any, client: Client
-) -> SimpleNamespace:
-    oauth2_settings.update(presets.OIDC_SETTINGS_EMAIL_SCOPE)
-    return fetch_tokens(client, oauth2_settings, test_user, public_application, "openid")
+def oidc_non_confidential_tokens(fetch_tokens: Fetch, public_application: Any) -> SimpleNamespace:
+    return fetch_tokens(presets.OIDC_SETTINGS_EMAIL_SCOPE, public_application, "openid")
 
 
-def sign_token(key: Any, user: Any, application: Any, **claims: object) -> str:
+@pytest.fixture
+def sign_token(oauth2_settings: Settings, oidc_key: Any, test_user: Any, application: Any) -> Sign:
     """Sign an ID token that has expired, by more than the minute that jwcrypto lets pass."""
-    expires = timezone.now() - timedelta(seconds=61)
-    jti = str(uuid.uuid4())
-    token = jwt.JWT(
-        header={"typ": "JWT", "alg": "RS256", "kid": key.thumbprint()},
-        claims={
-            "exp": int(expires.timestamp()),
-            "jti": jti,
-            "aud": application.client_id,
-            **claims,
-        },
-    )
-    token.make_signed_token(key)
-    models.IDToken.objects.create(user=user, expires=expires, jti=jti, application=application)
-    return str(token.serialize())
+
+    def sign(**claims: object) -> str:
+        expires = timezone.now() - timedelta(seconds=61)
+        jti = str(uuid.uuid4())
+        token = jwt.JWT(
+            header={"typ": "JWT", "alg": "RS256", "kid": oidc_key.thumbprint()},
+            claims={
+                "exp": int(expires.timestamp()),
+                "jti": jti,
+                "aud": application.client_id,
+                "iss": oauth2_settings.OIDC_ISS_ENDPOINT,
+                **claims,
+            },
+        )
+        token.make_signed_token(oidc_key)
+        models.IDToken.objects.create(
+            user=test_user, expires=expires, jti=jti, application=application
+        )
+        return str(token.serialize())
+
+    return sign
 
 
 @pytest.fixture
-def expired_id_token(
-    oauth2_settings: Settings, oidc_key: Any, test_user: Any, application: Any
-) -> str:
-    return sign_token(oidc_key, test_user, application, iss=oauth2_settings.OIDC_ISS_ENDPOINT)
+def expired_id_token(sign_token: Sign) -> str:
+    return sign_token()
 
 
 @pytest.fixture
-def id_token_wrong_aud(
-    oauth2_settings: Settings, oidc_key: Any, test_user: Any, application: Any
-) -> str:
-    issuer = oauth2_settings.OIDC_ISS_ENDPOINT
-    return sign_token(oidc_key, test_user, application, iss=issuer, aud="")
+def id_token_wrong_aud(sign_token: Sign) -> str:
+    return sign_token(aud="")
 
 
 @pytest.fixture
-def id_token_wrong_iss(
-    oauth2_settings: Settings, oidc_key: Any, test_user: Any, application: Any
-) -> str:
-    return sign_token(oidc_key, test_user, application, iss="")
+def id_token_wrong_iss(sign_token: Sign) -> str:
+    return sign_token(iss="")
