@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.db import connection, models
+from django.db import models
 from django.db.models.functions import Cast
 
 from migrations_playbook import Shadow
-from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database
 from tests.fixtures.models_partitioned import Partitioned, Ranges, make
-from tests.fixtures.models_zoo import fill, play
+from tests.fixtures.models_zoo import add_shadow, fill, play
 
 UUID = "8a8f8a52-0000-4000-8000-000000000001"
 
@@ -19,7 +16,7 @@ UUID = "8a8f8a52-0000-4000-8000-000000000001"
 class Texts(Partitioned):
     """The partitioned table, whose tokens are to be texts."""
 
-    new_token = models.TextField(null=True)  # type: ignore[assignment]  # noqa: DJ001
+    new_token = models.TextField(null=True)  # type: ignore[assignment]  # noqa: DJ001 - a shadow is null
 
     class Meta(Partitioned.Meta):
         db_table = "by_range"
@@ -35,12 +32,7 @@ TEXTS = Shadow(
 
 def test_the_rows_of_every_partition_stay_in_step_and_may_move(empty_database: Database) -> None:
     make(empty_database, Ranges)
-    field: Any = Texts._meta.get_field("new_token")
-    with connection.schema_editor() as editor:
-        editor.add_field(Texts, field)
-    for trigger in TEXTS.triggers:
-        trigger.install(Texts)  # type: ignore[arg-type]
-    texts = Replacement(Texts, TEXTS)
+    texts = add_shadow(Texts, TEXTS)
     fill(texts)
     for revert in (False, True, False):
         assert play(texts, revert=revert).passed

@@ -16,13 +16,8 @@ from migrations_playbook.swap.play import plan_swap
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements, with_columns_sorted
-from tests.fixtures.models_partitioned import (
-    OF_ITS_OWN,
-    Partitioned,
-    add_shadow,
-    make,
-)
-from tests.fixtures.models_zoo import fill, play, tokens
+from tests.fixtures.models_partitioned import OF_ITS_OWN, Partitioned, make
+from tests.fixtures.models_zoo import add_shadow, fill, play, tokens
 
 APP = "everywhere_app"
 BOUND = """
