@@ -55,7 +55,7 @@ def take_picture(profile: Path, target: Path) -> None:
         browser.add_cookie({"name": "sessionid", "value": session})
         site.resize_page(browser, (WIDTH, HEIGHT))
         browser.get(address + site.ONE)
-        time.sleep(FOLLOW_SECONDS)
+        time.sleep(FOLLOW_SECONDS)  # the run goes on meanwhile, and the page has a rate to show
         browser.save_screenshot(str(target))
 
 

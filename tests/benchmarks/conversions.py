@@ -103,7 +103,7 @@ def make(model: Any, rows: int) -> None:
         editor.create_model(model)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {table} (size, token, note) "  # noqa: S608
+            f"INSERT INTO {table} (size, token, note) "  # noqa: S608 - a test's table
             "SELECT n, gen_random_uuid(), 'note ' || n FROM generate_series(1, %s) AS n",
             [rows],
         )

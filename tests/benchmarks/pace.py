@@ -95,7 +95,7 @@ def measure(server: Server, measured: Measured, *, watch: bool) -> None:
         time.sleep(1.5)  # connections are made, and pages read
         began = time.monotonic()
         if pace == "none":
-            time.sleep(ALONE_SECONDS)
+            time.sleep(ALONE_SECONDS)  # in which the site is measured
         elif pace == "plain loop":
             fill_plainly(server)
         else:

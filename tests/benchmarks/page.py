@@ -109,7 +109,7 @@ def follow_run(server: Server, options: list[str]) -> tuple[float, int]:
             answer = client.get(f"{ONE}?live")
             assert answer.status_code == 200
             asked += 1
-            time.sleep(LOOK_EVERY)
+            time.sleep(LOOK_EVERY)  # as the page's script does
     assert run.returncode == 0
     return time.monotonic() - began, asked
 

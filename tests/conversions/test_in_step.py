@@ -124,7 +124,7 @@ def test_the_four_cases_are_those_of_the_page(empty_database: Database) -> None:
             empty_database.run(
                 "UPDATE zoo_address SET email = %s, email_lower = %s WHERE id = 1", *begin
             )
-            empty_database.run(f"UPDATE zoo_address SET {written} WHERE id = 1")  # noqa: S608
+            empty_database.run(f"UPDATE zoo_address SET {written} WHERE id = 1")  # noqa: S608 - a test's table
             found = "SELECT email, email_lower FROM zoo_address WHERE id = 1"
             assert empty_database.fetch(found) == [both]
     (status,) = read_status("default", addresses)

@@ -38,7 +38,7 @@ def exchange(replacement: Replacement, *, revert: bool = False) -> Converted:
 def write(database: Database, ready: Ready, pk: int, column: str, value: str) -> None:
     """A write of a release's, by SQL."""
     table = ready.model._meta.db_table
-    database.run(f"UPDATE {table} SET {column} = %s WHERE id = %s", value, pk)  # noqa: S608
+    database.run(f"UPDATE {table} SET {column} = %s WHERE id = %s", value, pk)  # noqa: S608 - a test's table
 
 
 def save(ready: Ready, pk: int, value: str) -> None:
@@ -54,7 +54,7 @@ def save(ready: Ready, pk: int, value: str) -> None:
 def assert_rows(database: Database, ready: Ready, expected: dict[int, tuple[str, str]]) -> None:
     """Compare the texts of rows, the column under the live name first."""
     rows = database.fetch(
-        f"SELECT id, value::text, value_new::text FROM {ready.model._meta.db_table} "  # noqa: S608
+        f"SELECT id, value::text, value_new::text FROM {ready.model._meta.db_table} "  # noqa: S608 - a test's table
         "WHERE id = ANY (%s)",
         list(expected),
     )
