@@ -132,7 +132,7 @@ class Standing:
         """How long the rest will take."""
         seconds = self.sight and self.sight.seconds_left
         if not seconds:
-            return "unknown" if self.hosts and self.percent != ALL else "none"
+            return "none" if self.percent == ALL else "unknown"
         now = timezone.now()
         try:
             shown = timesince(now, now + timedelta(seconds=seconds), depth=1)

@@ -53,6 +53,8 @@ def test_it_says_where_a_replacement_stands_and_what_comes_next(
     sentence, command = SAYS[phase]
     assert sentence in page
     assert command in page
+    nothing_left = phase in ("filled", "swapped", "reverted")
+    assert ("Time left</dt><dd>none<" in page) is nothing_left
     plays = re.findall(r"<strong>(\w+)</strong> <span>([\w ]+)</span>", page)
     coming = {"none": 0, "expanded": 1, "swapped": 3}.get(phase, 2)
     assert plays == [
