@@ -22,7 +22,13 @@ from django.views.decorators.http import require_POST, require_safe
 from migrations_playbook.admin.forms import RetuneForm
 from migrations_playbook.admin.places import Place, find_place, list_places
 from migrations_playbook.admin.sight import watch_place
-from migrations_playbook.admin.standing import NextStep, explain, read_details, read_standing
+from migrations_playbook.admin.standing import (
+    REST_EVERY,
+    NextStep,
+    explain,
+    read_details,
+    read_standing,
+)
 from migrations_playbook.admin.verdicts import read_report
 from migrations_playbook.backfill.pacing.control import Control, change_control
 from migrations_playbook.backfill.play import fillable_table
@@ -86,7 +92,7 @@ class PlaybookAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in i
             context["standings"] = [
                 each for each in standings if each.place.declared or each.phase is not Phase.NONE
             ]
-        context["every"] = min((each.every for each in context["standings"]), default=None)
+        context["every"] = min((each.every for each in context["standings"]), default=REST_EVERY)
         return self._render(request, "list", "Replacements", context)
 
     @method_decorator(require_safe)
