@@ -52,7 +52,7 @@ autodoc_member_order = "bysource"
 # Other packages' types, as their modules call them among themselves; parts that no caller makes.
 nitpick_ignore_regex = [
     ("py:.*", r"(django|pgtrigger|psycopg|compiler|models|sql|datetime|collections|pathlib)\..*"),
-    ("py:.*", r"Operation|.*\.(Prediction|Step|Steps|Unique|Key)$"),
+    ("py:.*", r"Operation|.*\.(Prediction|Remembered|Step|Steps|Unique|Key)$"),
 ]
 
 html_theme = "furo"
