@@ -18,7 +18,7 @@ from migrations_playbook.postgres.steps import Step
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap import play
 from migrations_playbook.swap.exchange import describe_unproven
-from migrations_playbook.swap.gate import SwapRequest, inspect_phase
+from migrations_playbook.swap.gate import SwapRequest, has_sound_rows, inspect_phase
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.play import SwapPlan
 from migrations_playbook.swap.proof.evidence import Evidence
@@ -101,10 +101,12 @@ class SwapCommand(SchemaCommand):
         """Swap, revert, verify, mend, or show the plan."""
         if dry_run:
             request = SwapRequest(
-                postgresql(database), replacement, revert, refresh_materialized_views
+                postgresql(database), replacement, revert, refresh_materialized_views, redraw
             )
             planned = play.plan_swap(inspect_phase(request))
             self.show_plan(planned, play.notice(request), replacement, json=json)
+            if (objection := has_sound_rows(request)) is not None:
+                raise objection
             return
         if verify:
             events = play.verify(replacement, using=database)

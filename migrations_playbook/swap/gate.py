@@ -100,10 +100,10 @@ def pass_gate(request: SwapRequest) -> Inventory:
 
 
 def inspect_phase(request: SwapRequest) -> Inventory:
-    """Do the same for a dry run, which lists refusals instead of raising them.
+    """Do the same for a dry run, which lists the bound objects first, and then refuses them.
 
     Raises:
-        WrongPhase, Refused: as `pass_gate`, but for the bound objects.
+        WrongPhase, Refused: as `pass_gate`, but for the bound objects and the rows.
     """
     _insist(request, PHASE_CONDITIONS)
     return request.inventory

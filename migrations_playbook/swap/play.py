@@ -56,7 +56,8 @@ class SwapPlan:
         dependents: everything bound to the columns, with the swap's treatment.
         index: builds and drops that must run outside a transaction; they wait for older
             transactions, and block no read and no write.
-        prove: the trials and proofs of the CHECKs and NOT NULL, each in a transaction of its own.
+        prove: the trials and proofs of the CHECKs and NOT NULL, and the statistics of a column of
+            another type, each in a transaction of its own.
         ready: the beginning of the exchange's transaction, before its lock.
         exchange: the rest of the transaction, under the lock.
         after: the steps after the exchange.
@@ -255,7 +256,7 @@ def plan_swap(inventory: Inventory) -> SwapPlan:
     return SwapPlan(
         dependents=inventory.dependents,
         index=steps.build,
-        prove=(*steps.trial, *steps.prove),
+        prove=(*steps.trial, *steps.prove, *rows_of(inventory.pair).statistics_steps),
         ready=tuple(ready_steps(inventory)),
         exchange=(*steps.locked_before, *exchange_steps(inventory)),
         after=steps.follow_up,

@@ -96,7 +96,9 @@ def prepare(
                 raise _do_not_pass(pair, each)
     for each in inventory.dependents:
         yield from _prove(connection, inventory, each, policy)
-    yield from map(Preparing, rows.collect_statistics(connection))
+    for step in rows.statistics_steps:
+        yield Preparing(step.what)
+        _run_locked(connection, inventory, step, policy)
 
 
 def build_twins(

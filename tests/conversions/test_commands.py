@@ -78,6 +78,12 @@ def test_an_integer_becomes_a_bigint(
     database.run("ALTER TRIGGER resize ON shop_voucher RENAME TO a_resize")
     project.manage(database, "migrate")
     assert "Filled 9 rows" in project.manage(database, "playbook", "backfill")
+    planned = project.manage(database, "playbook", "swap", "--dry-run")
+    assert (
+        "-- Collect statistics of size_big. Lock: SHARE UPDATE EXCLUSIVE\n"
+        'ANALYZE "public"."shop_voucher" ("size_big");\n'
+        "-- In one transaction\n"
+    ) in planned
     assert "Verified 9 of 9 rows: 0 nulls, 0 duplicates, 0 out of step" in project.manage(
         database, "playbook", "swap"
     )
@@ -92,9 +98,11 @@ def test_an_integer_becomes_a_bigint(
 
     database.run("UPDATE shop_voucher SET size = 5000000000 WHERE id = 3")
     assert "1 rows have no way back" in project.manage(database, "playbook", "swap", "--verify")
-    code, complaint = project.refusal(database, "playbook", "swap", "--revert")
-    assert (code, complaint.count("\n")) == (1, 1)
-    assert "1 rows of shop.Voucher have a size that has no way back" in complaint
+    for options in (["--revert"], ["--revert", "--dry-run"]):
+        code, complaint = project.refusal(database, "playbook", "swap", *options)
+        assert (code, complaint.count("\n")) == (1, 1)
+        assert "1 rows of shop.Voucher have a size that has no way back to integer" in complaint
+        assert "Give each a value that has one" in complaint
 
     project.write_models(RELEASE.format(size="IntegerField"))
     code, complaint = project.refusal(database, "playbook", "forget", SIZE)

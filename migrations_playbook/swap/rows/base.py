@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.postgres.steps import Step
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Pair
@@ -69,12 +70,13 @@ class Rows(ABC):
         """
         yield from ()
 
-    def collect_statistics(self, connection: BaseDatabaseWrapper) -> Iterator[str]:
+    @property
+    def statistics_steps(self) -> tuple[Step, ...]:
         """Let the first plans after the exchange know the column, where it is of another kind.
 
         Lock: SHARE UPDATE EXCLUSIVE on the table.
         """
-        yield from ()
+        return ()
 
     @abstractmethod
     def prove(

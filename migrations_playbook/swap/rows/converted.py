@@ -18,6 +18,7 @@ from migrations_playbook.postgres.query import (
     fetch_row,
     fetch_value,
 )
+from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Pair
@@ -43,11 +44,17 @@ class ConvertedRows(Rows):
         lost = self._count(request.connection, pair.replacement.conversion.has_no_way(pair.table))
         if not lost:
             return None
-        label = pair.replacement.label
+        replacement = pair.replacement
+        listed = replacement.command("backfill", "--list-failed")
+        remedy = (
+            "There is no way down: stay with the exchanged columns"
+            if replacement.declaration.down is None
+            else "Give each a value that has one, then run the same command again"
+        )
         return Refused(
-            f"{lost:,} rows of {label} have a {pair.replacement.live} that has no way back to the "
-            "type before the exchange, and a revert would lose it; nothing was changed. "
-            f'"{pair.replacement.command("backfill", "--list-failed")}" lists them by key.'
+            f"{lost:,} rows of {replacement.label} have a {replacement.live} that has no way back "
+            f"to {pair.shadow.type}, and a revert would lose it; nothing was changed. {remedy}. "
+            f'"{listed}" lists them by key.'
         )
 
     def make_ready(
@@ -76,14 +83,18 @@ class ConvertedRows(Rows):
             "the same command again."
         )
 
-    def collect_statistics(self, connection: BaseDatabaseWrapper) -> Iterator[str]:
+    @property
+    def statistics_steps(self) -> tuple[Step, ...]:
         """Collect the statistics of the column that is about to be live."""
         pair = self.pair
-        yield f"Collect statistics of {pair.replacement.shadow}"
-        execute(
-            connection,
-            sql.SQL("ANALYZE {} ({})").format(
-                pair.identifier, sql.Identifier(pair.replacement.shadow)
+        return (
+            Step(
+                f"Collect statistics of {pair.replacement.shadow}",
+                sql.SQL("ANALYZE {} ({})").format(
+                    pair.identifier, sql.Identifier(pair.replacement.shadow)
+                ),
+                Lock.SHARE_UPDATE_EXCLUSIVE,
+                as_session=True,
             ),
         )
 
