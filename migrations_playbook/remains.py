@@ -10,8 +10,9 @@ Lock: none that conflicts with anything, in every function of this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from django.apps import apps
 from django.db import models
@@ -21,13 +22,19 @@ from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.history import find_known, known_replacements
-from migrations_playbook.meaning.expressions import CompiledExpression, UnknownValue
-from migrations_playbook.meaning.rotation import read_drawn
-from migrations_playbook.postgres.names import table_parts, unquoted
-from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.quarantine.base import FIRST, WARD
+from migrations_playbook.meaning.expressions import UnknownValue
+from migrations_playbook.meaning.installed import Installed, read_installed
+from migrations_playbook.postgres.names import fields_by_column, table_parts
+from migrations_playbook.postgres.tables import Column, read_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.shadow import Shadow, shadow_field
+
+NamedField: TypeAlias = "tuple[str, models.Field[Any, Any]]"
+
+# The oid of the collation that a column has unless another is declared.
+DEFAULT_COLLATION = 100
+# What Django calls a type in another way than PostgreSQL, in turn.
+CALLED = {"character varying": "varchar", "character": "char", " without time zone": ""}
 
 
 @dataclass(frozen=True)
@@ -35,72 +42,100 @@ class Remains:
     """A pair of columns as the catalog has it.
 
     Arguments:
-        schema: the table's schema.
-        table: the table's name.
-        visible: whether the name is enough along the session's search_path.
-        live: the live column's name.
-        shadow: the shadow column's name.
-        value: the value expression as SQL; None where no trigger has it.
-        swapped: whether the columns are exchanged.
+        pair: the two columns.
+        columns: the table's columns, by name.
     """
 
-    schema: str
-    table: str
-    visible: bool
-    live: str
-    shadow: str
-    value: str | None
-    swapped: bool
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The table's name, to be composed into SQL."""
-        return sql.Identifier(self.schema, self.table)
+    pair: Installed
+    columns: Mapping[str, Column]
 
     @property
     def drop_sql(self) -> str:
         """The statement that drops the shadow column, for a table without a model."""
         return (
             sql.SQL("ALTER TABLE {} DROP COLUMN {} CASCADE")
-            .format(self.identifier, sql.Identifier(self.shadow))
+            .format(self.pair.identifier, sql.Identifier(self.pair.dropped))
             .as_string(None)
         )
 
     def find_model(self) -> type[models.Model] | None:
-        """Find the model that has the table with the live column; None without."""
+        """Find the model that has the table with the column that stays; None without."""
         for model in apps.get_models(include_auto_created=True):
-            columns = {unquoted(str(each.column)) for each in model._meta.local_concrete_fields}
-            if self.is_called(table_parts(model)) and self.live in columns:
+            columns = fields_by_column(model)
+            if is_called(self.pair, table_parts(model)) and self.pair.kept in columns:
                 return model
         return None
 
-    def is_called(self, parts: tuple[str, ...]) -> bool:
-        """Tell whether these parts name the table; without a schema in front in any schema."""
-        return parts in ((self.table,), (self.schema, self.table))
-
     def replacement(self, model: type[models.Model]) -> Replacement:
         """Bind the columns to a model, as the migrations' memory does to the model of its time."""
-        fields = {unquoted(str(each.column)): each for each in model._meta.local_concrete_fields}
-        live, own = fields[self.live], fields.get(self.shadow)
-        schema = "" if self.visible or len(table_parts(model)) > 1 else self.schema
-        name = own.name if own is not None else self.shadow
-        declaration = Shadow(
-            live.name,
-            name,
-            UnknownValue("") if self.value is None else CompiledExpression(self.value),
-        )
-        if own is not None:
-            return Replacement(model, declaration, schema)
+        names = {column: field.name for column, field in fields_by_column(model).items()}
+        names = {each: each for each in (self.pair.live, self.pair.shadow)} | names
+        text = self.pair.text
+        declaration = None if text is None else Shadow.read(text, names)
+        if declaration is None:
+            live, shadow = names[self.pair.live], names[self.pair.shadow]
+            declaration = Shadow(live, shadow, UnknownValue(""))
         options = model._meta
         state = ProjectState.from_apps(apps)
-        state.add_field(
-            options.app_label,
-            str(options.model_name),
-            name,
-            shadow_field(live),
-            preserve_default=True,
-        )
+        known = state.models[options.app_label, str(options.model_name)].fields
+        for name, field in self._fields_then(model, declaration):
+            put = state.alter_field if name in known else state.add_field
+            put(options.app_label, str(options.model_name), name, field, preserve_default=True)
+        schema = "" if self.pair.visible or len(table_parts(model)) > 1 else self.pair.schema
         return Replacement(state.apps.get_model(options.label), declaration, schema)
+
+    def _fields_then(self, model: type[models.Model], declaration: Shadow) -> Iterator[NamedField]:
+        """Yield the fields that the model had when it declared the shadow, and has no more."""
+        fields = fields_by_column(model)
+        if not declaration.converts:
+            if self.pair.shadow not in fields:
+                yield declaration.shadow, shadow_field(fields[self.pair.live])
+            return
+        # Since the exchange the live column has the shadow's type.
+        older, newer = self.pair.live, self.pair.shadow
+        if self.pair.swapped:
+            older, newer = newer, older
+        null = not self.columns[self.pair.live].not_null
+        yield declaration.live, ColumnField(self.columns[older], self.pair.live, null=null)
+        yield declaration.shadow, ColumnField(self.columns[newer], self.pair.shadow, null=True)
+
+
+class ColumnField(models.Field):  # type: ignore[type-arg]
+    """A field of which only the column is known.
+
+    Arguments:
+        like: a column of its type.
+        column: the name of its own column.
+        null: whether the column may be null.
+    """
+
+    def __init__(self, like: Column, column: str, *, null: bool) -> None:
+        # With quotes of its own Django takes the name as it is.
+        super().__init__(db_column=sql.Identifier(column).as_string(None), null=null)
+        self.like, self.own = like, column
+        if like.collation not in (0, DEFAULT_COLLATION):
+            self.db_collation = str(like.collation)
+
+    def deconstruct(self) -> Any:
+        """Return the arguments, by which Django copies the field."""
+        name, path, _, _ = super().deconstruct()
+        return name, path, [self.like, self.own], {"null": self.null}
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        """Return the type as Django calls it."""
+        kind = self.like.type
+        for theirs, ours in CALLED.items():
+            kind = kind.replace(theirs, ours)
+        return kind
+
+    def cast_db_type(self, connection: BaseDatabaseWrapper) -> str:
+        """Return the type as Django calls it."""
+        return self.db_type(connection)
+
+
+def is_called(pair: Installed, parts: tuple[str, ...]) -> bool:
+    """Tell whether these parts name the table; without a schema in front in any schema."""
+    return parts in ((pair.name,), (pair.schema, pair.name))
 
 
 def read_remains(
@@ -111,73 +146,18 @@ def read_remains(
     Arguments:
         known: the replacements of the models and the migrations; without, they are looked up.
     """
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
-                   pg_catalog.array_agg(DISTINCT t.tgname::text),
-                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names
-              FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-              CROSS JOIN LATERAL (
-                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names
-                     FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = t.tgrelid AND a.attnum > 0
-                      AND a.attnum IN (
-                          SELECT d.refobjsubid FROM pg_catalog.pg_depend d
-                           WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
-                             AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                             AND d.refobjid = t.tgrelid)) AS bound
-             WHERE NOT t.tgisinternal AND t.tgparentid = 0
-               AND pg_catalog.array_length(bound.names, 1) = 2
-               AND (starts_with(t.tgname, 'pgtrigger_fill_')
-                    OR starts_with(t.tgname, 'pgtrigger_keep_')
-                    OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
-             GROUP BY 1, 2, 3, 6
-             ORDER BY 1, 2"""),
-        [FIRST],
-    )
-    found = [each for row in rows for each in _read_pair(*row)]
-    if not found:
+    installed = read_installed(connection)
+    if not installed:
         return []
     taken = list(known_replacements() if known is None else known)
-    return [
-        each
-        for each in found
+    found = []
+    for pair in installed:
         if not any(
-            each.is_called(other.table_parts) and each.shadow == other.shadow for other in taken
-        )
-    ]
-
-
-def _read_pair(
-    schema: str,
-    table: str,
-    visible: bool,  # noqa: FBT001 - a row of the catalog
-    triggers: list[str],
-    texts: list[str],
-    columns: list[str],
-) -> Iterator[Remains]:
-    """Read which of the two columns that the triggers are bound to is the live one.
-
-    Arguments:
-        columns: the older column's name, then the newer one's.
-    """
-    older, newer = columns
-    draw = next((drawn for drawn in map(read_drawn, texts) if drawn is not None), None)
-    if draw is not None:
-        live, shadow = unquoted(draw["live"]), unquoted(draw["shadow"])
-        if {live, shadow} == {older, newer}:
-            yield Remains(
-                schema, table, visible, live, shadow, draw["value"], swapped=live == newer
-            )
-    elif any(each.startswith(WARD.prefix) for each in triggers):
-        yield Remains(schema, table, visible, newer, older, None, swapped=True)
-    elif any(each.lstrip("~").startswith(FIRST) for each in triggers):
-        # Exchanged back: the remembering triggers stay.
-        yield Remains(schema, table, visible, older, newer, None, swapped=False)
+            is_called(pair, other.table_parts) and pair.shadow == other.shadow for other in taken
+        ):
+            table = read_table(connection, pair.identifier)
+            found += [] if table is None else [Remains(pair, table.columns)]
+    return found
 
 
 def find_anywhere(connection: BaseDatabaseWrapper, label: str, shadow: str) -> Replacement:

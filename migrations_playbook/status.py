@@ -253,19 +253,20 @@ def _mending_command(replacement: Replacement, using: str) -> str:
 
 def _describe_ownerless(remains: Remains) -> ShadowStatus:
     """Describe a shadow column of a table that no model of the project has."""
-    table = f"{remains.schema}.{remains.table}"
-    dropped = f"; or drop the leaked values by hand: {remains.drop_sql}" if remains.swapped else ""
+    pair = remains.pair
+    old = "old" if pair.converts else "leaked"
+    dropped = f"; or drop the {old} values by hand: {remains.drop_sql}" if pair.swapped else ""
     return ShadowStatus(
-        model=table,
-        live=remains.live,
-        shadow=remains.shadow,
-        phase=Phase.SWAPPED if remains.swapped else Phase.EXPANDED,
-        rows_remaining=0 if remains.swapped else None,
+        model=str(pair),
+        live=pair.live,
+        shadow=pair.shadow,
+        phase=Phase.SWAPPED if pair.swapped else Phase.EXPANDED,
+        rows_remaining=0 if pair.swapped else None,
         heap_bytes=0,
         index_bytes=0,
         stale_writes=None,
         control=Control(),
-        next=f"No model has the table {table}. Install the app that has it, and ask again{dropped}",
+        next=f"No model has the table {pair}. Install the app that has it, and ask again{dropped}",
     )
 
 

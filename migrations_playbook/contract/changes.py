@@ -1,7 +1,8 @@
-"""Stops `migrate` before a rename, a retype or a move under a replacement under way.
+"""Stops `migrate` before a change of what a replacement under way is bound to.
 
-The functions of the triggers are text: a renamed column makes every insert fail, and the swap would
-look for its columns in vain. So the change waits for the contract.
+The functions of the triggers are text: a renamed or dropped column makes every insert fail, and the
+swap would look for its columns in vain. So a rename, a retype, a removal of the column that stays
+and a move of the table wait for the contract.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from django.core.management.base import CommandError
 from django.db import connections, migrations, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
-from psycopg import sql
 
 from migrations_playbook.expand.migration_checks import planned_operations
+from migrations_playbook.meaning.installed import read_installed
 from migrations_playbook.postgres.names import table_identifier, unquoted
-from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.postgres.tables import Table, read_table
+from migrations_playbook.postgres.tables import read_table
 
 
 def refuse_changes(
@@ -65,6 +65,7 @@ def _changed(
     kinds = (
         migrations.RenameField,
         migrations.AlterField,
+        migrations.RemoveField,
         migrations.RenameModel,
         migrations.AlterModelTable,
     )
@@ -75,15 +76,19 @@ def _changed(
     except LookupError:
         return None  # made by the same plan
     table = read_table(connection, table_identifier(model))
-    bound = set() if table is None else _bound_columns(connection, table)
+    pairs = [] if table is None else read_installed(connection, table)
+    bound = {column for each in pairs for column in (each.live, each.shadow)}
     if not bound:
         return None
     if isinstance(operation, migrations.RenameModel | migrations.AlterModelTable):
         return f'"{table}"'
     altered = operation.field if isinstance(operation, migrations.AlterField) else None
-    named = operation.name if isinstance(operation, migrations.AlterField) else operation.old_name
+    named = getattr(operation, "old_name", None) or operation.name
     field = model._meta.get_field(named)
     column = unquoted(str(getattr(field, "column", "")))
+    if isinstance(operation, migrations.RemoveField):
+        # Of the other column `guard` says more.
+        bound = {each.kept for each in pairs}
     if column not in bound or (altered is not None and not _alters(connection, field, altered)):
         return None
     return f'"{table}.{column}"'
@@ -97,21 +102,3 @@ def _alters(connection: BaseDatabaseWrapper, old: Any, new: models.Field[Any, An
     return old.db_parameters(connection) != new.db_parameters(connection) or any(
         getattr(old, fact) != getattr(new, fact) for fact in facts
     )
-
-
-def _bound_columns(connection: BaseDatabaseWrapper, table: Table) -> set[str]:
-    """Read the columns that a *keep* trigger compares: a live column, and its shadow."""
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT DISTINCT a.attname
-              FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_depend d
-                ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
-               AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.tgrelid
-              JOIN pg_catalog.pg_attribute a
-                ON a.attrelid = t.tgrelid AND a.attnum = d.refobjsubid AND a.attnum > 0
-             WHERE t.tgrelid = %s AND starts_with(t.tgname, 'pgtrigger_keep_')"""),
-        [table.oid],
-    )
-    return {name for (name,) in rows}

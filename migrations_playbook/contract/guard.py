@@ -18,12 +18,11 @@ from django.apps.registry import Apps
 from django.core.management.base import CommandError
 from django.db import connections, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.migration_checks import planned_operations
-from migrations_playbook.postgres.names import table_identifier, unquoted
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.meaning.installed import Installed, read_installed
+from migrations_playbook.postgres.names import fields_by_column, table_identifier, unquoted
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
 from migrations_playbook.quarantine.base import read_objects
@@ -68,53 +67,49 @@ def _why_not(
     table = read_table(connection, table_identifier(model))
     if table is None or column not in table.columns:
         return None
-    live = _live_columns(connection, table, column, operation.name)
-    swapped = any(table.has_exchanged(each, column) for each in live)
-    forget = spell_command("forget", model._meta.label, operation.name)
-    use = f'Delete that migration and run "{forget}" instead'
-    if swapped and read_objects(connection, table, column).triggers and not _cascades(connection):
-        return (
-            f'"{table}.{column}", to which the quarantine is bound, and this Django drops no '
-            f"column with what is bound to it. {use}"
-        )
-    hidden = find_hidden_rows(connection, table) if live and not swapped else None
-    if hidden is not None:
-        return f'"{table}.{column}", which may hold fresh values. {hidden.rstrip(".")}'
-    if not live or swapped or is_empty(connection, table):
+    pair = next((e for e in read_installed(connection, table) if e.dropped == column), None)
+    if pair is None:
         return None
-    return (
-        f'"{table}.{column}", which holds the fresh values: the columns are not swapped, so the '
-        f"leaked ones would stay. {use}, after the swap"
+    hidden = None if pair.swapped else find_hidden_rows(connection, table)
+    if hidden is not None:
+        return f'"{table}.{column}", which may hold {_new(pair)} values. {hidden.rstrip(".")}'
+    shadow = fields_by_column(model).get(pair.shadow)
+    forget = spell_command(
+        "forget", model._meta.label, pair.shadow if shadow is None else shadow.name
     )
+    why = _why_pair(connection, table, pair, f'Delete that migration and run "{forget}" instead')
+    return None if why is None else f'"{table}.{column}", {why}'
+
+
+def _why_pair(
+    connection: BaseDatabaseWrapper, table: Table, pair: Installed, use: str
+) -> str | None:
+    """Say why the column that the contract drops must wait, and the remedy."""
+    if pair.swapped:
+        bound = bool(read_objects(connection, table, pair.shadow).triggers)
+        if not bound or _cascades(connection):
+            return None
+        return (
+            "to which the quarantine is bound, and this Django drops no column with what is bound "
+            f"to it. {use}"
+        )
+    if is_empty(connection, table):
+        return None
+    if pair.moves:
+        return f'with which "{pair.kept}" is kept in step yet. {use}'
+    leaked = "old" if pair.converts else "leaked"
+    return (
+        f"which holds the {_new(pair)} values: the columns are not swapped, so the {leaked} ones "
+        f"would stay. {use}, after the swap"
+    )
+
+
+def _new(pair: Installed) -> str:
+    """Say what the shadow's values are."""
+    return "converted" if pair.converts else "fresh"
 
 
 def _cascades(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether RemoveField drops the column's dependents too."""
     editor = connection.SchemaEditorClass
     return editor is not None and "CASCADE" in editor.sql_delete_column
-
-
-def _live_columns(
-    connection: BaseDatabaseWrapper, table: Table, shadow: str, field: str
-) -> list[str]:
-    """Read the columns that the declared triggers pair with this column; none without a shadow.
-
-    The *keep* trigger compares the two columns in its WHEN, so the trigger depends on both.
-    """
-    rows = fetch_all(
-        connection,
-        sql.SQL("""
-            SELECT DISTINCT a.attname
-              FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_depend own
-                ON own.classid = 'pg_catalog.pg_trigger'::regclass AND own.objid = t.oid
-               AND own.refobjid = t.tgrelid AND own.refobjsubid = %s
-              JOIN pg_catalog.pg_depend other
-                ON other.classid = own.classid AND other.objid = t.oid
-               AND other.refobjid = t.tgrelid AND other.refobjsubid <> own.refobjsubid
-              JOIN pg_catalog.pg_attribute a
-                ON a.attrelid = t.tgrelid AND a.attnum = other.refobjsubid
-             WHERE t.tgrelid = %s AND a.attnum > 0 AND starts_with(t.tgname, %s)"""),
-        [table.columns[shadow].number, table.oid, f"pgtrigger_keep_{field[:20]}"],
-    )
-    return [row[0] for row in rows]

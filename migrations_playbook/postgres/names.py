@@ -58,6 +58,11 @@ def column_of(model: type[models.Model], field: str) -> str:
     return unquoted(str(column))
 
 
+def fields_by_column(model: type[models.Model]) -> dict[str, models.Field[Any, Any]]:
+    """Return a model's own fields by their columns."""
+    return {unquoted(str(each.column)): each for each in model._meta.local_concrete_fields}
+
+
 def base_type(field: models.Field[Any, Any], connection: BaseDatabaseWrapper) -> str:
     """Name the type of a field's column without length or precision; "" without a column."""
     return re.sub(r"\(.*?\)", "", field.cast_db_type(connection) or "")

@@ -170,13 +170,13 @@ def _drop_remains(remains: Replacement) -> Operation:
     Raises:
         WrongPhase: the model still has the field.
     """
-    live, shadow = remains.declaration.live, remains.declaration.shadow
-    if any(field.name == shadow for field in apps.get_model(remains.label)._meta.local_fields):
+    kept, dropped = remains.declaration.kept, remains.declaration.dropped
+    if any(field.name == dropped for field in apps.get_model(remains.label)._meta.local_fields):
         raise WrongPhase(
-            f"{remains.label} still has {shadow!r}, and no migration knows its triggers. Declare "
+            f"{remains.label} still has {dropped!r}, and no migration knows its triggers. Declare "
             f'its Shadow again and run "{remains.command("expand")}"; forget and contract it then.'
         )
-    return DropShadow(str(remains.model._meta.model_name), live=live, shadow=shadow)
+    return DropShadow(str(remains.model._meta.model_name), live=kept, shadow=dropped)
 
 
 def _remembered(label: str, shadow: str, history: list[Remembered]) -> Remembered:

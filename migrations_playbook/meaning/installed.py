@@ -1,0 +1,140 @@
+"""The declarations that a database has: the triggers of each are bound to the two columns.
+
+The declared triggers' functions say the declaration. Where `pgtrigger install` of a later release
+has pruned them, the quarantine's triggers are left, once a rotation's columns have been exchanged.
+
+Lock: none that conflicts with anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
+
+from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, read_drawn
+from migrations_playbook.meaning.sync import SyncUpdateTrigger, read_declared
+from migrations_playbook.postgres.names import Named, unquoted
+from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.tables import Table
+from migrations_playbook.quarantine.base import FIRST, WARD
+
+# How the names of the declared triggers begin that may be bound to both columns.
+BEGINNINGS = [
+    f"pgtrigger_{each.purpose}_" for each in (FillTrigger, KeepTrigger, SyncUpdateTrigger)
+]
+
+
+@dataclass(frozen=True)
+class Installed(Named):
+    """A live column and its shadow, as the triggers of their table have them.
+
+    Arguments:
+        schema: the table's schema.
+        name: the table's name.
+        visible: whether the name is enough along the session's search_path.
+        live: the live column's name.
+        shadow: the shadow column's name.
+        swapped: whether the columns are exchanged.
+        text: the text of a function that says the declaration; None where no trigger has it.
+        converts: whether the shadow is made from the live column.
+        moves: whether nothing is exchanged, and the contract drops the live column.
+    """
+
+    schema: str
+    name: str
+    visible: bool
+    live: str
+    shadow: str
+    swapped: bool
+    text: str | None = None
+    converts: bool = False
+    moves: bool = False
+
+    @property
+    def dropped(self) -> str:
+        """The column that the contract drops."""
+        return self.live if self.moves else self.shadow
+
+    @property
+    def kept(self) -> str:
+        """The column that stays."""
+        return self.shadow if self.moves else self.live
+
+
+def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) -> list[Installed]:
+    """Read the pairs of columns that our triggers are bound to.
+
+    Arguments:
+        table: the table; without, all of the database.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
+                   pg_catalog.array_agg(DISTINCT t.tgname::text),
+                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names
+              FROM pg_catalog.pg_trigger t
+              JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+              CROSS JOIN LATERAL (
+                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names
+                     FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = t.tgrelid AND a.attnum > 0
+                      AND a.attnum IN (
+                          SELECT d.refobjsubid FROM pg_catalog.pg_depend d
+                           WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
+                             AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                             AND d.refobjid = t.tgrelid)) AS bound
+             WHERE NOT t.tgisinternal AND t.tgparentid = 0
+               AND t.tgrelid = coalesce(%s::oid, t.tgrelid)
+               AND pg_catalog.array_length(bound.names, 1) = 2
+               AND (EXISTS (SELECT FROM pg_catalog.unnest(%s::text[]) AS beginning
+                             WHERE starts_with(t.tgname, beginning))
+                    OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
+             GROUP BY 1, 2, 3, 6
+             ORDER BY 1, 2"""),
+        [None if table is None else table.oid, BEGINNINGS, FIRST],
+    )
+    return [each for row in rows for each in _read_pair(*row)]
+
+
+def _read_pair(
+    schema: str,
+    table: str,
+    visible: bool,  # noqa: FBT001 - a row of the catalog
+    triggers: list[str],
+    texts: list[str],
+    columns: list[str],
+) -> Iterator[Installed]:
+    """Read which of the two columns that the triggers are bound to is the live one.
+
+    Arguments:
+        columns: the older column's name, then the newer one's.
+    """
+    older, newer = columns
+    for text in texts:
+        drawn, made = read_drawn(text), read_declared(text)
+        said = drawn or made or {}
+        live, shadow = (unquoted(said.get(role, "")) for role in ("live", "shadow"))
+        if {live, shadow} == {older, newer}:
+            yield Installed(
+                schema,
+                table,
+                visible,
+                live,
+                shadow,
+                swapped=live == newer,
+                text=text,
+                converts=made is not None,
+                moves=made is not None and made.get("moves", False),
+            )
+            return
+    if any(each.startswith(WARD.prefix) for each in triggers):
+        yield Installed(schema, table, visible, newer, older, swapped=True)
+    elif any(each.lstrip("~").startswith(FIRST) for each in triggers):
+        # Exchanged back: the remembering triggers stay.
+        yield Installed(schema, table, visible, older, newer, swapped=False)
