@@ -86,9 +86,8 @@ def test_swapped_it_is_named_until_its_contract(tmp_path: Path, empty_database: 
     )
     assert status(lost, database)["phase"] == "swapped"
     # A trigger that somebody has dropped is made anew as it was, with the types as they were.
-    (trigger,) = database.fetch(
-        "SELECT tgname FROM pg_trigger WHERE tgname ~ '^pgtrigger_zz_sync_new'"
-    )
+    named = "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgtrigger_zz_sync_new%'"
+    trigger = database.value(named)
     text = "SELECT prosrc FROM pg_proc WHERE proname = %s"
     before = database.value(text, trigger)
     database.run(f"DROP TRIGGER {trigger} ON shop_voucher")
