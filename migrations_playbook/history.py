@@ -29,13 +29,18 @@ from migrations_playbook.commands import spell_migrate
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.meaning.expressions import CompiledExpression
 from migrations_playbook.postgres.names import unquoted
-from migrations_playbook.replacement import Replacement, declared_replacements, find_replacement
+from migrations_playbook.replacement import (
+    Called,
+    Replacement,
+    declared_replacements,
+    find_replacement,
+)
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Remembered(Called):
     """A shadow as the migrations have it.
 
     Arguments:
@@ -53,9 +58,6 @@ class Remembered:
     state: ProjectState
     forgotten: bool = False
     contracted: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.label}.{self.declaration.shadow}"
 
     @property
     def label(self) -> str:
@@ -162,14 +164,8 @@ def find_remembered(
     Arguments:
         history: what the migrations have; without, they are read.
     """
-    return next(
-        (
-            each
-            for each in (read_history() if history is None else history)
-            if (each.label.lower(), each.declaration.shadow) == (label.lower(), shadow)
-        ),
-        None,
-    )
+    known = read_history() if history is None else history
+    return next((each for each in known if each.is_called(label, shadow)), None)
 
 
 def known_replacements(history: list[Remembered] | None = None) -> Iterator[Replacement]:

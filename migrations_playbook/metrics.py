@@ -83,6 +83,11 @@ def _read_rows(status: ShadowStatus) -> Iterator[Sample]:
         yield {}, status.rows_remaining
 
 
+def _read_exact(status: ShadowStatus) -> Iterator[Sample]:
+    if status.rows_remaining is not None:
+        yield {}, int(status.exact)
+
+
 def _read_stale_writes(status: ShadowStatus) -> Iterator[Sample]:
     if status.stale_writes is not None:
         yield {}, status.stale_writes.hits
@@ -96,6 +101,12 @@ def _read_last_stale_write(status: ShadowStatus) -> Iterator[Sample]:
 METRICS = (
     Metric("phase", "gauge", "Where the replacement stands: 1 for its phase.", _read_phase),
     Metric("rows_remaining", "gauge", "Rows whose shadow is null.", _read_rows),
+    Metric(
+        "rows_remaining_exact",
+        "gauge",
+        "1 where these rows are counted, 0 where they are estimated from a sample.",
+        _read_exact,
+    ),
     Metric("workers", "gauge", "Sessions of backfills now, by host and doing.", _read_workers),
     Metric(
         "paused",

@@ -38,11 +38,13 @@ class State:
         table: the table; None when missing.
         phase: see `read_state`.
         problem: the obstacle to filling the shadow, in a sentence; None without.
+        hidden: why row security may hide rows, in a sentence; None where it hides none.
     """
 
     table: Table | None
     phase: Phase
     problem: str | None
+    hidden: str | None = None
 
     @property
     def swapped(self) -> bool:
@@ -72,19 +74,18 @@ def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement
     For plays that do not ask whether a null is left, which takes a full scan to answer.
     """
     table = read_table(connection, replacement.identifier)
+    hidden = None if table is None else find_hidden_rows(connection, table)
     if (
         table is None
         or replacement.shadow not in table.columns
         or replacement.live not in table.columns
     ):
-        return State(table, Phase.NONE, None)
+        return State(table, Phase.NONE, None, hidden)
     swapped = table.has_exchanged(replacement.live, replacement.shadow)
     if swapped and replacement.meaning.keeps_out:
-        return State(table, Phase.SWAPPED, None)
-    problem = find_hidden_rows(connection, table) or find_trigger_problem(
-        connection, replacement, table
-    )
-    return State(table, Phase.SWAPPED if swapped else Phase.EXPANDED, problem)
+        return State(table, Phase.SWAPPED, None, hidden)
+    problem = hidden or find_trigger_problem(connection, replacement, table)
+    return State(table, Phase.SWAPPED if swapped else Phase.EXPANDED, problem, hidden)
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:

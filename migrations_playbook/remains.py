@@ -170,7 +170,7 @@ def find_anywhere(connection: BaseDatabaseWrapper, label: str, shadow: str) -> R
         return find_known(label, shadow)
     except PlaybookError:
         for each in bind_remains(read_remains(connection)):
-            if (each.label.lower(), each.declaration.shadow) == (label.lower(), shadow):
+            if each.is_called(label, shadow):
                 return replace(each, schema="")  # which is an option's to say
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,26 @@ from migrations_playbook.shadow import Shadow
 PLAYS_OF_A_SCHEMA = ("backfill", "swap", "status")
 
 
+class Called(ABC):
+    """A shadow by the name that a person types, app.Model.shadow."""
+
+    declaration: Shadow
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The model's label."""
+
+    def __str__(self) -> str:
+        return f"{self.label}.{self.declaration.shadow}"
+
+    def is_called(self, label: str, shadow: str) -> bool:
+        """Tell whether a person means this shadow; as in Django, a label in any case."""
+        return (self.label.lower(), self.declaration.shadow) == (label.lower(), shadow)
+
+
 @dataclass(frozen=True)
-class Replacement:
+class Replacement(Called):
     """A declaration bound to its model: every name as PostgreSQL knows it.
 
     Arguments:
@@ -43,9 +62,6 @@ class Replacement:
     def label(self) -> str:
         """`tickets.Ticket`: how a person names the model."""
         return self.model._meta.label
-
-    def __str__(self) -> str:
-        return f"{self.label}.{self.declaration.shadow}"
 
     @property
     def table_parts(self) -> tuple[str, ...]:
@@ -151,7 +167,7 @@ def find_replacement(label: str, shadow: str) -> Replacement:
     """
     declared = list(declared_replacements())
     for replacement in declared:
-        if (replacement.label.lower(), replacement.declaration.shadow) == (label.lower(), shadow):
+        if replacement.is_called(label, shadow):
             return replacement
     known = f" Declared are: {', '.join(map(str, declared))}." if declared else ""
     raise PlaybookError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -13,7 +13,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
 from psycopg import sql
 
-from migrations_playbook.backfill.nulls import count_nulls
+from migrations_playbook.backfill.nulls import Count, count_rows
 from migrations_playbook.backfill.pacing import control
 from migrations_playbook.backfill.pacing.control import Control
 from migrations_playbook.backfill.roster import Worker, read_workers
@@ -28,9 +28,8 @@ from migrations_playbook.history import (
 )
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.tables import Table, measure_sizes
+from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.remains import Remains, bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
@@ -53,7 +52,7 @@ class ShadowStatus:
         live: the live field's name.
         shadow: the shadow field's name.
         phase: see `read_state`.
-        rows_remaining: rows whose shadow is null, counted; None where row security may hide some.
+        rows_remaining: rows whose shadow is null; None where row security may hide some.
         heap_bytes: the table's size without indexes.
         index_bytes: the indexes' size.
         stale_writes: how often an old process tried to write a leaked value back, once swapped.
@@ -61,6 +60,7 @@ class ShadowStatus:
             with the name has won.
         control: the settings for every backfill everywhere.
         next: the next command, or the thing to do.
+        exact: whether the rows are counted, and not estimated.
         dependents: the objects bound to the columns, with the treatment by the swap (or its
             revert).
         left: the dependents with which an interrupted exchange was not done.
@@ -80,6 +80,7 @@ class ShadowStatus:
     control: Control
     next: str
     disagreements: int | None = None
+    exact: bool = True
     dependents: tuple[Dependent, ...] = ()
     left: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
@@ -149,7 +150,11 @@ class ShadowStatus:
 
 
 def read(
-    using: str, only: Replacement | None = None, history: list[Remembered] | None = None
+    using: str,
+    only: Replacement | None = None,
+    history: list[Remembered] | None = None,
+    *,
+    count: Count = count_rows,
 ) -> list[ShadowStatus]:
     """Read the status of every shadow column that a model declares or a database still has.
 
@@ -161,6 +166,7 @@ def read(
         using: the database's alias.
         only: the wanted replacement; None for all.
         history: what the migrations have; without, they are read.
+        count: see `Count`; `estimate_rows` for whoever asks often.
     """
     connection = postgresql(using)
     history = read_history() if history is None else history
@@ -174,7 +180,7 @@ def read(
         if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
             continue  # of another time: neither the models nor the database have it any more
         was = find_remembered(replacement.label, replacement.declaration.shadow, history)
-        found.append(read_one(connection, replacement, state, was))
+        found.append(read_one(connection, replacement, state, was, count))
     return found
 
 
@@ -183,7 +189,7 @@ def read_one(
     replacement: Replacement,
     state: State,
     remembered: Remembered | None,
-    count: Callable[[BaseDatabaseWrapper, Replacement, Table], int | None] = count_nulls,
+    count: Count = count_rows,
 ) -> ShadowStatus:
     """Read the status of a replacement whose state is known.
 
@@ -191,23 +197,23 @@ def read_one(
 
     Arguments:
         remembered: the shadow as the migrations have it.
-        count: counts the rows to fill, or knows their number already; None where nobody does.
+        count: see `Count`.
     """
     table = state.table
     remaining: int | None = 0
     heap, index = 0, 0
-    stale = hidden = None
+    exact = True
+    stale = None
     bound_to: tuple[Dependent, ...] = ()
     problems: tuple[str, ...] = ()
     unfinished: tuple[Dependent, ...] = ()
     settings = Control()
     if table is not None:
         heap, index = measure_sizes(connection, table)
-        hidden = find_hidden_rows(connection, table)
-    if hidden is not None:
+    if state.hidden is not None:
         remaining = None
     elif table is not None and state.phase is Phase.EXPANDED:
-        remaining = count(connection, replacement, table)
+        remaining, exact = count(connection, replacement, table)
         if state.problem is None:
             settings = control.read_control(connection, replacement, table)
     if table is not None and state.swapped:
@@ -224,6 +230,7 @@ def read_one(
         shadow=replacement.declaration.shadow,
         phase=state.phase,
         rows_remaining=remaining,
+        exact=exact,
         heap_bytes=heap,
         index_bytes=index,
         stale_writes=stale,
@@ -232,7 +239,7 @@ def read_one(
         else replacement.meaning.count_disagreements(connection, table),
         control=settings,
         next=(find_elsewhere(replacement, using=connection.alias) if table is None else None)
-        or hidden
+        or state.hidden
         or state.problem
         or (_mending_command(replacement, connection.alias) if problems else None)
         or _finishing(replacement, state, unfinished)

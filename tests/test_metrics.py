@@ -10,6 +10,7 @@ from django.test import RequestFactory
 from prometheus_client.parser import text_string_to_metric_families
 
 from migrations_playbook import status
+from migrations_playbook.backfill import nulls
 from migrations_playbook.backfill.roster import Worker
 from migrations_playbook.metrics import CONTENT_TYPE, METRICS, spell_metrics
 from migrations_playbook.phase import Phase
@@ -68,6 +69,18 @@ def test_a_rotation_is_followed_by_its_metrics(
     ((_, last),) = after["playbook_last_stale_write_timestamp_seconds"]
     assert last == pytest.approx(database.value("SELECT extract(epoch FROM now())::int"), abs=60)
     assert after["playbook_quarantine_problems"] == [({}, 0)]
+
+
+def test_a_table_too_large_to_count_is_sampled_and_that_is_said(
+    database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_old_tickets(database, 60_000)
+    assert scrape(capsys)["playbook_rows_remaining_exact"] == [({}, 1)]
+    monkeypatch.setattr(nulls, "COUNT_AGAIN_MS", 1)
+    found = scrape(capsys)
+    assert found["playbook_rows_remaining_exact"] == [({}, 0)]
+    ((_, rows),) = found["playbook_rows_remaining"]
+    assert rows == pytest.approx(60_000, rel=0.2)
 
 
 def test_workers_are_counted_by_host_and_doing_and_texts_are_escaped(database: Database) -> None:

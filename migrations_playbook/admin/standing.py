@@ -194,7 +194,7 @@ def read_details(standing: Standing) -> tuple[ShadowStatus | None, str | None]:
     sight, place = standing.sight, standing.place
     if sight is None:
         return None, standing.problem
-    left = None if sight.left is None else sight.left.nulls
+    left = (None, False) if sight.left is None else (sight.left.nulls, sight.left.exact)
     try:
         connection = postgresql(place.using)
         details = read_one(

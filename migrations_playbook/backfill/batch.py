@@ -17,17 +17,19 @@ from migrations_playbook.replacement import Replacement
 
 # Bytes of a session's name, so its doings find room behind in PostgreSQL's 63.
 NAME_BYTES = 34
+# How the name ends.
+BACKFILL = "_backfill"
 
 
 def application_name(replacement: Replacement) -> str:
     """Say the name of a backfill's sessions in pg_stat_activity, on every host.
 
+    The schema is part of the name where it was asked for: a tenant's sessions are no other's.
     PostgreSQL writes characters beyond ASCII in another way. A colon may follow, and the session's
     doings.
     """
-    name = compose_name(
-        replacement.table_parts[-1], replacement.shadow, "backfill", limit=NAME_BYTES
-    )
+    room = NAME_BYTES - len(BACKFILL)
+    name = compose_name(*replacement.table_parts, replacement.shadow, limit=room) + BACKFILL
     return re.sub(r"[^ -9;-~]", "_", name)
 
 

@@ -6,7 +6,9 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,6 +27,10 @@ SAMPLE_PAGES = 1000
 SAMPLE_ERROR = 0.1
 # The share of the time for counting the remaining rows, and the least seconds between two counts.
 COUNT_SHARE, COUNT_EVERY = 0.01, 5.0
+
+# Counts the rows to fill, or knows their number already: the rows (None where nobody knows), and
+# whether they are counted.
+Count: TypeAlias = Callable[[BaseDatabaseWrapper, Replacement, Table], tuple[int | None, bool]]
 
 
 def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> int:
@@ -72,6 +78,20 @@ def estimate_nulls(
     if exact is not None:
         return exact, True
     return sample_nulls(connection, replacement, table), False
+
+
+def count_rows(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> tuple[int, bool]:
+    """Count the rows to fill. Lock: ACCESS SHARE; a sequential scan."""
+    return count_nulls(connection, replacement, table), True
+
+
+def estimate_rows(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> tuple[int, bool]:
+    """Count the rows to fill for a second at most, then take a sample. Lock: ACCESS SHARE."""
+    return estimate_nulls(connection, replacement, table, COUNT_AGAIN_MS)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     other = f"Write value={propose_value(live, None)}."
     try:
         text = shadow.value_sql(model)
-    except Exception as error:
+    except Exception as error:  # an expression of anybody's, whose as_sql() may raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         yield 14, f"cannot be written as SQL: {first}.", other
         return

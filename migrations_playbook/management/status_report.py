@@ -9,6 +9,7 @@ from django.utils import timezone
 from rich.table import Table
 
 from migrations_playbook import status
+from migrations_playbook.backfill.nulls import Count, count_rows, estimate_rows
 from migrations_playbook.commands import STATUS
 from migrations_playbook.history import known_replacements, read_history
 from migrations_playbook.management.base import PlaybookCommand, Target, Terminal, add_target
@@ -48,7 +49,8 @@ class StatusCommand(PlaybookCommand):
         """Print the status, for a person, as JSON or as metrics."""
         if json and prometheus:
             raise CommandError("--json and --prometheus exclude each other.", returncode=2)
-        found = read_statuses(database, target, schema)
+        count = estimate_rows if prometheus else count_rows
+        found = read_statuses(database, target, schema, count)
         if prometheus:
             self.stdout.write(spell_metrics(found, database), ending="")
             return
@@ -68,21 +70,22 @@ class StatusCommand(PlaybookCommand):
 
 
 def read_statuses(
-    database: str, target: Target | None, schemas: list[str] | None
+    database: str, target: Target | None, schemas: list[str] | None, count: Count
 ) -> list[status.ShadowStatus]:
     """Read the statuses that the command line asks for.
 
     Arguments:
         target: the wanted shadow; None for all.
         schemas: patterns of schemas, each a tenant's; None for the connection's own.
+        count: see `nulls.Count`.
     """
     named = target and find_anywhere(postgresql(database), *target)
     if not schemas:
-        return status.read(database, named)
+        return status.read(database, named, count=count)
     history = read_history()
     return [
         state
         for replacement in ([named] if named else known_replacements(history))
         for each in choose_schemas(replacement, schemas, using=database)
-        for state in status.read(database, each, history)
+        for state in status.read(database, each, history, count=count)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -18,7 +18,7 @@ from migrations_playbook.management.base import (
     add_target,
     only_one,
 )
-from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.replacement import Called, declared_replacements
 from migrations_playbook.writing.play import Written, contract, ensure, expand, forget
 from migrations_playbook.writing.releases import find_remains
 
@@ -70,7 +70,7 @@ class ExpandCommand(WriteCommand):
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
         """List the declared shadows."""
-        return [(each.label, each.declaration.shadow) for each in declared_replacements()]
+        return name_targets(declared_replacements())
 
 
 class ForgetCommand(WriteCommand):
@@ -84,12 +84,9 @@ class ForgetCommand(WriteCommand):
     )
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
-        """List the remembered shadows that no migration has forgotten yet."""
-        return [
-            (each.label, each.declaration.shadow)
-            for each in read_history(loader)
-            if not each.forgotten
-        ]
+        """List the remembered shadows that no migration has forgotten yet; without any, all."""
+        history = read_history(loader)
+        return name_targets(each for each in history if not each.forgotten) or name_targets(history)
 
 
 class EnsureCommand(ForgetCommand):
@@ -123,10 +120,19 @@ class ContractCommand(WriteCommand):
     )
 
     def candidates(self, loader: MigrationLoader) -> list[Target]:
-        """List the forgotten shadows that no migration has dropped yet; then a database's own."""
-        forgotten = [
-            (each.label, each.declaration.shadow)
-            for each in read_history(loader)
-            if each.forgotten and not each.contracted
-        ]
-        return forgotten or [(each.label, each.declaration.shadow) for each in find_remains()]
+        """List the forgotten shadows that no migration has dropped yet; then a database's own.
+
+        Without any, the shadows that are to be forgotten first, or that are dropped already.
+        """
+        there = [each for each in read_history(loader) if not each.contracted]
+        return (
+            name_targets(each for each in there if each.forgotten)
+            or name_targets(find_remains())
+            or name_targets(there)
+            or name_targets(read_history(loader))
+        )
+
+
+def name_targets(known: Iterable[Called]) -> list[Target]:
+    """Name shadows as the command line does."""
+    return [(each.label, each.declaration.shadow) for each in known]

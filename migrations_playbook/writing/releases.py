@@ -141,7 +141,7 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
     history = read_history(loader)
     if find_remembered(label, shadow, history) is None:
         for remains in find_remains():
-            if (remains.label.lower(), remains.declaration.shadow) == (label.lower(), shadow):
+            if remains.is_called(label, shadow):
                 return [_drop_remains(remains)]
     was = _remembered(label, shadow, history)
     if not was.forgotten:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from django.core.management import call_command
 
-from migrations_playbook.backfill.batch import NAME_BYTES
+from migrations_playbook.backfill.batch import NAME_BYTES, application_name
 from migrations_playbook.backfill.pacing.signals import Signals
 from migrations_playbook.backfill.roster import (
     FILLS,
@@ -38,6 +39,15 @@ def test_a_reason_fits_behind_the_longest_name(signal: str) -> None:
     name = name_session("x" * NAME_BYTES, doing)
     assert name.endswith(f": waits: {signal}+3")
     assert len(name.encode()) <= 63
+
+
+def test_the_sessions_of_a_tenant_are_no_other_tenants(database: Database) -> None:
+    ticket = find_replacement("tickets.Ticket", "new_token")
+    one, other = (replace(ticket, schema=f"tenant_of_a_long_name_{each}") for each in "ab")
+    with database.connect(application_name=name_session(application_name(one), FILLS)):
+        assert [each.what for each in read_workers(postgresql("default"), one)] == [FILLS]
+        assert read_workers(postgresql("default"), other) == []
+    assert application_name(one).endswith("_backfill")
 
 
 def test_each_worker_says_what_it_does_and_why_it_waits(

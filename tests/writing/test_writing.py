@@ -294,3 +294,16 @@ class TestRefusals:
         project.write_models(BEFORE)
         _, complaint = project.refusal(None, "playbook", "ensure", VOUCHERS)
         assert "makemigrations --merge" in complaint
+
+
+def test_out_of_turn_without_a_name_it_says_what_comes_first(
+    declared: Project, contracted: Project, old: Database
+) -> None:
+    """There is a shadow, so nobody is told to declare one."""
+    for project, play, says in (
+        (declared, "contract", 'run "manage.py playbook forget shop.Voucher.new_code"'),
+        (contracted, "forget", 'run "manage.py playbook contract shop.Voucher.new_code"'),
+        (contracted, "contract", "A migration drops shop.Voucher.new_code already"),
+    ):
+        code, complaint = project.refusal(old, "playbook", play)
+        assert (code, complaint.count("\n"), says in complaint) == (1, 1, True)
