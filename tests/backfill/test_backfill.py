@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from migrations_playbook.backfill.play import backfill
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, wait_until
+from tests.fixtures.nursery import Program
 from tests.fixtures.tickets import add_old_tickets, changed, fill, nulls, remember
 from tickets.models import Ticket
 
@@ -82,7 +82,6 @@ def test_it_goes_round_locked_rows_and_comes_back_for_them(database: Database) -
         # At full duty, so that this test's own looks are no reason to say anything.
         process = database.start("backfill_new_token", "--batch-size", "5", "--duty", "100%")
         wait_until(lambda: nulls(database) == 3, "all but the locked rows are filled")
-        assert process.stdout is not None
         # Piped, it says every few seconds what it does.
         line = process.stdout.readline()
         assert "17 / 20" in line
@@ -180,7 +179,7 @@ def test_beside_writers_and_deleters_no_row_is_left_and_none_of_them_fails(
 
 
 @contextmanager
-def halted_half_way(database: Database) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def halted_half_way(database: Database) -> Iterator[tuple[Program, int]]:
     """A backfill that stands in the middle of a batch, with others behind and before it.
 
     Yields its process and its server process; at the end the way is free again.

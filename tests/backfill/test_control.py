@@ -50,7 +50,6 @@ def test_a_paused_backfill_waits_says_so_and_goes_on_when_resumed(database: Data
     add_old_tickets(database, 100)
     call_command("backfill_new_token", "--pause")
     process = database.start("backfill_new_token", "--batch-size", "10", "--duty", "100%")
-    assert process.stdout is not None
     assert "paused" in process.stdout.readline()
     assert nulls(database) == 100
     call_command("backfill_new_token", "--resume")

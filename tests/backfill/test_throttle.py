@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from migrations_playbook.backfill.pacing.signals import Readings, Signals
 from migrations_playbook.backfill.pacing.throttle import IDLE, Limits, derive_limits, find_reasons
 from migrations_playbook.postgres.sessions import postgresql
 from tests.fixtures.database import Database, at_work, role, wait_until, wait_until_blocked
+from tests.fixtures.nursery import Program
 from tests.fixtures.replica import Primary, replicated
 from tests.fixtures.tickets import add_old_tickets, nulls
 
@@ -181,7 +181,6 @@ def test_while_the_users_query_says_stop_it_waits_and_says_why(database: Databas
         *("backfill_new_token", "--target-ms", "50", "--duty", "100%"),
         *("--throttle-query", "SELECT running FROM sale"),
     )
-    assert process.stdout is not None
     assert "the throttle query says stop" in process.stdout.readline()
     assert nulls(database) == 100
     database.run("UPDATE sale SET running = false")
@@ -227,7 +226,6 @@ def test_its_own_workers_and_vacuums_are_no_others(database: Database) -> None:
 def test_a_backfill_on_another_host_is_no_other(database: Database) -> None:
     add_old_tickets(database, 20_000)
     there = database.start("backfill_new_token", "--batch-size", "10", "--duty", "50%")
-    assert there.stdout is not None
     there.stdout.readline()
     here = database.manage("backfill_new_token")
     shown, _ = there.communicate()
@@ -247,7 +245,6 @@ def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> Non
     )
     wait_until(lambda: nulls(database) < 20_000, "it is at work")
     database.run("DROP TABLE sale")
-    assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     assert any("'throttle query' cannot be read" in line for line in lines)
     left = nulls(database)
@@ -258,7 +255,7 @@ def test_a_signal_that_goes_missing_means_stop_not_go(database: Database) -> Non
     assert process.returncode == 143
 
 
-def wait_for_a_replica(primary: Primary) -> tuple[subprocess.Popen[str], Iterator[str]]:
+def wait_for_a_replica(primary: Primary) -> tuple[Program, Iterator[str]]:
     """Begin a backfill that waits for a replica whose replay is paused; it, and its lines."""
     add_old_tickets(primary, 20_000)
     wait_until(
@@ -267,7 +264,6 @@ def wait_for_a_replica(primary: Primary) -> tuple[subprocess.Popen[str], Iterato
     )
     primary.on_the_replica("SELECT pg_wal_replay_pause()")
     process = primary.start("backfill_new_token", "--max-lag", "1", "--max-rows-per-second", "4000")
-    assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     assert any(" s behind (limit 1)" in line for line in lines)
     return process, lines

@@ -138,7 +138,6 @@ def test_asked_to_it_waits_for_an_old_snapshot_to_end(database: Database) -> Non
         process = database.start(
             "backfill_new_token", "--wait-for-snapshots", "--max-rows-per-second", "200"
         )
-        assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any("vacuum would be useless" in line for line in lines)
         assert nulls(database) > 0
