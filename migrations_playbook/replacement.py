@@ -107,6 +107,16 @@ class Replacement(Called):
         return self.meaning
 
     @property
+    def group(self) -> tuple[Replacement, ...]:
+        """The replacements that are filled and exchanged together with this one, in their order."""
+        return (self,)
+
+    @property
+    def lead(self) -> Replacement:
+        """The first replacement of the group, which stands for all."""
+        return self.group[0]
+
+    @property
     def trigger_names(self) -> tuple[str, ...]:
         """The declared triggers' names in the catalog."""
         return self.meaning.trigger_names

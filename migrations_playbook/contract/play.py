@@ -196,7 +196,7 @@ def steps(
     """
     functions = _functions(connection, table, triggers)
     bound = read_objects(connection, table, shadow)
-    yield from drop_steps(name_quarantine(table, live, shadow, None, bound), bound)
+    yield from drop_steps(name_quarantine(table, live, shadow, None, bound))
     for trigger in triggers:
         yield Step(
             f"Drop the trigger {trigger}",

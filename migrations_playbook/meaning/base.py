@@ -23,7 +23,7 @@ from psycopg import sql
 from migrations_playbook.postgres.names import column_of, compose_name
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Table
-from migrations_playbook.quarantine.base import Objects, Quarantine
+from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
@@ -176,7 +176,7 @@ class Meaning(ABC):
         """Tell whether a declared trigger's installed text makes other values than declared."""
 
     def steps_before(
-        self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
+        self, quarantine: Quarantine, staying: Iterable[str], *, revert: bool
     ) -> list[Step]:
         """Build the first steps of the exchange, which need no lock on the table; none by default.
 
@@ -185,7 +185,7 @@ class Meaning(ABC):
         return []
 
     @abstractmethod
-    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
+    def steps_after(self, quarantine: Quarantine, *, revert: bool) -> list[Step]:
         """Build the last steps of the exchange: what keeps the retired values out, or lets them in.
 
         Lock: ACCESS EXCLUSIVE is held already.

@@ -33,7 +33,7 @@ from migrations_playbook.meaning.sync import (
 from migrations_playbook.postgres.query import engine_transaction, execute, set_local
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Table
-from migrations_playbook.quarantine.base import Objects, Quarantine
+from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.trigger_sql import SYNC_SETTINGS
 
 # What a value that cannot be converted raises: of a cast, of somebody's function, of a domain.
@@ -115,7 +115,7 @@ class Conversion(Meaning):
         mine = read_declared(SyncInsertTrigger(self.declaration).get_func(self.model))
         return found is not None and found != mine
 
-    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
+    def steps_after(self, quarantine: Quarantine, *, revert: bool) -> list[Step]:
         """Build nothing: the sync triggers are the same for either name."""
         return []
 

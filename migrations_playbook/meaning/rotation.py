@@ -33,7 +33,7 @@ from migrations_playbook.meaning.base import Meaning, ShadowTrigger, Words
 from migrations_playbook.meaning.expressions import output_field, write_cast, write_expression
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.quarantine import setup
-from migrations_playbook.quarantine.base import MOVED, Objects, Quarantine, mark_row
+from migrations_playbook.quarantine.base import MOVED, Quarantine, mark_row
 
 # The statements that draw the shadow of a row with a live value. A value equal to the live one
 # would rotate nothing: an expression with little room may need a second draw.
@@ -162,15 +162,15 @@ class Rotation(Meaning):
         return drawn is not None and drawn["value"] != self.value_text
 
     def steps_before(
-        self, quarantine: Quarantine, bound: Objects, staying: Iterable[str], *, revert: bool
+        self, quarantine: Quarantine, staying: Iterable[str], *, revert: bool
     ) -> list[Step]:
         """Build the quarantine's functions, counts and memory. Lock: none."""
         if revert:
             return setup.ready_revert_steps(quarantine)
-        return setup.ready_steps(quarantine, bound, staying)
+        return setup.ready_steps(quarantine, staying)
 
-    def steps_after(self, quarantine: Quarantine, bound: Objects, *, revert: bool) -> list[Step]:
+    def steps_after(self, quarantine: Quarantine, *, revert: bool) -> list[Step]:
         """Build the quarantine's triggers, or its end. Lock: ACCESS EXCLUSIVE is held already."""
         if revert:
-            return setup.revert_steps(quarantine, bound)
-        return setup.arm_steps(quarantine, bound)
+            return setup.revert_steps(quarantine)
+        return setup.arm_steps(quarantine)

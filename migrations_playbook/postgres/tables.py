@@ -59,6 +59,11 @@ class Column:
     default: str | None
     collation: int
 
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The column's name, to be composed into SQL."""
+        return sql.Identifier(self.name)
+
 
 @dataclass(frozen=True)
 class Table(Named):

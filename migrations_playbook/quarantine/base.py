@@ -107,6 +107,7 @@ class Quarantine:
             unique, and a value is no secret by itself: then nothing is remembered.
         schema: the schema of the functions, the sequences and the memory.
         stem: the common part of all names.
+        bound: its objects before; after a revert, the remembering trigger and function.
     """
 
     table: Table
@@ -115,6 +116,7 @@ class Quarantine:
     key: tuple[str, ...] | None
     schema: str
     stem: str
+    bound: Objects
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -220,4 +222,4 @@ def name_quarantine(
 ) -> Quarantine:
     """Name the quarantine in place, or the quarantine to be made."""
     fresh = table.schema, compose_name(table.name, shadow, limit=MAX_STEM)
-    return Quarantine(table, live, shadow, key, *(bound.names or fresh))
+    return Quarantine(table, live, shadow, key, *(bound.names or fresh), bound)

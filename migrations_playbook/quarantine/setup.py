@@ -21,7 +21,7 @@ from migrations_playbook.quarantine.base import (
 from migrations_playbook.quarantine.trigger_functions import copy_steps, remember_steps, ward_steps
 
 
-def ready_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] = ()) -> list[Step]:
+def ready_steps(quarantine: Quarantine, staying: Iterable[str] = ()) -> list[Step]:
     """Build the steps for a quarantine that need no lock on the table: all but its triggers.
 
     The remains of an earlier quarantine are taken over: a migration backwards drops the column with
@@ -30,14 +30,12 @@ def ready_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] =
     Lock: none that a write of the site's would wait for.
 
     Arguments:
-        bound: the quarantine's objects before; after a revert, the remembering trigger and
-            function.
         staying: the indexes and CHECKs that the swap leaves where they are. A revert leaves them
             there too; newer objects are carried over.
     """
     live, retired = quarantine.live, quarantine.retired
     return [
-        *([] if bound.triggers else _create_memory(quarantine)),
+        *([] if quarantine.bound.triggers else _create_memory(quarantine)),
         *_create_counts(quarantine),
         *ward_steps(quarantine),
         *copy_steps(quarantine),
@@ -46,18 +44,15 @@ def ready_steps(quarantine: Quarantine, bound: Objects, staying: Iterable[str] =
     ]
 
 
-def arm_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+def arm_steps(quarantine: Quarantine) -> list[Step]:
     """Build the rest of the steps for a quarantine, for a table whose columns are exchanged.
 
     Lock: ACCESS EXCLUSIVE is held already; CREATE TRIGGER alone takes SHARE ROW EXCLUSIVE.
-
-    Arguments:
-        bound: as for `ready_steps`.
     """
     return [
-        *_drop_triggers(quarantine.table, bound),
+        *_drop_triggers(quarantine),
         # A memory in use: its triggers write into it, and would wait for its ALTER TABLE.
-        *(_create_memory(quarantine) if bound.triggers else []),
+        *(_create_memory(quarantine) if quarantine.bound.triggers else []),
         *(_create_trigger(quarantine, each, leaked=quarantine.retired) for each in WHILE_SWAPPED),
     ]
 
@@ -67,30 +62,30 @@ def ready_revert_steps(quarantine: Quarantine) -> list[Step]:
     return remember_steps(quarantine, leaked=quarantine.live, fresh=quarantine.retired)
 
 
-def revert_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+def revert_steps(quarantine: Quarantine) -> list[Step]:
     """Build the steps to end the quarantine of a table whose columns are exchanged back.
 
     Lock: ACCESS EXCLUSIVE is held already.
     """
     kept = quarantine.name("remember")
-    ended = [each for each in bound.functions if each[1] != kept]
+    ended = [each for each in quarantine.bound.functions if each[1] != kept]
     return [
-        *_drop_triggers(quarantine.table, bound),
+        *_drop_triggers(quarantine),
         *_drop_functions(ended),
-        *_drop_sequences(quarantine, bound),
+        *_drop_sequences(quarantine),
         *(_create_trigger(quarantine, each, leaked=quarantine.live) for each in WHILE_REVERTED),
     ]
 
 
-def drop_steps(quarantine: Quarantine, bound: Objects) -> list[Step]:
+def drop_steps(quarantine: Quarantine) -> list[Step]:
     """Build the steps to take the whole quarantine away, the memory too: the contract's.
 
     Lock: ACCESS EXCLUSIVE on the table (DROP TRIGGER).
     """
     return [
-        *_drop_triggers(quarantine.table, bound),
-        *_drop_functions(bound.functions),
-        *_drop_sequences(quarantine, bound),
+        *_drop_triggers(quarantine),
+        *_drop_functions(quarantine.bound.functions),
+        *_drop_sequences(quarantine),
         Step(
             "Forget what has leaked",
             sql.SQL("DROP TABLE IF EXISTS {}").format(quarantine.object("leaked")),
@@ -111,7 +106,7 @@ def forget_steps(table: Table, column: str, bound: Objects) -> list[Step]:
     """
     if bound.names is None or len(bound.triggers) != len(WHILE_REVERTED):
         return []
-    return drop_steps(name_quarantine(table, "", column, None, bound), bound)
+    return drop_steps(name_quarantine(table, "", column, None, bound))
 
 
 def _create_memory(quarantine: Quarantine) -> Iterator[Step]:
@@ -180,11 +175,12 @@ def _create_trigger(quarantine: Quarantine, trigger: Trigger, *, leaked: str) ->
     )
 
 
-def _drop_triggers(table: Table, bound: Objects) -> Iterator[Step]:
-    for name in bound.triggers:
+def _drop_triggers(quarantine: Quarantine) -> Iterator[Step]:
+    table = quarantine.table.identifier
+    for name in quarantine.bound.triggers:
         yield Step(
             "Drop a quarantine trigger",
-            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), table.identifier),
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), table),
             Lock.ACCESS_EXCLUSIVE,
         )
 
@@ -198,9 +194,12 @@ def _drop_functions(functions: Iterable[tuple[str, str]]) -> Iterator[Step]:
         )
 
 
-def _drop_sequences(quarantine: Quarantine, bound: Objects) -> Iterator[Step]:
+def _drop_sequences(quarantine: Quarantine) -> Iterator[Step]:
     own = (quarantine.object("hits"), quarantine.object("last"))
-    for sequence in (*own, *(sql.Identifier(*each) for each in bound.sequences.values())):
+    for sequence in (
+        *own,
+        *(sql.Identifier(*each) for each in quarantine.bound.sequences.values()),
+    ):
         yield Step(
             "Drop a count of stale writes",
             sql.SQL("DROP SEQUENCE IF EXISTS {}").format(sequence),

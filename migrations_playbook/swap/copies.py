@@ -6,6 +6,8 @@ Rows are sampled and compared inside the server: no value leaves the server.
 
 from __future__ import annotations
 
+from itertools import product
+
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
@@ -15,7 +17,7 @@ from migrations_playbook.postgres.query import (
     fetch_row,
     pin_search_path,
 )
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Member, Pair
 
 # The number of compared rows, and the share that must agree.
 SAMPLE, AGREE = 200, 0.9
@@ -38,23 +40,23 @@ MADE_BY = {
 
 
 def find_copies(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, str]:
-    """Find the columns with the live value, or with something made of the value; by name.
+    """Find the columns with a live value, or with something made of the value; by name.
 
     Lock: ACCESS SHARE on the table.
 
     Returns:
         For each column, its content in words.
     """
-    own = {pair.replacement.live, pair.replacement.shadow}
-    found = {}
+    found: dict[str, str] = {}
     with engine_transaction(connection):
         pin_search_path(connection)
+        own = pair.lives | pair.shadows
         columns = [name for name in _texts(connection, pair) if name not in own]
-        for column in columns:
-            rows, *counts = fetch_row(connection, _query(pair, column))
+        for column, member in product(columns, pair.members):
+            rows, *counts = fetch_row(connection, _query(member, column))
             for how, agreeing in zip(MADE_BY, counts, strict=True):
                 if rows and agreeing >= AGREE * rows:
-                    found[column] = how
+                    found.setdefault(column, how)
                     break
     return found
 
@@ -74,7 +76,7 @@ def _texts(connection: BaseDatabaseWrapper, pair: Pair) -> list[str]:
     return [row[0] for row in rows]
 
 
-def _query(pair: Pair, column: str) -> sql.Composed:
+def _query(member: Member, column: str) -> sql.Composed:
     """Count in a sample of rows how many agree, for each way; a UUID with its dashes or without."""
     counts = sql.SQL(", ").join(
         sql.SQL(
@@ -89,8 +91,8 @@ def _query(pair: Pair, column: str) -> sql.Composed:
                  WHERE {live} IS NOT NULL AND {column} IS NOT NULL LIMIT {sample}) AS sampled
     """).format(
         counts=counts,
-        live=sql.Identifier(pair.replacement.live),
+        live=member.live.identifier,
         column=sql.Identifier(column),
-        table=pair.identifier,
+        table=member.table.identifier,
         sample=sql.Literal(SAMPLE),
     )

@@ -7,6 +7,7 @@ size.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db import (
@@ -91,10 +92,29 @@ class Unprepared(Exception):
 
 def ready_steps(inventory: Inventory) -> list[Step]:
     """Build the beginning of the exchange's transaction, before its lock. Lock: none."""
-    pair = inventory.pair
-    return pair.replacement.meaning.steps_before(
-        inventory.quarantine, inventory.bound, inventory.staying, revert=pair.swapped
-    )
+    return guard_steps_before(inventory, inventory.staying, revert=inventory.pair.swapped)
+
+
+def guard_steps_before(inventory: Inventory, staying: Iterable[str], *, revert: bool) -> list[Step]:
+    """Build each member's steps for what keeps the retired values out. Lock: none.
+
+    Arguments:
+        staying: the indexes and CHECKs that the swap leaves where they are.
+    """
+    return [
+        step
+        for each, quarantine in zip(inventory.pair.members, inventory.quarantines, strict=True)
+        for step in each.replacement.meaning.steps_before(quarantine, staying, revert=revert)
+    ]
+
+
+def guard_steps_after(inventory: Inventory, *, revert: bool) -> list[Step]:
+    """Build the rest of the same steps. Lock: ACCESS EXCLUSIVE is held already."""
+    return [
+        step
+        for each, quarantine in zip(inventory.pair.members, inventory.quarantines, strict=True)
+        for step in each.replacement.meaning.steps_after(quarantine, revert=revert)
+    ]
 
 
 def exchange_steps(inventory: Inventory) -> list[Step]:
@@ -108,9 +128,7 @@ def exchange_steps(inventory: Inventory) -> list[Step]:
         *pair.rename_steps(pair.identifier),
         *steps.after_rename,
         *steps.last,
-        *pair.replacement.meaning.steps_after(
-            inventory.quarantine, inventory.bound, revert=pair.swapped
-        ),
+        *guard_steps_after(inventory, revert=pair.swapped),
     ]
 
 
@@ -122,7 +140,7 @@ def exchange(
     max_hold_ms: float | None = None,
     refresh: bool = False,
 ) -> tuple[Exchanged, tuple[Step, ...]]:
-    """Exchange the two columns, with everything bound to them.
+    """Exchange the columns, with everything bound to them.
 
     Lock: SHARE UPDATE EXCLUSIVE on the table; then ACCESS EXCLUSIVE on its views and on the table,
     until the commit; held for milliseconds, whatever the table's size.

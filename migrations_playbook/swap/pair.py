@@ -1,7 +1,8 @@
-"""The two columns of a replacement, in the table and in each of its partitions."""
+"""The columns of a replacement, in the table and in each of its partitions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,50 +18,22 @@ from migrations_playbook.replacement import Replacement
 # A catalog and an oid: how pg_depend names an object.
 Object = tuple[str, int]
 
-# The two columns of a table and of each of its partitions, to be joined to the objects bound to
+# The columns of a table and of each of its partitions, to be joined to the objects bound to
 # them; the parameters are `Pair.columns`.
 COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, number, name)")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The two columns of a replacement where they stand: in a table, or in a partition.
-
-    A partitioned table has such a pair itself and in each of its partitions, with the columns'
-    numbers there: see `relations`.
+class Member:
+    """The two columns of one declaration where they stand: in a table, or in a partition.
 
     Arguments:
         replacement: the declaration.
         table: the table, or a partition of the table.
-        swapped: whether the names are exchanged, so that an exchange now would be a revert. The
-            table's own numbers tell; a partition's may be in any order.
     """
 
     replacement: Replacement
     table: Table
-    swapped: bool
-
-    @classmethod
-    def of(cls, replacement: Replacement, table: Table) -> Pair:
-        """Build the pair of a table with both columns."""
-        return cls(replacement, table, table.has_exchanged(replacement.live, replacement.shadow))
-
-    @classmethod
-    def find(
-        cls, connection: BaseDatabaseWrapper, replacement: Replacement, identifier: sql.Identifier
-    ) -> Pair | None:
-        """Read the pair of a table from the catalog; None unless both columns are there.
-
-        Lock: none that conflicts with anything.
-
-        Arguments:
-            identifier: the table's name, qualified where it is known.
-        """
-        table = read_table(connection, identifier)
-        names = {replacement.live, replacement.shadow}
-        if table is None or not names <= table.columns.keys():
-            return None
-        return cls.of(replacement, table)
 
     @property
     def live(self) -> Column:
@@ -84,6 +57,93 @@ class Pair:
         return self.replacement.declaration.converts and self.has_two_types
 
     @property
+    def not_null_check(self) -> str:
+        """Build the name of the CHECK that proves the shadow not null."""
+        return self.replacement.object_name("not_null")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two sides of an exchange where they stand, in a table or a partition: live and shadow.
+
+    A lone shadow has a column on each side; a group has one of each member. A partitioned table has
+    such a pair itself and in each of its partitions, with the columns' numbers there: see
+    `relations`.
+
+    Arguments:
+        replacement: the declaration; of a group the leading one, which stands for all.
+        table: the table, or a partition of the table.
+        swapped: whether the names are exchanged, so that an exchange now would be a revert. The
+            table's own numbers tell; a partition's may be in any order.
+    """
+
+    replacement: Replacement
+    table: Table
+    swapped: bool
+
+    @classmethod
+    def of(cls, replacement: Replacement, table: Table) -> Pair:
+        """Build the pair of a table with all the columns."""
+        lead = replacement.lead
+        return cls(lead, table, table.has_exchanged(lead.live, lead.shadow))
+
+    @classmethod
+    def find(
+        cls, connection: BaseDatabaseWrapper, replacement: Replacement, identifier: sql.Identifier
+    ) -> Pair | None:
+        """Read the pair of a table from the catalog; None unless all the columns are there.
+
+        Lock: none that conflicts with anything.
+
+        Arguments:
+            identifier: the table's name, qualified where it is known.
+        """
+        table = read_table(connection, identifier)
+        names = {name for each in replacement.group for name in (each.live, each.shadow)}
+        if table is None or not names <= table.columns.keys():
+            return None
+        return cls.of(replacement, table)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The columns of each declaration that takes part, in the order of the declarations."""
+        return tuple(map(self.member, self.replacement.group))
+
+    def member(self, replacement: Replacement) -> Member:
+        """Return the columns of a declaration that takes part."""
+        return Member(replacement, self.table)
+
+    def members_on(self, names: Iterable[str]) -> tuple[Member, ...]:
+        """Choose the members whose live columns are among the names."""
+        return tuple(each for each in self.members if each.replacement.live in set(names))
+
+    @property
+    def lives(self) -> frozenset[str]:
+        """The live names."""
+        return frozenset(each.live for each in self.replacement.group)
+
+    @property
+    def shadows(self) -> frozenset[str]:
+        """The shadow names."""
+        return frozenset(each.shadow for each in self.replacement.group)
+
+    @property
+    def not_null_checks(self) -> frozenset[str]:
+        """The names of the CHECKs that prove the shadows not null."""
+        return frozenset(each.not_null_check for each in self.members)
+
+    @property
+    def type_schemas(self) -> tuple[str, ...]:
+        """The schemas of the columns' types, in which their operators are looked up."""
+        both = {column.type_schema for each in self.members for column in (each.live, each.shadow)}
+        return tuple(sorted(both))
+
+    @property
+    def changes_type(self) -> bool:
+        """Whether the exchange gives a live name another type or collation, as declared."""
+        return any(each.changes_type for each in self.members)
+
+    @property
     def relations(self) -> tuple[Pair, ...]:
         """The pair of the table, and of each of its partitions; the upper levels first."""
         return (self, *(replace(self, table=each) for each in self.table.partitions))
@@ -91,14 +151,16 @@ class Pair:
     @property
     def columns(self) -> list[list[Any]]:
         """The columns of all these: relations, attribute numbers and names, as `COLUMNS` asks."""
+        found = [
+            (each.table.oid, column)
+            for each in self.relations
+            for member in each.members
+            for column in (member.live, member.shadow)
+        ]
         return [
-            [each.table.oid for each in self.relations for _ in range(2)],
-            [
-                number
-                for each in self.relations
-                for number in (each.live.number, each.shadow.number)
-            ],
-            [self.replacement.live, self.replacement.shadow] * len(self.relations),
+            [oid for oid, _ in found],
+            [column.number for _, column in found],
+            [column.name for _, column in found],
         ]
 
     @property
@@ -112,15 +174,13 @@ class Pair:
         return frozenset(name for each in self.relations for name in each.table.columns)
 
     def rename_steps(self, relation: sql.Identifier) -> list[Step]:
-        """Build the exchange of the two columns' names, by way of a third.
+        """Build the exchange of the columns' names, by way of a third; member after member.
 
         Lock: ACCESS EXCLUSIVE on the relation.
 
         Arguments:
             relation: the table, or a copy of it.
         """
-        live, shadow = self.replacement.live, self.replacement.shadow
-        between = choose_name(self.column_names, live, shadow, "between")
         return [
             Step(
                 f"Rename {old} to {new}",
@@ -129,7 +189,13 @@ class Pair:
                 ),
                 Lock.ACCESS_EXCLUSIVE,
             )
-            for old, new in ((live, between), (shadow, live), (between, shadow))
+            for each in self.replacement.group
+            for between in [choose_name(self.column_names, each.live, each.shadow, "between")]
+            for old, new in (
+                (each.live, between),
+                (each.shadow, each.live),
+                (between, each.shadow),
+            )
         ]
 
     @property
@@ -161,13 +227,8 @@ class Pair:
             )
         return found
 
-    @property
-    def not_null_check(self) -> str:
-        """Build the name of the CHECK that proves the shadow not null."""
-        return self.replacement.object_name("not_null")
-
     def twin_name(self, name: str) -> str:
-        """Build the name of an object's counterpart on the shadow column."""
+        """Build the name of an object's counterpart on the shadow columns."""
         return compose_name(name, self.replacement.shadow)
 
     def alter_table(
@@ -196,6 +257,16 @@ class Pair:
         return self.alter_only(
             what, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(column), action)
         )
+
+
+def spell_lives(members: Iterable[Member]) -> str:
+    """Spell the names of the members' live columns, for a person."""
+    return " and ".join(each.replacement.live for each in members)
+
+
+def spell_shadows(members: Iterable[Member]) -> str:
+    """Spell the names of the members' shadow columns, for a person."""
+    return " and ".join(each.replacement.shadow for each in members)
 
 
 def refuse_overtaken(before: Pair, now: Pair) -> None:

@@ -28,7 +28,14 @@ from migrations_playbook.swap.conclude import conclude, insist
 from migrations_playbook.swap.copies import find_copies
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.exchange import Unprepared, exchange, exchange_steps, ready_steps
+from migrations_playbook.swap.exchange import (
+    Unprepared,
+    exchange,
+    exchange_steps,
+    guard_steps_after,
+    guard_steps_before,
+    ready_steps,
+)
 from migrations_playbook.swap.gate import (
     SwapRequest,
     find_rest,
@@ -191,7 +198,7 @@ def mend(
         yield from verify(replacement, using=using)
         return
     inventory = pass_gate(request)
-    unique = tuple(each for each in inventory.dependents if each.unique_beside is not None)
+    unique = tuple(each for each in inventory.dependents if each.whole_key is not None)
     yield from build_twins(connection, replace(inventory, dependents=unique), policy)
     yield Preparing("Set the quarantine up again")
     with engine_transaction(connection):
@@ -202,10 +209,9 @@ def mend(
         if not all(enabled.get(name) for name in replacement.trigger_names):
             install_triggers(connection, replacement)
         pin_search_path(connection)
-        bound, meaning = inventory.bound, inventory.pair.replacement.meaning
-        before = meaning.steps_before(inventory.quarantine, bound, bound.staying, revert=False)
-        after = meaning.steps_after(inventory.quarantine, bound, revert=False)
-        run_steps(connection, before + after)
+        staying = {name for each in inventory.bound for name in each.staying}
+        before = guard_steps_before(inventory, staying, revert=False)
+        run_steps(connection, before + guard_steps_after(inventory, revert=False))
     yield from verify(replacement, using=using)
 
 

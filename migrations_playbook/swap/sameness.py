@@ -3,7 +3,7 @@
 An object carried over by its text may come back with another meaning: an alias list names columns
 by their position, an operator may be another operator along another search_path. So the references
 of each object (columns, operators, functions, types) are read before and after the exchange, and
-must be the same with the two columns exchanged. The target columns of a MERGE in a parsed function
+must be the same with the columns exchanged. The target columns of a MERGE in a parsed function
 are unknown to pg_depend: there the function's text must be the same.
 
 Another type has other operators and functions by nature. There the tables, views and columns are
@@ -119,7 +119,7 @@ OF_ANOTHER_TYPE = {
 
 
 def read_meanings(connection: BaseDatabaseWrapper, inventory: Inventory) -> Meanings:
-    """Read the objects bound to either column, each with the objects on which it depends.
+    """Read the objects bound to the columns, each with the objects on which it depends.
 
     An index is known by its key columns too: an index of a constraint depends on nothing else.
 
@@ -218,11 +218,12 @@ def _has_changed(expected: Expected, now: Meaning | None) -> bool:
 
 
 def _exchanged_columns(pair: Pair) -> dict[Reference, Reference]:
-    """Map either column of each relation to the other column."""
+    """Map each column of each relation to the column that has its name afterwards."""
     exchange: dict[Reference, Reference] = {}
-    for each in pair.relations:
+    for member in (one for each in pair.relations for one in each.members):
         live, shadow = (
-            f"(pg_class,{each.table.oid},{column.number})" for column in (each.live, each.shadow)
+            f"(pg_class,{member.table.oid},{column.number})"
+            for column in (member.live, member.shadow)
         )
         exchange |= {live: shadow, shadow: live}
     return exchange

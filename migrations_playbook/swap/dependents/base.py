@@ -89,13 +89,13 @@ class Unique:
 
 @dataclass(frozen=True)
 class Dependent:
-    """An object bound to the live or the shadow column by attribute number.
+    """An object bound to a live or a shadow column by attribute number.
 
     Arguments:
         kind: "index", "view" and so on, for a person.
         name: the object's name, as a person would look it up.
         how: the manner of the binding, for a person.
-        columns: which of the two columns the object is bound to.
+        columns: which of the columns the object is bound to.
         covers: the objects of the catalog for which this dependent stands.
         steps: the statements to carry the object over; None where the object may stay.
         refused: why the swap cannot carry the object over, with the remedy; None when the swap can.
@@ -105,7 +105,7 @@ class Dependent:
         rest: the steps of the last exchange that an interrupted run has left undone.
         holds_copies: whether the object holds copies of values.
         unique_on: for a unique index, the demand of its twin.
-        unique_beside: for a whole unique index on the live column, the other columns of its key.
+        whole_key: for a whole unique index on a live column, its key.
     """
 
     kind: str
@@ -120,7 +120,7 @@ class Dependent:
     rest: tuple[Step, ...] = ()
     holds_copies: bool = False
     unique_on: Unique | None = None
-    unique_beside: Key | None = None
+    whole_key: Key | None = None
 
     @property
     def action(self) -> str:
@@ -173,7 +173,7 @@ class DependentKind:
 
 
 def describe_columns(pair: Pair, names: Iterable[str]) -> str:
-    """Say which of the two columns an object is bound to, `on token`; the older column first."""
+    """Say which of the columns an object is bound to, `on token`; the older column first."""
     older_first = sorted(set(names), key=lambda name: pair.table.columns[name].number)
     return "on " + " and ".join(older_first)
 

@@ -28,7 +28,7 @@ from migrations_playbook.swap.dependents.constraints import (
 )
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.restate import Definitions
-from migrations_playbook.swap.pair import Object, Pair
+from migrations_playbook.swap.pair import Object, Pair, spell_lives, spell_shadows
 
 
 def read_checks(reading: Reading) -> Iterator[Dependent]:
@@ -41,7 +41,7 @@ def _of_relation(reading: Reading, pair: Pair) -> Iterator[Dependent]:
     found, restated = reading.constraints, reading.definitions
     own = own_checks(pair, found)
     by_name = {each.name: each for each in own}
-    done = {pair.not_null_check}
+    done = {*pair.not_null_checks}
     for check in restatable_checks(pair, own, reading.staying):
         twin = by_name.get(pair.twin_name(check.name))
         done |= {check.name, pair.twin_name(check.name)}
@@ -79,7 +79,7 @@ def _copies(check: Constraint, found: list[Constraint]) -> list[Constraint]:
 def _prove(
     pair: Pair, each: Constraint, twin: Constraint | None, restated: Definitions
 ) -> Iterator[Step]:
-    name = sql.Identifier(pair.twin_name(each.name))
+    name, members = sql.Identifier(pair.twin_name(each.name)), pair.members_on(each.on)
     plain = _plain(restated.constraints[each.oid])
     # The other way round: an original that a revert returns to.
     if twin is not None and not (
@@ -93,8 +93,7 @@ def _prove(
         twin = None
     if twin is None:
         yield pair.alter_table(
-            f"Check of {pair.replacement.shadow} what {each.name} checks of "
-            f"{pair.replacement.live}",
+            f"Check of {spell_shadows(members)} what {each.name} checks of {spell_lives(members)}",
             sql.SQL("ADD CONSTRAINT {} {} NOT VALID").format(name, sql.SQL(plain)),
         )
     if each.validated and not (twin is not None and twin.validated):
@@ -117,11 +116,14 @@ def _try_values(
     if twin is not None:
         return
     expression = _plain(definition).removesuffix(" NO INHERIT")
+    members = pair.members_on(each.on)
     yield Step(
-        f"Try the values of {pair.replacement.shadow} against {each.name}",
-        sql.SQL("SELECT FROM {} WHERE {} IS NOT NULL AND NOT coalesce({}, true) LIMIT 1").format(
+        f"Try the values of {spell_shadows(members)} against {each.name}",
+        sql.SQL("SELECT FROM {} WHERE {} AND NOT coalesce({}, true) LIMIT 1").format(
             pair.identifier,
-            sql.Identifier(pair.replacement.shadow),
+            sql.SQL(" AND ").join(
+                sql.SQL("{} IS NOT NULL").format(one.shadow.identifier) for one in members
+            ),
             sql.SQL(expression.removeprefix("CHECK ")),
         ),
         Lock.NONE,

@@ -18,7 +18,7 @@ from migrations_playbook.postgres.tables import Column
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.dependents.restate import try_default
-from migrations_playbook.swap.pair import COLUMNS, Object, Pair
+from migrations_playbook.swap.pair import COLUMNS, Member, Object, Pair
 
 STORAGES = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}
 COMPRESSIONS = {"p": "pglz", "l": "lz4", "": "default"}
@@ -61,7 +61,7 @@ ACTIONS: dict[str, Callable[[Settings], sql.Composable]] = {
 
 
 def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], Settings]:
-    """Read the settings of both columns, by relation and name."""
+    """Read the settings of the columns, by relation and name."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -87,38 +87,39 @@ def read_settings(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int
 
 
 def read_columns(reading: Reading) -> Iterator[Dependent]:
-    """Yield both columns' properties, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
+    """Yield the columns' properties, relation by relation. Lock: ACCESS EXCLUSIVE on each."""
     found = read_settings(reading.connection, reading.pair)
-    replacement = reading.pair.replacement
-    failures = _failing_defaults(reading)
-    for pair in reading.pair.relations:
-        live, shadow = (
-            found[pair.table.oid, name] for name in (replacement.live, replacement.shadow)
-        )
-        failure = failures.get(pair.live.default)
-        refused = list(_refused(pair, live, shadow, failure))
-        yield from refused
-        if not any(each.covers for each in refused):
-            yield from _carried(pair, live, shadow)
+    for member in reading.pair.members:
+        failures = _failing_defaults(reading, member)
+        for pair in reading.pair.relations:
+            each = pair.member(member.replacement)
+            live, shadow = (
+                found[pair.table.oid, column.name] for column in (each.live, each.shadow)
+            )
+            failure = failures.get(each.live.default)
+            refused = list(_refused(pair, each, live, shadow, failure))
+            yield from refused
+            if not any(one.covers for one in refused):
+                yield from _carried(pair, each, live, shadow)
 
 
-def _failing_defaults(reading: Reading) -> dict[str | None, str | None]:
+def _failing_defaults(reading: Reading, member: Member) -> dict[str | None, str | None]:
     """Find out which defaults the other column cannot have, where its type is another."""
     pair = reading.pair
-    if not pair.changes_type or not reading.may_restate:
+    if not member.changes_type or not reading.may_restate:
         return {}
-    defaults = {each.live.default for each in pair.relations}
+    defaults = {each.table.columns[member.live.name].default for each in pair.relations}
     return {
-        default: try_default(reading.connection, pair, pair.replacement.shadow, default)
+        default: try_default(reading.connection, pair, member.shadow.name, default)
         for default in defaults
         if default is not None
     }
 
 
 def _refused(
-    pair: Pair, live: Settings, shadow: Settings, failure: str | None
+    pair: Pair, member: Member, live: Settings, shadow: Settings, failure: str | None
 ) -> Iterator[Dependent]:
-    name, column = pair.labelled(pair.replacement.live), frozenset({pair.replacement.live})
+    name, column = pair.labelled(member.live.name), frozenset({member.live.name})
     if live.identity or live.generated or shadow.identity or shadow.generated:
         yield Dependent(
             "column",
@@ -129,20 +130,19 @@ def _refused(
             refused="an identity or generated column makes its own values",
         )
         return
-    if pair.has_two_types and not pair.changes_type:
+    if member.has_two_types and not member.changes_type:
         yield Dependent(
             "column",
             name,
             "by its definition",
             column,
-            refused=f"{pair.replacement.shadow} has another type or collation; give it the same "
-            "one",
+            refused=f"{member.shadow.name} has another type or collation; give it the same one",
         )
     if failure is not None:
         yield Dependent(
             "default",
             name,
-            f"of {pair.replacement.live}",
+            f"of {member.live.name}",
             column,
             _defaults(live, shadow),
             refused=f"{failure}; drop it, and set it again after the swap",
@@ -151,29 +151,29 @@ def _refused(
         yield Dependent(
             "security label",
             name,
-            f"on {pair.replacement.live}",
+            f"on {member.live.name}",
             column,
             refused="only its provider can set it; take it off, and set it again after the swap",
         )
 
 
-def _carried(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Dependent]:
-    name, how = pair.labelled(pair.replacement.live), f"of {pair.replacement.live}"
-    column, covers = frozenset({pair.replacement.live}), _defaults(live, shadow)
-    same_type = pair.live.type == pair.shadow.type
-    steps = tuple(_keep(pair, "default", _default(pair.live), _default(pair.shadow)))
+def _carried(pair: Pair, member: Member, live: Settings, shadow: Settings) -> Iterator[Dependent]:
+    name, how = pair.labelled(member.live.name), f"of {member.live.name}"
+    column, covers = frozenset({member.live.name}), _defaults(live, shadow)
+    same_type = member.live.type == member.shadow.type
+    steps = tuple(_keep(pair, member, "default", _default(member.live), _default(member.shadow)))
     if steps or covers:
         carried = Steps(after_rename=steps) if steps else None
         yield Dependent("default", name, how, column, covers, carried)
     for kind, found in (
-        ("comment", _comment(pair, live, shadow)),
+        ("comment", _comment(pair, member, live, shadow)),
         *(
-            (what, _keep(pair, what, write(live), write(shadow)))
+            (what, _keep(pair, member, what, write(live), write(shadow)))
             for what, write in ACTIONS.items()
             # Of another type the storage is the type's.
             if same_type or what not in OF_THE_TYPE
         ),
-        ("options", _options(pair, live, shadow)),
+        ("options", _options(pair, member, live, shadow)),
     ):
         steps = tuple(found)
         if steps:
@@ -191,7 +191,9 @@ def _default(column: Column) -> sql.Composable:
     return sql.SQL("SET DEFAULT {}").format(sql.SQL(column.default))
 
 
-def _keep(pair: Pair, what: str, live: sql.Composable, shadow: sql.Composable) -> Iterator[Step]:
+def _keep(
+    pair: Pair, member: Member, what: str, live: sql.Composable, shadow: sql.Composable
+) -> Iterator[Step]:
     """Yield the steps that give each column what goes with its name; none where both are alike.
 
     Arguments:
@@ -201,14 +203,14 @@ def _keep(pair: Pair, what: str, live: sql.Composable, shadow: sql.Composable) -
     """
     if live == shadow:
         return
-    for column, action in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+    for column, action in ((member.live.name, live), (member.shadow.name, shadow)):
         yield pair.alter_column(f"Keep the {what} of {column}", column, action)
 
 
-def _comment(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+def _comment(pair: Pair, member: Member, live: Settings, shadow: Settings) -> Iterator[Step]:
     if live.comment == shadow.comment:
         return
-    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+    for column, each in ((member.live.name, live), (member.shadow.name, shadow)):
         yield Step(
             f"Keep the comment of {column}",
             sql.SQL("COMMENT ON COLUMN {} IS {}").format(
@@ -219,11 +221,11 @@ def _comment(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
         )
 
 
-def _options(pair: Pair, live: Settings, shadow: Settings) -> Iterator[Step]:
+def _options(pair: Pair, member: Member, live: Settings, shadow: Settings) -> Iterator[Step]:
     if live.options == shadow.options:
         return
     names = sorted({option.split("=", 1)[0] for option in live.options + shadow.options})
-    for column, each in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+    for column, each in ((member.live.name, live), (member.shadow.name, shadow)):
         values = dict(option.split("=", 1) for option in each.options)
         for name in names:
             action = (

@@ -17,7 +17,7 @@ class Constraint:
 
     Arguments:
         type: `contype`: "c" a CHECK, "n" a NOT NULL (PostgreSQL 18), "f" a foreign key.
-        on: which of the two columns the constraint is bound to.
+        on: which of the columns the constraint is bound to.
         definition: as pg_get_constraintdef writes it.
         relation: its table or partition: another table, for a foreign key to the column.
         where: the name of the relation.
@@ -102,8 +102,8 @@ def restatable_checks(
     pair: Pair, own: list[Constraint], staying: frozenset[str]
 ) -> list[Constraint]:
     """Choose the CHECKs of a relation that get a twin there."""
-    on_live = [each for each in own if pair.replacement.live in each.on]
-    on_live = [each for each in on_live if each.name != pair.not_null_check]
+    on_live = [each for each in own if not pair.lives.isdisjoint(each.on)]
+    on_live = [each for each in on_live if each.name not in pair.not_null_checks]
     twins = {pair.twin_name(each.name) for each in on_live}
     names = {each.name for each in own}
     return [

@@ -25,7 +25,7 @@ class Index:
     Arguments:
         relation: the table or partition of the index.
         parent: the index of the level above, of which this index is a part; None without.
-        on: which of the two columns the index is bound to.
+        on: which of the columns the index is bound to.
         columns: its columns' names in order, without INCLUDE; None for an expression.
         definition: from USING on, as pg_get_indexdef writes it.
         predicate: the WHERE of a partial index.
@@ -236,7 +236,7 @@ def build_families(pair: Pair, found: list[Index], staying: frozenset[str]) -> l
     for each in pair.relations:
         mine = here.get(each.table.oid, [])
         by_name = {index.name: index for index in mine}
-        on_live = [index for index in mine if pair.replacement.live in index.on]
+        on_live = [index for index in mine if not pair.lives.isdisjoint(index.on)]
         twins = {pair.twin_name(index.name) for index in on_live}
         for index in on_live:
             twin = by_name.get(pair.twin_name(index.name))

@@ -27,27 +27,27 @@ from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Steps
 from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.unknown import read_unknown
-from migrations_playbook.swap.pair import Object, Pair
+from migrations_playbook.swap.pair import Member, Object, Pair
 
 STAYING_KINDS = {"index", "unique index", "check"}
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything bound to the two columns.
+    """Everything bound to the columns.
 
     Arguments:
-        pair: the two columns, as they stood at the time of reading.
+        pair: the columns, as they stood at the time of reading.
         dependents: each with the swap's treatment.
         schemas: the schemas of the operators in the definitions.
-        bound: the quarantine's objects; after a revert, the remembering trigger and function.
+        bound: the objects of each member's quarantine; after a revert, those of its remembering.
         remade: the views to be made again, by their quoted names.
     """
 
     pair: Pair
     dependents: tuple[Dependent, ...]
     schemas: tuple[str, ...]
-    bound: Objects
+    bound: tuple[Objects, ...]
     remade: tuple[str, ...] = ()
 
     @property
@@ -70,31 +70,40 @@ class Inventory:
         """The steps of all dependents together."""
         return Steps.together(each.steps for each in self.dependents if each.steps is not None)
 
-    @property
-    def unique_keys(self) -> tuple[Key, ...]:
-        """For each whole unique index on the live column, the other columns of its key."""
-        keys = (each.unique_beside for each in self.dependents)
-        return tuple(key for key in keys if key is not None)
+    def unique_keys(self, member: Member) -> tuple[Key, ...]:
+        """List the keys that make a member's live value unique: each the columns beside it."""
+        found = (each.whole_key for each in self.dependents if each.whole_key is not None)
+        return tuple(
+            Key(key.table, tuple(name for name in key.columns if name != member.live.name))
+            for key in found
+            if member.live.name in key.columns
+        )
 
     @property
-    def quarantine(self) -> Quarantine:
-        """The quarantine in place, or the quarantine that a swap would make.
+    def quarantines(self) -> tuple[Quarantine, ...]:
+        """Each member's quarantine in place, or the quarantine that a swap would make."""
+        return tuple(map(self.quarantine, self.pair.members))
+
+    def quarantine(self, member: Member) -> Quarantine:
+        """Name a member's quarantine.
 
         Of several unique keys the widest counts, with the fewest other columns.
         """
-        keys = sorted((key.columns for key in self.unique_keys), key=len)
-        live, shadow = self.pair.replacement.live, self.pair.replacement.shadow
-        return name_quarantine(self.pair.table, live, shadow, keys[0] if keys else None, self.bound)
+        keys = sorted((key.columns for key in self.unique_keys(member)), key=len)
+        bound = self.bound[self.pair.replacement.group.index(member.replacement)]
+        names = (member.live.name, member.shadow.name)
+        return name_quarantine(self.pair.table, *names, keys[0] if keys else None, bound)
 
     @property
     def staying(self) -> list[str]:
-        """The indexes and CHECKs on the shadow column alone, which a swap leaves where they are."""
+        """The indexes and CHECKs on shadow columns alone, which a swap leaves where they are."""
         return [
             each.name
             for each in self.dependents
             if each.steps is None
             and each.refused is None
-            and each.columns == {self.pair.replacement.shadow}
+            and each.columns
+            and each.columns <= self.pair.shadows
             and each.kind in STAYING_KINDS
         ]
 
@@ -110,7 +119,7 @@ class Inventory:
 
 
 def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
-    """Read everything bound to the two columns.
+    """Read everything bound to the columns.
 
     Lock: ACCESS SHARE on the table, in a transaction (or a savepoint) that is rolled back.
 
@@ -126,7 +135,9 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         # No partition can come between either: the pair read before the lock may be out of date.
         pair = pair.reread(connection)
         schemas = read_operator_schemas(connection, pair)
-        bound = read_objects(connection, pair.table, pair.replacement.shadow)
+        bound = tuple(
+            read_objects(connection, pair.table, each.shadow.name) for each in pair.members
+        )
         pin_search_path(connection, *schemas)
         reading = Reading(connection, pair, bound)
         remade = tuple(each.identifier.as_string(None) for each in reading.chain.remade)

@@ -24,7 +24,9 @@ LATER = sql.SQL("""
        AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0
        AND t.tgname <> ALL (%s) AND NOT starts_with(ltrim(t.tgname, '~'), %s)
        AND (t.tgname > %s
-            OR %s AND t.tgname > %s AND pg_catalog.strpos(lower(p.prosrc), lower(%s)) > 0)
+            OR t.tgname > %s AND EXISTS (SELECT FROM unnest(%s::text[]) AS nullable (name)
+                                         WHERE pg_catalog.strpos(lower(p.prosrc),
+                                                                 lower(nullable.name)) > 0))
      ORDER BY t.tgname, t.tgrelid""")
 
 
@@ -44,9 +46,8 @@ def read_later(reading: Reading) -> Iterator[Dependent]:
             list(replacement.trigger_names),
             FIRST,
             LAST,
-            not pair.live.not_null,
             fill,
-            replacement.live,
+            [each.live.name for each in pair.members if not each.live.not_null],
         ],
     )
     relations = {each.table.oid: each for each in pair.relations}

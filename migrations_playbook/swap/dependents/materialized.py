@@ -98,9 +98,10 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
         refused = may_not_create(connection, each.schema)
     if refused is not None:
         return refused
-    if each.direct and pair.replacement.shadow in each.names and not pair.swapped:
+    shadows = [name for name in each.names if name in pair.shadows]
+    if each.direct and shadows and not pair.swapped:
         return (
-            f"it reads {pair.replacement.shadow}, which will hold the "
+            f"it reads {' and '.join(shadows)}, which will hold the "
             f"{pair.replacement.meaning.words.retired}; drop it first"
         )
     if each.direct and each.dependants:

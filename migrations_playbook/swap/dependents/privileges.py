@@ -17,7 +17,7 @@ from migrations_playbook.postgres.roles import current_role
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, Member, Pair
 
 # The first server version that tells the right to SET ROLE from membership.
 SET_OPTION = 160000
@@ -42,18 +42,11 @@ class Grant:
 
 
 def read_privileges(reading: Reading) -> Iterator[Dependent]:
-    """Yield the privileges on the two columns, relation by relation. Lock: none on the table."""
+    """Yield the privileges on the columns, relation by relation. Lock: none on the table."""
     granted = read_grants(reading.connection, reading.pair)
-    replacement = reading.pair.replacement
     for pair in reading.pair.relations:
-        yield from _of_relation(
-            reading.connection,
-            pair,
-            *(
-                granted.get((pair.table.oid, name), [])
-                for name in (replacement.live, replacement.shadow)
-            ),
-        )
+        for member in pair.members:
+            yield from _of_member(reading.connection, pair, member, granted)
 
 
 def read_grants(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, str], list[Grant]]:
@@ -78,29 +71,34 @@ def read_grants(connection: BaseDatabaseWrapper, pair: Pair) -> dict[tuple[int, 
     return found
 
 
-def _of_relation(
-    connection: BaseDatabaseWrapper, pair: Pair, live: list[Grant], shadow: list[Grant]
+def _of_member(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    member: Member,
+    granted: dict[tuple[int, str], list[Grant]],
 ) -> Iterator[Dependent]:
     """Yield the grants to repeat.
 
     A role with a grant option may have granted on; its grants are made in its name again, in the
     order of the first ones.
     """
+    both = (member.live.name, member.shadow.name)
+    live, shadow = (granted.get((pair.table.oid, name), []) for name in both)
     if live == shadow:
         return
-    columns = frozenset({pair.replacement.live})
+    columns = frozenset({member.live.name})
     owner = pair.table.owner
     barred = find_barred(connection, owner, live + shadow)
-    what = f"column privileges on {pair.labelled(pair.replacement.live)}"
+    what = f"column privileges on {pair.labelled(member.live.name)}"
     if barred is not None:
         yield Dependent("privileges", what, "by grant option", columns, refused=barred)
         return
     me = current_role(connection)
     steps: list[Step] = []
-    for column, had in ((pair.replacement.live, shadow), (pair.replacement.shadow, live)):
+    for column, had in zip(both, (shadow, live), strict=True):
         # Under its new name a column still has the privileges of its old name.
         steps += _revoke(pair, column, [each for each in had if each.grantor == owner])
-    for column, has in ((pair.replacement.live, live), (pair.replacement.shadow, shadow)):
+    for column, has in zip(both, (live, shadow), strict=True):
         steps += grant_steps(pair.identifier, owner, column, has, me)
     yield Dependent(
         "privileges",

@@ -30,21 +30,21 @@ class Reading:
 
     Arguments:
         connection: in a transaction with a pinned search_path.
-        pair: the two columns.
-        bound: the objects of the quarantine.
+        pair: the columns.
+        bound: the objects of each member's quarantine.
     """
 
     connection: BaseDatabaseWrapper
     pair: Pair
-    bound: Objects
+    bound: tuple[Objects, ...]
 
     @property
     def staying(self) -> frozenset[str]:
         """The indexes and CHECKs that the swap has left where they were, by name.
 
-        They were on the shadow column alone, and go back there by themselves.
+        They were on shadow columns alone, and go back there by themselves.
         """
-        return self.bound.staying
+        return frozenset(name for each in self.bound for name in each.staying)
 
     @cached_property
     def missing_grants(self) -> dict[str, str]:
@@ -149,8 +149,8 @@ def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[
     )
     if pair.changes_type:
         rows += fetch_all(connection, READERS_SCHEMAS, pair.columns)
-    types = {pair.live.type_schema, pair.shadow.type_schema}
-    return tuple(sorted((types | {row[0] for row in rows}) - {"pg_catalog"}))
+    found = {*pair.type_schemas, *(row[0] for row in rows)}
+    return tuple(sorted(found - {"pg_catalog"}))
 
 
 # The objects of a catalog that are bound to either column, of the table or of a partition.

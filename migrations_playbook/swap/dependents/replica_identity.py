@@ -8,6 +8,7 @@ from psycopg import sql
 
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
 from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.pair import spell_lives
 
 
 def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
@@ -18,18 +19,17 @@ def read_replica_identities(reading: Reading) -> Iterator[Dependent]:
 
     Lock: ACCESS EXCLUSIVE on the table or the partition.
     """
-    live = reading.pair.replacement.live
     for part in (each for family in reading.families for each in family):
         if not part.index.replica_identity:
             continue
-        name, pair = part.index.name, part.pair
+        name, pair, members = part.index.name, part.pair, part.pair.members_on(part.index.on)
         # A part takes the original's name after the commit.
         then = name if part.above is None else part.twin_name
         yield Dependent(
             "replica identity",
             pair.labelled(name),
-            f"on {live}",
-            frozenset({live}),
+            f"on {spell_lives(members)}",
+            frozenset(each.live.name for each in members),
             steps=Steps(
                 before_rename=(
                     pair.alter_table(

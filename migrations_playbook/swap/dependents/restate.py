@@ -2,7 +2,7 @@
 
 To put a column's name in the place of another's in an expression is not a matter of text: the name
 may be a function's, a type's or a literal's too. So PostgreSQL does the work: on an empty scratch
-copy of the table the definition is executed, the two columns are renamed, and the definition is
+copy of the table the definition is executed, the columns are renamed, and the definition is
 read back. The transaction is rolled back, and nothing remains.
 
 Where the other column has another type, the restated definition is executed in its turn: what does
@@ -55,7 +55,7 @@ def restate_definitions(
     indexes: Mapping[int, tuple[bool, str]],
     constraints: Mapping[int, str],
 ) -> Definitions:
-    """Restate the definitions with the two columns exchanged.
+    """Restate the definitions with the columns exchanged.
 
     Must run with the search_path pinned, so every name in a definition is qualified. The objects of
     a partition are restated on the same scratch table, whose columns have the same names.

@@ -36,8 +36,8 @@ def read_table_itself(reading: Reading) -> Iterator[Dependent]:
 
 def read_obstacles(connection: BaseDatabaseWrapper, pair: Pair) -> Iterator[Dependent]:
     """Yield why a table of this kind cannot be exchanged."""
-    why = unsound(connection, pair.identifier, pair.replacement.live)
-    if why is not None:
+    reasons = (unsound(connection, pair.identifier, each.live.name) for each in pair.members)
+    for why in dict.fromkeys(filter(None, reasons)):
         yield Dependent("table", str(pair.table), "by its kind", refused=f"it is {why}")
 
 
@@ -51,10 +51,12 @@ def find_lock_shortage(reading: Reading) -> Iterator[Dependent]:
     if not pair.table.partitions:
         return
     parts = sum(len(family) for family in reading.families)
-    # The relation, its CHECK and its NOT NULL, and its triggers, the quarantine's too, which a
-    # revert drops; an index and its twin.
-    triggers = len(pair.replacement.trigger_names) + len(reading.bound.triggers)
-    needed = len(pair.oids) * (3 + triggers) + 2 * parts + CATALOG_LOCKS
+    # The relation, a CHECK and a NOT NULL for each member, and the triggers, the quarantines' too,
+    # which a revert drops; an index and its twin.
+    triggers = {name for each in reading.bound for name in each.triggers}
+    triggers |= {name for each in pair.members for name in each.replacement.trigger_names}
+    own = 1 + 2 * len(pair.members) + len(triggers)
+    needed = len(pair.oids) * own + 2 * parts + CATALOG_LOCKS
     room, each = lock_room(reading.connection)
     if needed > room:
         yield Dependent(

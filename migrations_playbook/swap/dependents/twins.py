@@ -99,7 +99,7 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
             )
             if index.unique
             else None,
-            unique_beside=_unique_beside(family[0]),
+            whole_key=_whole_key(family[0]),
         )
     names = {index.oid for index in reading.indexes}
     for index in reading.indexes:
@@ -332,21 +332,19 @@ def _targets(part: Part) -> Iterator[Step]:
         )
 
 
-def _unique_beside(part: Part) -> Key | None:
-    """Find the other columns of a whole unique key with the live column; None otherwise."""
-    index, replacement = part.index, part.pair.replacement
+def _whole_key(part: Part) -> Key | None:
+    """Find the columns of a whole unique key with a live column; None otherwise."""
+    index, pair = part.index, part.pair
     columns = [column for column in index.columns if column is not None]
     if (
         not index.unique
         or index.predicate is not None
         or len(columns) != len(index.columns)
-        or replacement.live not in columns
-        or replacement.shadow in columns
+        or not pair.members_on(columns)
+        or not pair.shadows.isdisjoint(columns)
     ):
         return None
-    return Key(
-        part.pair.identifier, tuple(column for column in columns if column != replacement.live)
-    )
+    return Key(pair.identifier, tuple(columns))
 
 
 KIND = DependentKind(

@@ -38,7 +38,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
         claimed: the objects that the kinds stand for.
     """
     pair = reading.pair
-    seen = {*claimed, *reading.bound.sequences}
+    seen = {*claimed, *(object_ for each in reading.bound for object_ in each.sequences)}
     # pg_identify_object speaks one language; pg_describe_object is translated.
     rows = fetch_all(
         reading.connection,

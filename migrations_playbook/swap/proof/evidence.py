@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import fetch_row
 from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.proof.verify import Digest, digest_values
+from migrations_playbook.swap.proof.verify import digest_values
 
 
 class Evidence:
@@ -65,11 +65,16 @@ class Evidence:
             "column": pair.replacement.live,
             "retired_column": pair.replacement.shadow,
         }
-        self.facts["live_values_before"] = self._digest(digest_values(connection, pair))
+        if len(pair.members) > 1:
+            self.facts["columns"] = [
+                {"column": each.live.name, "retired_column": each.shadow.name}
+                for each in pair.members
+            ]
+        self._note_digests("live_values_before", connection, pair)
 
     def after(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
         """Note the digest of the live values after."""
-        self.facts["live_values_after"] = self._digest(digest_values(connection, pair))
+        self._note_digests("live_values_after", connection, pair)
 
     def add(self, facts: dict[str, Any]) -> None:
         """Note counts, durations and names."""
@@ -90,8 +95,15 @@ class Evidence:
         }
         self.path.write_text(json.dumps(self.facts, indent=2) + "\n")
 
-    def _digest(self, found: Digest) -> dict[str, Any]:
-        return {
-            **found.as_json(),
-            "how": "sum and exclusive or of hashtextextended(value::text, 0)",
-        }
+    def _note_digests(self, moment: str, connection: BaseDatabaseWrapper, pair: Pair) -> None:
+        """Note the digests of the live values; of a group each member's beside its columns."""
+        found = [
+            {
+                **digest_values(connection, each).as_json(),
+                "how": "sum and exclusive or of hashtextextended(value::text, 0)",
+            }
+            for each in pair.members
+        ]
+        self.facts[moment] = found[0]
+        for columns, digest in zip(self.facts.get("columns", ()), found, strict=False):
+            columns[moment] = digest

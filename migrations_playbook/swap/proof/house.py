@@ -26,19 +26,20 @@ def find_problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> tupl
     Lock: none that conflicts with anything.
 
     Arguments:
-        inventory: everything bound to the two columns.
+        inventory: everything bound to the columns.
     """
     return tuple(_problems(connection, inventory)) if inventory.pair.swapped else ()
 
 
 def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator[str]:
-    there, stem = inventory.bound.triggers, inventory.quarantine.stem
-    for trigger in WHILE_SWAPPED:
-        name = trigger.prefix + stem
-        if name not in there:
-            yield f'the quarantine trigger "{name}" is missing'
-        elif there[name] in OFF:
-            yield f'the quarantine trigger "{name}" is disabled'
+    for quarantine in inventory.quarantines:
+        there = quarantine.bound.triggers
+        for trigger in WHILE_SWAPPED:
+            name = trigger.prefix + quarantine.stem
+            if name not in there:
+                yield f'the quarantine trigger "{name}" is missing'
+            elif there[name] in OFF:
+                yield f'the quarantine trigger "{name}" is disabled'
     pair = inventory.pair
     enabled = read_enabled(connection, pair.replacement, pair.table)
     # Nobody can put back a trigger whose value nobody knows any more.
@@ -47,16 +48,17 @@ def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator
         if not enabled.get(name):
             what = "disabled" if name in enabled else "missing"
             yield f'the declared trigger "{name}" is {what}, which a revert needs'
-    if inventory.unique_keys and not fetch_value(
-        connection,
-        sql.SQL("""
-            SELECT count(*)
-              FROM pg_catalog.pg_index i
-              JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
-             WHERE col.name = %s AND i.indisunique AND i.indisvalid""").format(columns=COLUMNS),
-        [*pair.columns, pair.replacement.shadow],
-    ):
-        yield (
-            f'the retired column "{pair.replacement.shadow}" has no unique index any more, so '
-            "leaked values can be inserted again"
-        )
+    for member in pair.members:
+        if inventory.unique_keys(member) and not fetch_value(
+            connection,
+            sql.SQL("""
+                SELECT count(*)
+                  FROM pg_catalog.pg_index i
+                  JOIN {columns} ON col.relation = i.indrelid AND col.number = ANY (i.indkey)
+                 WHERE col.name = %s AND i.indisunique AND i.indisvalid""").format(columns=COLUMNS),
+            [*pair.columns, member.shadow.name],
+        ):
+            yield (
+                f'the retired column "{member.shadow.name}" has no unique index any more, so '
+                "leaked values can be inserted again"
+            )

@@ -27,7 +27,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import READ_BY
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Member, Pair
 
 AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')
 # A relation and an attribute number.
@@ -39,8 +39,8 @@ class Reader(Named):
     """A view that reads the table, itself or through another view.
 
     Arguments:
-        columns: its columns that could hold the value, without the retired column; and whether each
-            is of the same type, or a text.
+        columns: its columns that could hold the value, without retired columns; and whether each is
+            of the same type, or a text.
         key: its columns that show the primary key, in the key's order; None unless all are shown.
     """
 
@@ -65,7 +65,7 @@ class Seen:
 
 
 class Places:
-    """Where the retired column and the key's columns are shown, through any number of views.
+    """Where the retired columns and the key's columns are shown, through any number of views.
 
     Arguments:
         known: by relation and attribute number the key's position, or None for a retired value.
@@ -82,7 +82,7 @@ class Places:
         """Begin with the table and its partitions."""
         known: dict[Place, int | None] = {}
         for each in pair.relations:
-            known[each.table.oid, each.shadow.number] = None
+            known |= {(each.table.oid, one.shadow.number): None for one in each.members}
             for position, name in enumerate(pair.replacement.key):
                 known[each.table.oid, each.table.columns[name].number] = position
         return cls(known, len(pair.replacement.key))
@@ -114,7 +114,7 @@ def find_unreadable(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, st
     """
     failed = {}
     with engine_transaction(connection):
-        for reader in read_readers(connection, pair):
+        for reader in read_readers(connection, pair, pair.members[0]):
             query = sql.SQL("SELECT * FROM {} LIMIT 1").format(reader.identifier)
             if (reason := _failure(connection, query)) is not None:
                 failed[str(reader)] = reason
@@ -135,10 +135,12 @@ def _failure(connection: BaseDatabaseWrapper, query: sql.Composable) -> str | No
     return None
 
 
-def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -> Seen:
-    """Read every view on the table, and views on views; count the retired values shown.
+def read_through(
+    connection: BaseDatabaseWrapper, pair: Pair, member: Member, *, unique: bool
+) -> Seen:
+    """Read every view on the table, and views on views; count a member's retired values shown.
 
-    A text with the value in the middle is found too. A view that shows the retired column itself
+    A text with the value in the middle is found too. A view that shows a retired column itself
     does so on purpose: nothing is counted.
 
     Lock: ACCESS SHARE on the views and their tables.
@@ -153,13 +155,15 @@ def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -
         own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
         # Our own comparisons find PostgreSQL's operators first, then the operators of the column's
         # type.
-        pin_search_path(connection, pair.live.type_schema, *own)
+        pin_search_path(connection, *pair.type_schemas, *own)
         # To sort a million texts takes longer than to hash them, whatever the planner guesses.
         set_local(connection, "enable_mergejoin", "off")
-        for reader in read_readers(connection, pair):
+        for reader in read_readers(connection, pair, member):
             try:
                 with engine_transaction(connection):
-                    seen.shown[str(reader)] = _count_shown(connection, pair, reader, unique=unique)
+                    seen.shown[str(reader)] = _count_shown(
+                        connection, member, reader, unique=unique
+                    )
             except DatabaseError as error:
                 if is_connection_lost(error):
                     raise
@@ -170,7 +174,7 @@ def read_through(connection: BaseDatabaseWrapper, pair: Pair, *, unique: bool) -
 
 
 def _count_shown(
-    connection: BaseDatabaseWrapper, pair: Pair, reader: Reader, *, unique: bool
+    connection: BaseDatabaseWrapper, member: Member, reader: Reader, *, unique: bool
 ) -> int:
     """Count the retired values in a view: columns of the type in one join, texts in another.
 
@@ -181,7 +185,7 @@ def _count_shown(
     texts = [column for column, same_type in reader.columns if not same_type]
     key = () if unique else reader.key
     queries = [
-        _shown_query(pair, reader, columns, cast, key)
+        _shown_query(member, reader, columns, cast, key)
         for cast, columns in (
             (sql.SQL(""), same),
             (AS_TEXT, texts),
@@ -194,7 +198,7 @@ def _count_shown(
 
 
 def _shown_query(
-    pair: Pair, reader: Reader, columns: list[str], cast: sql.SQL, key: tuple[str, ...]
+    member: Member, reader: Reader, columns: list[str], cast: sql.SQL, key: tuple[str, ...]
 ) -> sql.Composed:
     shown = sql.SQL(" UNION ALL ").join(
         sql.SQL("SELECT {} FROM {}").format(
@@ -208,7 +212,7 @@ def _shown_query(
     names = [f"key_{position}" for position in range(len(key))]
     same_row = sql.SQL("").join(
         sql.SQL(" AND t.{} = shown.{}").format(sql.Identifier(of_table), sql.Identifier(name))
-        for of_table, name in zip(pair.replacement.key, names, strict=False)
+        for of_table, name in zip(member.replacement.key, names, strict=False)
     )
     return sql.SQL("""
         SELECT count(*) FROM ({shown}) AS shown ({names})
@@ -216,9 +220,9 @@ def _shown_query(
          WHERE t.{retired} IS DISTINCT FROM t.{live}""").format(
         shown=shown,
         names=sql.SQL(", ").join(map(sql.Identifier, ["value", *names])),
-        table=pair.identifier,
-        retired=sql.Identifier(pair.replacement.shadow),
-        live=sql.Identifier(pair.replacement.live),
+        table=member.table.identifier,
+        retired=member.shadow.identifier,
+        live=member.live.identifier,
         cast=cast,
         same_row=same_row,
     )
@@ -250,18 +254,21 @@ READERS = sql.SQL("""
      ORDER BY found.depth, c.oid""").format(read_by=READ_BY)
 
 
-def read_readers(connection: BaseDatabaseWrapper, pair: Pair) -> list[Reader]:
+def read_readers(connection: BaseDatabaseWrapper, pair: Pair, member: Member) -> list[Reader]:
     """Read the views on the table or its partitions, and views on views, as deep as they go.
 
-    PostgreSQL says where a result column comes from: so the retired column is recognised through
-    any number of views. A view may show the retired column on purpose.
+    PostgreSQL says where a result column comes from: so the retired columns are recognised through
+    any number of views. A view may show a retired column on purpose.
 
     Lock: ACCESS SHARE on the views and the table, to describe their queries.
+
+    Arguments:
+        member: the columns whose values are looked for.
     """
     rows = fetch_all(
         connection,
         READERS,
-        [pair.oids, pair.table.oid, pair.live.number],
+        [pair.oids, pair.table.oid, member.live.number],
     )
     # Where the retired values and the key are known to be, by relation and attribute number.
     place = Places.of(pair)

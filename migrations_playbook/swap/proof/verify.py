@@ -7,7 +7,7 @@ Lock: ACCESS SHARE, as any SELECT takes, in every function of this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,14 +22,14 @@ from migrations_playbook.postgres.query import (
     set_local,
 )
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
-from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.reports import Verified
+from migrations_playbook.swap.pair import Member, Pair
+from migrations_playbook.swap.reports import Verified, put_together
 from migrations_playbook.swap.rows.kinds import rows_of
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 # Unread views are named; so is the memory, by this.
 MEMORY = "the memory of leaked values"
-# Each role's privileges on the live column: role, privilege, and the partition, if any.
+# Each role's privileges on the live columns: role, privilege, and the place, where there are more.
 Rights = frozenset[tuple[str, str, str]]
 
 
@@ -63,41 +63,46 @@ def verify_values(
         rights_changed: the changes of rights found by the exchange.
     """
     with engine_transaction(connection):
-        pin_search_path(connection, pair.live.type_schema)
+        pin_search_path(connection, *pair.type_schemas)
         # A few queries over many rows: compiling each costs more time than saved.
         set_local(connection, "jit", "off")
         found = read_inventory(connection, pair)
-        names: dict[str, sql.Composable] = {
-            "table": pair.identifier,
-            "live": sql.Identifier(pair.replacement.live),
-        }
-        rows, values = fetch_row(
-            connection, sql.SQL("SELECT count(*), count({live}) FROM {table}").format(**names)
-        )
-        counted = Verified(
-            rows=rows,
-            values=values,
-            nulls=rows - values if pair.live.not_null else 0,
-            duplicates=sum(
-                _duplicates(connection, {**names, "table": key.table}, key.columns)
-                for key in found.unique_keys
-            ),
-            leaked=0,
+        proven = pair.swapped or not pair.replacement.meaning.keeps_out
+        rows, counted = rows_of(pair), {}
+        for each in pair.members:
+            plain = _count(connection, found, each)
+            counted[each.live.name] = (
+                rows.prove(connection, found, each, plain) if proven else plain
+            )
+        return replace(
+            put_together(counted),
             rights_changed=rights_changed,
             left=tuple(each.name for each in found.left if each.holds_copies),
-        )
-        if not pair.swapped and pair.replacement.meaning.keeps_out:
-            return counted
-        exchanged = rows_of(pair)
-        return replace(
-            exchanged.prove(connection, found, counted),
             still_bound=tuple(_still_bound(found)) if pair.swapped else (),
-            problems=exchanged.find_problems(connection, found),
+            problems=rows.find_problems(connection, found) if proven else (),
         )
 
 
-def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
-    """Build the digest of the set of live values. A single, parallel, sequential scan.
+def _count(connection: BaseDatabaseWrapper, inventory: Inventory, member: Member) -> Verified:
+    """Count a member's live values, and those that are there twice."""
+    names = {"table": member.table.identifier, "live": member.live.identifier}
+    rows, values = fetch_row(
+        connection, sql.SQL("SELECT count(*), count({live}) FROM {table}").format(**names)
+    )
+    return Verified(
+        rows=rows,
+        values=values,
+        nulls=rows - values if member.live.not_null else 0,
+        duplicates=sum(
+            _duplicates(connection, {**names, "table": key.table}, key.columns)
+            for key in inventory.unique_keys(member)
+        ),
+        leaked=0,
+    )
+
+
+def digest_values(connection: BaseDatabaseWrapper, member: Member) -> Digest:
+    """Build the digest of the set of a member's live values. A single, parallel, sequential scan.
 
     A value has the same text for every role at any time.
     """
@@ -109,14 +114,14 @@ def digest_values(connection: BaseDatabaseWrapper, pair: Pair) -> Digest:
                 SELECT count(*), coalesce(sum(hash::numeric), 0), coalesce(bit_xor(hash), 0)
                   FROM (SELECT pg_catalog.hashtextextended({live}::text, 0) AS hash
                           FROM {table} WHERE {live} IS NOT NULL) AS hashed""").format(
-                live=sql.Identifier(pair.replacement.live), table=pair.identifier
+                live=member.live.identifier, table=member.table.identifier
             ),
         )
     return Digest(int(row[0]), int(row[1]), int(row[2]))
 
 
 def read_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
-    """Read each role's privileges on the live column, however acquired.
+    """Read each role's privileges on the live columns, however acquired.
 
     Partitions are asked for separately: access through the table needs no right on a partition.
     """
@@ -125,18 +130,26 @@ def read_rights(connection: BaseDatabaseWrapper, pair: Pair) -> Rights:
             connection,
             sql.SQL("""
                 SELECT r.rolname, p.privilege,
-                       CASE WHEN t.oid <> %s THEN ' on ' || t.oid::regclass::text ELSE '' END
+                       CASE WHEN %s THEN ' on ' || live.name ELSE '' END
+                       || CASE WHEN t.oid <> %s THEN ' on ' || t.oid::regclass::text ELSE '' END
                   FROM pg_catalog.pg_roles r
                  CROSS JOIN unnest(%s::text[]) AS p (privilege)
                  CROSS JOIN unnest(%s::oid[]) AS t (oid)
-                 WHERE pg_catalog.has_column_privilege(r.oid, t.oid, %s::text, p.privilege)"""),
-            [pair.table.oid, list(PRIVILEGES), pair.oids, pair.replacement.live],
+                 CROSS JOIN unnest(%s::text[]) AS live (name)
+                 WHERE pg_catalog.has_column_privilege(r.oid, t.oid, live.name, p.privilege)"""),
+            [
+                len(pair.members) > 1,
+                pair.table.oid,
+                list(PRIVILEGES),
+                pair.oids,
+                sorted(pair.lives),
+            ],
         )
     )
 
 
 def _duplicates(
-    connection: BaseDatabaseWrapper, names: dict[str, sql.Composable], others: tuple[str, ...]
+    connection: BaseDatabaseWrapper, names: Mapping[str, sql.Identifier], others: tuple[str, ...]
 ) -> int:
     return int(
         fetch_value(
@@ -156,12 +169,12 @@ def _duplicates(
 
 
 def _still_bound(inventory: Inventory) -> Iterator[str]:
-    """Name refused objects on the retired column: bound there since the swap."""
+    """Name refused objects on a retired column: bound there since the swap."""
     for each in inventory.refused:
-        if inventory.pair.replacement.shadow in each.columns:
+        if not inventory.pair.shadows.isdisjoint(each.columns):
             yield str(each)
 
 
 def changed_rights(before: Rights, after: Rights) -> tuple[str, ...]:
-    """List who may do more or less with the live column than before: `role (privilege)`."""
+    """List who may do more or less with a live column than before: `role (privilege)`."""
     return tuple(sorted({f"{role} ({what}{on})" for role, what, on in before ^ after}))

@@ -13,7 +13,7 @@ from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.reports import Verified
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Rows(ABC):
     """The rows of a swap.
 
     Arguments:
-        pair: the two columns.
+        pair: the columns.
     """
 
     pair: Pair
@@ -80,9 +80,16 @@ class Rows(ABC):
 
     @abstractmethod
     def prove(
-        self, connection: BaseDatabaseWrapper, inventory: Inventory, counted: Verified
+        self,
+        connection: BaseDatabaseWrapper,
+        inventory: Inventory,
+        member: Member,
+        counted: Verified,
     ) -> Verified:
-        """Add the numbers that prove the exchanged columns. Lock: ACCESS SHARE on the table."""
+        """Add the numbers that prove a member's exchanged columns.
+
+        Lock: ACCESS SHARE on the table.
+        """
 
     @abstractmethod
     def find_problems(

@@ -21,7 +21,7 @@ from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Pair, refuse_overtaken
+from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
 
 # How many values a row may draw to get another than its live value.
 DRAWING_ROUNDS = 20
@@ -37,10 +37,11 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Uniqu
     """
     with engine_transaction(connection):
         hold_names(connection, pair)
-        pin_search_path(connection, pair.live.type_schema)
+        pin_search_path(connection, *pair.type_schemas)
         _draw(
             connection,
             pair,
+            pair.members[0],
             sql.SQL("""
                 SELECT tableoid, ctid FROM (
                     SELECT tableoid, ctid, row_number() OVER (PARTITION BY {key}) AS nth
@@ -48,7 +49,7 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Uniqu
                  WHERE nth > 1""").format(
                 key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
                 table=unique.table,
-                shadow=sql.Identifier(pair.replacement.shadow),
+                shadow=pair.members[0].shadow.identifier,
                 predicate=sql.SQL(f"({unique.predicate or 'true'})"),
             ),
         )
@@ -74,15 +75,17 @@ def redraw_leaked(
     pair, drawn = inventory.pair, 0
     with engine_transaction(connection):
         hold_names(connection, pair)
-        pin_search_path(connection, pair.live.type_schema)
-        for name, value in unsettled_texts(inventory.quarantine).items():
-            set_local(connection, name, value)
-        exchanged = has_memory(connection, inventory.quarantine)
-        for rows in _leaked_rows(inventory, exchanged=exchanged, redraw=redraw):
-            count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(rows)
-            if found := int(fetch_value(connection, count)):
-                _draw(connection, pair, rows)
-                drawn += found
+        pin_search_path(connection, *pair.type_schemas)
+        for member in pair.members:
+            quarantine = inventory.quarantine(member)
+            for name, value in unsettled_texts(quarantine).items():
+                set_local(connection, name, value)
+            exchanged = has_memory(connection, quarantine)
+            for rows in _leaked_rows(inventory, member, exchanged=exchanged, redraw=redraw):
+                count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(rows)
+                if found := int(fetch_value(connection, count)):
+                    _draw(connection, pair, member, rows)
+                    drawn += found
     return drawn
 
 
@@ -101,26 +104,34 @@ def copy_untriggered(connection: BaseDatabaseWrapper, pair: Pair) -> int:
         ignore_declared(connection, pair)
         return execute(
             connection,
-            sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
+            sql.SQL("UPDATE {} SET {} WHERE {}").format(
                 pair.identifier,
-                sql.Identifier(pair.replacement.shadow),
-                sql.Identifier(pair.replacement.live),
-                pair.replacement.meaning.to_do,
+                sql.SQL(", ").join(
+                    sql.SQL("{shadow} = coalesce({shadow}, {live})").format(
+                        shadow=each.shadow.identifier, live=each.live.identifier
+                    )
+                    for each in pair.members
+                ),
+                sql.SQL(" OR ").join(
+                    sql.SQL("{} IS NULL AND {} IS NOT NULL").format(
+                        each.shadow.identifier, each.live.identifier
+                    )
+                    for each in pair.members
+                ),
             ),
         )
 
 
 def _leaked_rows(
-    inventory: Inventory, *, exchanged: bool, redraw: bool
+    inventory: Inventory, member: Member, *, exchanged: bool, redraw: bool
 ) -> Iterator[sql.Composable]:
     """Compose the queries for the rows; `exchanged`: whether there was an exchange before."""
-    pair = inventory.pair
-    live, shadow = sql.Identifier(pair.replacement.live), sql.Identifier(pair.replacement.shadow)
+    live, shadow = member.live.identifier, member.shadow.identifier
     if redraw:
         yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {} = {}").format(
-            pair.identifier, live, shadow
+            member.table.identifier, live, shadow
         )
-    for key in inventory.unique_keys:
+    for key in inventory.unique_keys(member):
         yield sql.SQL("""
             SELECT a.tableoid, a.ctid FROM {table} AS a
               JOIN {table} AS b ON b.{live} = a.{shadow}{same}
@@ -136,11 +147,14 @@ def _leaked_rows(
         )
     if exchanged:
         yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {}").format(
-            pair.identifier, is_remembered_sql(inventory.quarantine, pair.replacement.shadow)
+            member.table.identifier,
+            is_remembered_sql(inventory.quarantine(member), member.shadow.name),
         )
 
 
-def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> None:
+def _draw(
+    connection: BaseDatabaseWrapper, pair: Pair, member: Member, rows: sql.Composable
+) -> None:
     """Draw the shadow of rows. `ctid` is unique within one partition: `tableoid` says which.
 
     No row draws its own live value, unless all draws for the row yield that value. Where an index
@@ -153,10 +167,10 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
                     FROM (SELECT {value} AS value
                             FROM pg_catalog.generate_series(1, {rounds})) AS drawn
                    WHERE drawn.value IS DISTINCT FROM {table}.{live} LIMIT 1), {value})""").format(
-        value=pair.replacement.rotation.value,
+        value=member.replacement.rotation.value,
         rounds=DRAWING_ROUNDS,
         table=pair.identifier,
-        live=sql.Identifier(pair.replacement.live),
+        live=member.live.identifier,
     )
     try:
         with engine_transaction(connection):
@@ -167,7 +181,7 @@ def _draw(connection: BaseDatabaseWrapper, pair: Pair, rows: sql.Composable) -> 
                     "UPDATE {table} SET {shadow} = {value} WHERE (tableoid, ctid) IN ({rows})"
                 ).format(
                     table=pair.identifier,
-                    shadow=sql.Identifier(pair.replacement.shadow),
+                    shadow=member.shadow.identifier,
                     value=value,
                     rows=rows,
                 ),

@@ -21,7 +21,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.reports import Converted, Verified
 from migrations_playbook.swap.rows.base import Rows
 from migrations_playbook.swap.rows.collisions import hold_names, ignore_declared
@@ -106,7 +106,11 @@ class ConvertedRows(Rows):
             yield "Bring rows in step that were written past the triggers"
 
     def prove(
-        self, connection: BaseDatabaseWrapper, inventory: Inventory, counted: Verified
+        self,
+        connection: BaseDatabaseWrapper,
+        inventory: Inventory,
+        member: Member,
+        counted: Verified,
     ) -> Verified:
         """Count the rows that neither way explains, and those with no way back."""
         pair = inventory.pair

@@ -17,11 +17,12 @@ from migrations_playbook.postgres.query import (
     pin_search_path,
     set_local,
 )
+from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Key, Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Pair
+from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.proof.house import find_problems
 from migrations_playbook.swap.proof.readers import read_through
 from migrations_playbook.swap.reports import Verified
@@ -48,16 +49,19 @@ class RotatedRows(Rows):
         After an exchange there may be some: the rows written since.
         """
         connection, pair = request.connection, self.pair
-        if request.revert or request.redraw or has_memory(connection, request.inventory.quarantine):
+        exchanged = has_memory(connection, request.inventory.quarantines[0])
+        if request.revert or request.redraw or exchanged:
             return None
         with engine_transaction(connection):
-            pin_search_path(connection, pair.live.type_schema)
+            pin_search_path(connection, *pair.type_schemas)
             same = fetch_value(
                 connection,
-                sql.SQL("SELECT count(*) FROM {} WHERE {} = {}").format(
+                sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
                     pair.identifier,
-                    sql.Identifier(pair.replacement.live),
-                    sql.Identifier(pair.replacement.shadow),
+                    sql.SQL(" OR ").join(
+                        sql.SQL("{} = {}").format(each.live.identifier, each.shadow.identifier)
+                        for each in pair.members
+                    ),
                 ),
             )
         if not same:
@@ -95,24 +99,28 @@ class RotatedRows(Rows):
         )
 
     def prove(
-        self, connection: BaseDatabaseWrapper, inventory: Inventory, counted: Verified
+        self,
+        connection: BaseDatabaseWrapper,
+        inventory: Inventory,
+        member: Member,
+        counted: Verified,
     ) -> Verified:
         """Prove that no leaked value is reachable under the live name."""
-        pair = inventory.pair
-        leaked = sum(_leaked(connection, pair, key) for key in inventory.unique_keys)
-        remembered = _remembered(connection, inventory)
+        keys = inventory.unique_keys(member)
+        leaked = sum(_leaked(connection, member, key) for key in keys)
+        remembered = _remembered(connection, inventory.quarantine(member))
         same, untriggered = fetch_row(
             connection,
             sql.SQL("""
                 SELECT count(*) FILTER (WHERE {live} = {retired}),
                        count(*) FILTER (WHERE {retired} IS NULL AND {live} IS NOT NULL)
                   FROM {table}""").format(
-                table=pair.identifier,
-                live=sql.Identifier(pair.replacement.live),
-                retired=sql.Identifier(pair.replacement.shadow),
+                table=member.table.identifier,
+                live=member.live.identifier,
+                retired=member.shadow.identifier,
             ),
         )
-        seen = read_through(connection, pair, unique=bool(inventory.unique_keys))
+        seen = read_through(connection, inventory.pair, member, unique=bool(keys))
         return replace(
             counted,
             leaked=leaked,
@@ -132,7 +140,7 @@ class RotatedRows(Rows):
         return find_problems(connection, inventory)
 
 
-def _leaked(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
+def _leaked(connection: BaseDatabaseWrapper, member: Member, key: Key) -> int:
     """Count rows whose live value is another row's retired value.
 
     A row written since the swap has the same value in both columns, and is counted apart.
@@ -144,8 +152,8 @@ def _leaked(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
                 SELECT count(*) FROM {table} AS a JOIN {table} AS b ON b.{retired} = a.{live}{same}
                  WHERE (a.tableoid, a.ctid) <> (b.tableoid, b.ctid)""").format(
                 table=key.table,
-                live=sql.Identifier(pair.replacement.live),
-                retired=sql.Identifier(pair.replacement.shadow),
+                live=member.live.identifier,
+                retired=member.shadow.identifier,
                 same=sql.SQL("").join(
                     sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
                     for column in key.columns
@@ -155,9 +163,8 @@ def _leaked(connection: BaseDatabaseWrapper, pair: Pair, key: Key) -> int:
     )
 
 
-def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | None:
+def _remembered(connection: BaseDatabaseWrapper, quarantine: Quarantine) -> int | None:
     """Count rows whose live value is remembered as leaked; None where the role may not look."""
-    quarantine = inventory.quarantine
     if not has_memory(connection, quarantine):
         return 0
     memory = quarantine.object("leaked").as_string(None)
@@ -171,7 +178,7 @@ def _remembered(connection: BaseDatabaseWrapper, inventory: Inventory) -> int | 
         fetch_value(
             connection,
             sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-                inventory.pair.identifier, is_remembered_sql(quarantine, quarantine.live)
+                quarantine.table.identifier, is_remembered_sql(quarantine, quarantine.live)
             ),
         )
     )
