@@ -53,8 +53,8 @@ class ConvertedRows(Rows):
         )
         return Refused(
             f"{lost:,} rows of {replacement.label} have a {replacement.live} that has no way back "
-            f"to {pair.shadow.type}, and a revert would lose it; nothing was changed. {remedy}. "
-            f'"{listed}" lists them by key.'
+            f"to {pair.members[0].shadow.type}, and a revert would lose it; nothing was changed. "
+            f'{remedy}. "{listed}" lists them by key.'
         )
 
     def make_ready(
