@@ -13,7 +13,13 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.expand.soundness import TAKE_OUT, Obstacle, find_obstacle, unsound
+from migrations_playbook.expand.soundness import (
+    TAKE_OUT,
+    Obstacle,
+    find_obstacle,
+    find_restless_default,
+    unsound,
+)
 from migrations_playbook.expand.value_checks import spell_text
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_row, set_local
 from migrations_playbook.postgres.roles import current_role, find_hidden_rows
@@ -109,8 +115,19 @@ def _check_draws(
 def _check_ways(
     connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
 ) -> Iterator[CheckMessage]:
-    """Say which way PostgreSQL would refuse, whatever the values are."""
+    """Say which way PostgreSQL would refuse, whatever the values are, and what could not move."""
     conversion = replacement.conversion
+    restless = find_restless_default(connection, table, replacement.live)
+    if replacement.declaration.moves and restless is not None:
+        live, shadow = replacement.declaration.live, replacement.declaration.shadow
+        yield Error(
+            f"Shadow(moves=True): the default of {live} in the database, {restless}, is another "
+            f"one each time, so a new row's {shadow} could not be told from a {live} that was "
+            "given as well.",
+            hint=f"Let the release before write {live} itself, and drop the default.",
+            obj=replacement.model,
+            id="playbook.E047",
+        )
     for way, maker, column in (
         ("up", conversion.up, replacement.live),
         ("down", conversion.down, replacement.shadow),

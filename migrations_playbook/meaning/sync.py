@@ -6,7 +6,7 @@ writes every field, so `UPDATE OF` tells nothing. (Of an INSERT, OLD is null thr
 - The live column was written: the shadow is made from it.
 - The shadow was written: the live column is made from it.
 - Both were, and agree: they stay. They do not agree: the side that has the name wins, and a
-  sequence counts it.
+  sequence counts it. (A new row's live value that is the column's default was not written.)
 - Neither was: nothing is touched. What has not changed is never made again, because up and down
   need not give back the same value.
 
@@ -86,12 +86,15 @@ IF live_written AND shadow_written THEN
     IF agree THEN
         RETURN NEW;
     END IF;
+    IF TG_OP = 'INSERT'{where_a_way_leads} THEN
+        {skip_default}
+    END IF;
     PERFORM nextval(c.oid::regclass)
        FROM pg_catalog.pg_trigger t
        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
        JOIN pg_catalog.pg_class c
          ON c.relkind = 'S' AND c.relname = p.proname AND c.relnamespace = p.pronamespace
-      WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+      WHERE live_written AND t.tgrelid = TG_RELID AND t.tgname = TG_NAME
         AND pg_catalog.has_sequence_privilege(c.oid, 'USAGE');
 END IF;
 IF live_written THEN
@@ -115,6 +118,30 @@ ELSE
 END IF;
 RETURN NEW;"""
 
+# PostgreSQL does not say whether a new row's value was given, or is the column's default. Beside a
+# shadow that was given and does not agree, the default is taken for what it is. (Each partition may
+# have a default of its own, for a row that is inserted into it by its name.)
+SKIP_DEFAULT = """FOR its_default IN
+            SELECT pg_catalog.format('CAST(%s AS %s)',
+                       coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+                                pg_catalog.pg_get_expr(y.typdefaultbin, 0)),
+                       pg_catalog.format_type(a.atttypid, a.atttypmod))
+              FROM pg_catalog.pg_attribute a
+              JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+              LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             WHERE a.attname = {live_name} AND a.attrelid IN (
+                       SELECT TG_RELID UNION SELECT pg_catalog.pg_partition_ancestors(TG_RELID))
+               AND coalesce(d.adbin, y.typdefaultbin) IS NOT NULL
+        LOOP
+            BEGIN
+                EXECUTE 'SELECT $1 IS NOT DISTINCT FROM ' || its_default
+                   INTO agree USING NEW.{live};
+            EXCEPTION WHEN OTHERS THEN
+                agree := false;
+            END;
+            live_written := live_written AND NOT agree;
+        END LOOP;"""
+
 # An object that was loaded before an exchange, or before a revert, is saved after it.
 STALE = """IF NEW.{live} = OLD.{shadow}{collation} AND {live_changed} AND ({had_both}) THEN
     NEW.{live} := OLD.{live};
@@ -132,7 +159,7 @@ class SyncTrigger(ShadowTrigger):
     def get_declare(self, model: Any) -> list[tuple[str, str]]:
         """Return the function's variables."""
         names = ("exchanged", "live_written", "shadow_written", "agree")
-        return [(name, "boolean") for name in names]
+        return [*((name, "boolean") for name in names), ("its_default", "text")]
 
     def get_func(self, model: Any) -> str:
         """Return the body."""
@@ -164,6 +191,11 @@ class SyncTrigger(ShadowTrigger):
             careful=CAREFUL,
             agree=" OR ".join(agree),
             agree_exchanged=" OR ".join(agree_exchanged),
+            # Elsewhere the shadow would be made of the default all the same.
+            where_a_way_leads="" if down.declared else " AND exchanged",
+            skip_default=SKIP_DEFAULT.format(
+                live_name=sql.Literal(columns["live"]).as_string(None), **names
+            ),
             up_live=up(live),
             up_shadow=up(shadow),
             down_live=down(live),
