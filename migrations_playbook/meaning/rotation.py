@@ -14,9 +14,10 @@ value has no shadow either: null means no token, or no token any more. Where the
 be null, the shadow is drawn in any case: a trigger of the site that fires after ours may draw the
 token.
 
-Both have a WHEN clause that PostgreSQL evaluates without calling the function, so any other UPDATE
-costs nothing: neither does a row of the backfill. The plays themselves set django-pgtrigger's
-`pgtrigger.ignore` where they draw a value again. Anybody may set this; nobody does so by accident.
+Both have a WHEN clause that PostgreSQL evaluates without calling the function, so a row of the
+backfill costs next to nothing, and any other UPDATE little: the clause is read once a statement.
+The plays themselves set django-pgtrigger's `pgtrigger.ignore` where they draw a value again.
+Anybody may set this; nobody does so by accident.
 """
 
 from __future__ import annotations

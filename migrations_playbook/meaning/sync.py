@@ -265,8 +265,8 @@ class SyncUpdateTrigger(SyncTrigger):
     def get_condition(self, model: Any) -> pgtrigger.Condition:
         """Return the WHEN: either column is written, and not by a batch of the backfill.
 
-        PostgreSQL evaluates WHEN without calling the function: a save() that changes neither column
-        costs nothing, nor does a row of the backfill. It names no type, so that it means the same
+        PostgreSQL evaluates WHEN without calling the function, for a save() that changes neither
+        column as for a row of the backfill. It names no type, so that it means the same
         after an exchange.
         """
         return pgtrigger.Condition(
