@@ -10,7 +10,7 @@ The plays, in the order in which they are played: `expand` (a migration), `backf
 """
 
 import migrations_playbook.apps  # noqa: F401 - registers the check that it is installed
-from migrations_playbook.shadow import Shadow
+from migrations_playbook.shadow import Group, Shadow
 from migrations_playbook.values import (
     DIGITS,
     HEX,
@@ -28,6 +28,7 @@ __all__ = [
     "UNAMBIGUOUS",
     "URL_SAFE",
     "AtTimeZone",
+    "Group",
     "RandomHexUUID",
     "RandomText",
     "Sha256",

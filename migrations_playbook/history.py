@@ -35,7 +35,7 @@ from migrations_playbook.replacement import (
     declared_replacements,
     find_replacement,
 )
-from migrations_playbook.shadow import Shadow
+from migrations_playbook.shadow import Shadow, read_shadows
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 
@@ -145,9 +145,9 @@ def read_declarations(model_state: ModelState) -> Iterator[Shadow]:
         fields = {
             unquoted(field.db_column or name): name for name, field in model_state.fields.items()
         }
-        declaration = Shadow.read(text.kwargs["func"], fields)
-        if declaration is not None and trigger.name == declaration.triggers[0].name:
-            yield declaration
+        for declaration in read_shadows(text.kwargs["func"], fields):
+            if trigger.name == declaration.triggers[0].name:
+                yield declaration
 
 
 def own_triggers(model_state: ModelState, declaration: Shadow) -> list[compiler.Trigger]:

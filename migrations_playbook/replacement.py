@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -57,6 +57,19 @@ class Replacement(Called):
     model: type[models.Model]
     declaration: Shadow
     schema: str = ""
+
+    @property
+    def group(self) -> tuple[Replacement, ...]:
+        """All replacements that are played together with this one, in their order.
+
+        Itself alone where its shadow stands alone.
+        """
+        return tuple(replace(self, declaration=each) for each in self.declaration.members)
+
+    @property
+    def lead(self) -> Replacement:
+        """The first of the group."""
+        return self.group[0]
 
     @property
     def label(self) -> str:
@@ -160,9 +173,9 @@ def find_elsewhere(replacement: Replacement, *, using: str) -> str | None:
 def declared_replacements() -> Iterator[Replacement]:
     """List every shadow that an installed model declares, in the order of the models."""
     for model, trigger in pgtrigger.registered():
-        # A declaration's first trigger stands for the declaration.
+        # A declaration's first trigger stands for the declaration, or for all of a group.
         if isinstance(trigger, ShadowTrigger) and trigger.leads:
-            yield Replacement(cast("type[models.Model]", model), trigger.declaration)
+            yield from Replacement(cast("type[models.Model]", model), trigger.declaration).group
 
 
 def find_replacement(label: str, shadow: str) -> Replacement:

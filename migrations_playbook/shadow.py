@@ -17,8 +17,8 @@ the contract. What the shadow's values mean, and which triggers follow, is the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import pgtrigger
@@ -27,15 +27,18 @@ from django.db.models import options as meta_options
 from django.db.models.signals import class_prepared
 from django.dispatch import receiver
 
-from migrations_playbook.meaning.base import Meaning
+from migrations_playbook.meaning.base import Meaning, read_declared
 from migrations_playbook.meaning.conversion import Conversion
 from migrations_playbook.meaning.expressions import (
+    SOURCE,
     CompiledExpression,
     output_field,
     write_expression,
 )
+from migrations_playbook.meaning.group_triggers import GroupFillTrigger, GroupKeepTrigger
+from migrations_playbook.meaning.grouped import GroupedRotation, mark_sources
 from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation, read_drawn
-from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger, read_declared
+from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger
 from migrations_playbook.postgres.names import unquoted
 
 # As django-pgtrigger does. Where INSTALLED_APPS lacks the package, a check says so, and not Django,
@@ -57,18 +60,26 @@ class Shadow:
             has the live field's type.
         value: of a rotation: a Django expression that PostgreSQL evaluates for each row, such as
             `RandomUUID()`. The expression refers to no column: a value is drawn, not converted.
+            In a `Group` it may refer to the shadow fields of members that stand before.
         up: of a conversion: what the shadow's value is made of, an expression of the live field.
         down: of a conversion: the way back, an expression of the shadow field; None for no way.
         moves: of a conversion: nothing is exchanged. The shadow keeps its name, both names are
             served, and the contract drops the live column: a rename.
+        group: the group that the shadow is a member of; a `Group` says so itself.
     """
 
     live: str
     shadow: str
-    value: models.expressions.BaseExpression | None = None
+    value: Expression | None = None
     up: Expression | None = None
     down: Expression | None = None
     moves: bool = False
+    group: Group | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def members(self) -> tuple[Shadow, ...]:
+        """All shadows that are played together with this one, in their order; itself included."""
+        return (self,) if self.group is None else self.group.members
 
     @property
     def converts(self) -> bool:
@@ -87,36 +98,12 @@ class Shadow:
 
     @property
     def triggers(self) -> list[pgtrigger.Trigger]:
-        """The triggers for a model's `Meta.triggers`."""
+        """The triggers for a model's `Meta.triggers`; of a member, those of its group."""
+        if self.group is not None:
+            return self.group.triggers
         if self.converts:
             return [SyncInsertTrigger(self), SyncUpdateTrigger(self)]
         return [FillTrigger(self), KeepTrigger(self)]
-
-    @classmethod
-    def read(cls, installed: str, fields: Mapping[str, str]) -> Shadow | None:
-        """Read a declaration back from the text of its first trigger's function; None without.
-
-        Arguments:
-            installed: the text.
-            fields: the names of the model's fields, by their columns.
-        """
-        made = read_declared(installed)
-        drawn = read_drawn(installed)
-        columns = made or drawn or {}
-        live, shadow = (fields.get(unquoted(columns.get(role, ""))) for role in ("live", "shadow"))
-        if live is None or shadow is None:
-            return None
-        if drawn is not None:
-            return cls(live, shadow, value=CompiledExpression(drawn["value"]))
-        assert made is not None
-        up, down = made["up"], made["down"]
-        return cls(
-            live,
-            shadow,
-            up=CompiledExpression(up, live),
-            down=None if down is None else CompiledExpression(down, shadow),
-            moves=made.get("moves", False),
-        )
 
     def attach_to(
         self, model: type[models.Model], field: models.Field[Any, Any] | None = None
@@ -129,16 +116,23 @@ class Shadow:
             model: an installed app's model; `apps.get_model("invitations.Invitation")`, say.
             field: the shadow field, nullable; without, one of the live field's type.
         """
+        self.add_field(model, field)
+        _register(self.triggers, model)
+
+    def add_field(
+        self, model: type[models.Model], field: models.Field[Any, Any] | None = None
+    ) -> None:
+        """Add the shadow field to somebody else's model; see `attach_to`."""
         fields = {each.name: each for each in model._meta.fields}
         live = fields.get(self.live)
         # Where there is nothing to copy, or a primary key, a check says what is wrong.
         if live is not None and not live.primary_key and self.shadow not in fields:
             model.add_to_class(self.shadow, field or shadow_field(live))
-        for trigger in self.triggers:
-            trigger.register(model)  # type: ignore[arg-type]
 
     def meaning(self, model: type[models.Model]) -> Meaning:
         """Return the meaning of the shadow of a model."""
+        if self.group is not None:
+            return GroupedRotation(model, self)
         return Conversion(model, self) if self.converts else Rotation(model, self)
 
     @property
@@ -149,6 +143,91 @@ class Shadow:
     def value_sql(self, model: type[models.Model]) -> str:
         """Write the value expression as SQL, its parameters as literals."""
         return write_expression(model, self.value)
+
+
+class Group:
+    """Shadows of a table that are played as one: filled, exchanged and reverted together.
+
+    The value of a member is drawn, or made of shadow fields of members that stand before::
+
+        triggers = Group(
+            Shadow(live="token", shadow="new_token", value=RandomText(30)),
+            Shadow(live="checksum", shadow="new_checksum", value=Sha256("new_token")),
+        )
+
+    Arguments:
+        members: the shadows, all of them rotations.
+    """
+
+    def __init__(self, *members: Shadow) -> None:
+        self.members = tuple(replace(each, group=self) for each in members)
+
+    @property
+    def triggers(self) -> list[pgtrigger.Trigger]:
+        """The triggers for a model's `Meta.triggers`, named after the first member."""
+        return [trigger(each) for each in self.members[:1] for trigger in GROUP_TRIGGERS]
+
+    def attach_to(self, model: type[models.Model]) -> None:
+        """Declare the group on somebody else's model; see `Shadow.attach_to`."""
+        for each in self.members:
+            each.add_field(model)
+        _register(self.triggers, model)
+
+
+GROUP_TRIGGERS = (GroupFillTrigger, GroupKeepTrigger)
+
+
+def _register(triggers: Iterable[pgtrigger.Trigger], model: type[models.Model]) -> None:
+    for trigger in triggers:
+        trigger.register(model)  # type: ignore[arg-type]
+
+
+def read_shadows(installed: str, fields: Mapping[str, str]) -> tuple[Shadow, ...]:
+    """Read declarations back from the text of their first trigger's function.
+
+    Arguments:
+        installed: the text.
+        fields: the names of the model's fields, by their columns.
+
+    Returns:
+        The declaration, or the members of a group; nothing where a field is gone, or where the
+        function is none of ours.
+    """
+    declared = read_declared(installed)
+    described = declared.get("group") or [declared or read_drawn(installed) or {}]
+    named = []
+    for each in described:
+        live, shadow = (fields.get(unquoted(each.get(role, ""))) for role in ("live", "shadow"))
+        if live is None or shadow is None:
+            return ()
+        named.append((live, shadow, each))
+    if "group" not in declared:
+        return tuple(_read_shadow(*each, {}) for each in named)
+    marks = mark_sources(shadow for _, shadow, _ in named)
+    return Group(*(_read_shadow(*each, marks) for each in named)).members
+
+
+def _read_shadow(
+    live: str, shadow: str, described: Mapping[str, Any], marks: Mapping[str, str]
+) -> Shadow:
+    """Read a shadow's declaration back.
+
+    Arguments:
+        described: the SQL of its expressions.
+        marks: the fields that a value may refer to, by what stands for each.
+    """
+    if "value" in described:
+        value = described["value"]
+        sources = {mark: field for mark, field in marks.items() if mark in value}
+        return Shadow(live, shadow, CompiledExpression(value, sources))
+    up, down = described["up"], described["down"]
+    return Shadow(
+        live,
+        shadow,
+        up=CompiledExpression(up, {SOURCE: live}),
+        down=None if down is None else CompiledExpression(down, {SOURCE: shadow}),
+        moves=described.get("moves", False),
+    )
 
 
 def shadow_field(live: models.Field[Any, Any]) -> models.Field[Any, Any]:
@@ -166,12 +245,12 @@ def shadow_field(live: models.Field[Any, Any]) -> models.Field[Any, Any]:
 def spread_declarations(sender: type[models.Model], **kwargs: Any) -> None:
     """Read `triggers = Shadow(...)` and `[Shadow(...), ...]` as if `.triggers` stood behind."""
     declared = getattr(sender._meta, "triggers", ())
-    each_declared = (declared,) if isinstance(declared, Shadow) else declared
-    if any(isinstance(each, Shadow) for each in each_declared):
+    each_declared = (declared,) if isinstance(declared, Shadow | Group) else declared
+    if any(isinstance(each, Shadow | Group) for each in each_declared):
         spread = [
             trigger
             for each in each_declared
-            for trigger in (each.triggers if isinstance(each, Shadow) else (each,))
+            for trigger in (each.triggers if isinstance(each, Shadow | Group) else (each,))
         ]
         sender._meta.triggers = spread  # type: ignore[attr-defined]
         # Looked at by the migrations' autodetector.

@@ -102,7 +102,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf, *, careful: bool = Fal
                AND abs(pg_catalog.hashtid(ctid) %% %s) = %s
              LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
         filled AS (
-            UPDATE ONLY {table} SET {shadow} = {assigned}
+            UPDATE ONLY {table} SET {assignment}
              WHERE ctid = ANY (ARRAY(SELECT ctid FROM claimed))
             RETURNING {to_do} AS still_to_do)
         SELECT count(*), count(*) FILTER (WHERE still_to_do),
@@ -110,8 +110,7 @@ def batch_statement(replacement: Replacement, leaf: Leaf, *, careful: bool = Fal
           FROM filled""").format(
         table=leaf.identifier,
         to_do=meaning.to_do,
-        shadow=meaning.shadow,
-        assigned=sql.SQL("NULL") if careful else meaning.assigned,
+        assignment=meaning.assignment(careful=careful),
     )
 
 

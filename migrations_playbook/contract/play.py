@@ -16,7 +16,8 @@ from psycopg import sql
 
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
-from migrations_playbook.meaning.sync import counts, read_declared
+from migrations_playbook.meaning.base import read_declared
+from migrations_playbook.meaning.sync import counts
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.names import plain_name
@@ -119,7 +120,7 @@ def _moves(connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str
              WHERE t.tgrelid = %s AND t.tgname = ANY (%s)"""),
         [table.oid, list(triggers)],
     )
-    return any((read_declared(text) or {}).get("moves") for (text,) in rows)
+    return any(read_declared(text).get("moves") for (text,) in rows)
 
 
 def refuse_unconverted(

@@ -8,6 +8,7 @@ other face, for the swap alone: `swap.rows`.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ from migrations_playbook.trigger_sql import PinnedTriggerSql
 # django-pgtrigger puts "pgtrigger_" before a trigger's name and "_" and five hex digits behind
 # it, and allows 47 characters between.
 MAX_TRIGGER_NAME = 47
+# The first line of a function's text, where the text alone does not tell the declaration: as JSON.
+DECLARED = re.compile(r"^\s*-- migrations_playbook: (?P<json>\{.*\})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,30 @@ class ShadowTrigger(pgtrigger.Trigger):
 
     def names(self, model: type[models.Model]) -> dict[str, str]:
         """Quote the column names for the trigger's SQL."""
+        return name_columns(model, self.declaration)
 
-        def quoted(field: str) -> str:
-            """Quote the name of a field's column."""
-            return sql.Identifier(column_of(model, field)).as_string(None)
 
-        live = quoted(self.declaration.live)
-        field: Any = model._meta.get_field(self.declaration.live)
-        return {
-            "live": live,
-            "shadow": quoted(self.declaration.shadow),
-            # A row of a field that may not be null has a live value in the end, whoever draws it.
-            "has_live": f"NEW.{live} IS NOT NULL" if field.null else "true",
-        }
+def name_columns(model: type[models.Model], declaration: Any) -> dict[str, str]:
+    """Quote the column names of a declaration for a trigger's SQL."""
+
+    def quoted(field: str) -> str:
+        """Quote the name of a field's column."""
+        return sql.Identifier(column_of(model, field)).as_string(None)
+
+    live = quoted(declaration.live)
+    field: Any = model._meta.get_field(declaration.live)
+    return {
+        "live": live,
+        "shadow": quoted(declaration.shadow),
+        # A row of a field that may not be null has a live value in the end, whoever draws it.
+        "has_live": f"NEW.{live} IS NOT NULL" if field.null else "true",
+    }
+
+
+def read_declared(installed: str) -> dict[str, Any]:
+    """Read the declaration in the first line of a trigger's function; empty without such a line."""
+    found = DECLARED.search(installed)
+    return {} if found is None else dict(json.loads(found["json"]))
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,15 @@ class Meaning(ABC):
     @abstractmethod
     def assigned(self) -> sql.Composable:
         """What a batch assigns to the shadow; null where the row stays to do."""
+
+    def assignment(self, *, careful: bool = False) -> sql.Composable:
+        """Compose what a batch sets.
+
+        Arguments:
+            careful: leave the values to the trigger, which stumbles over no row.
+        """
+        assigned = sql.SQL("NULL") if careful else self.assigned
+        return sql.SQL("{} = {}").format(self.shadow, assigned)
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
 
-from migrations_playbook.meaning.base import Meaning, Words
+from migrations_playbook.meaning.base import Meaning, Words, read_declared
 from migrations_playbook.meaning.catalog import count_disagreements, find_later_trigger
 from migrations_playbook.meaning.expressions import keeps_null
 from migrations_playbook.meaning.sync import (
@@ -28,7 +28,6 @@ from migrations_playbook.meaning.sync import (
     PLAIN,
     Maker,
     SyncInsertTrigger,
-    read_declared,
 )
 from migrations_playbook.postgres.query import engine_transaction, execute, set_local
 from migrations_playbook.postgres.steps import Step
@@ -113,7 +112,7 @@ class Conversion(Meaning):
         """Tell whether a sync trigger converts in another way than the model declares."""
         found = read_declared(installed)
         mine = read_declared(SyncInsertTrigger(self.declaration).get_func(self.model))
-        return found is not None and found != mine
+        return bool(found) and found != mine
 
     def steps_after(self, quarantine: Quarantine, *, revert: bool) -> list[Step]:
         """Build nothing: the sync triggers are the same for either name."""

@@ -13,7 +13,7 @@ from django.db.models.sql import Query
 from psycopg import sql
 
 from migrations_playbook.errors import Refused
-from migrations_playbook.postgres.names import base_type
+from migrations_playbook.postgres.names import base_type, column_of
 
 Model = type[models.Model]
 Field: TypeAlias = "models.Field[Any, Any]"
@@ -58,13 +58,13 @@ class CompiledExpression(Written):
     """An expression known by its SQL only, as a trigger has it.
 
     Arguments:
-        text: the SQL; `SOURCE` stands for the column.
-        source: the field that the expression refers to; None for a value that refers to none.
+        text: the SQL, in which `SOURCE`, say, stands for a column.
+        sources: the fields that the expression refers to, by what stands for each.
     """
 
-    def __init__(self, text: str, source: str | None = None) -> None:
+    def __init__(self, text: str, sources: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
-        self.source = source
+        self.sources = sources or {}
 
 
 class UnknownValue(CompiledExpression):
@@ -86,6 +86,15 @@ class UnknownValue(CompiledExpression):
 def is_text(field: Field) -> bool:
     """Tell whether a field's column is of a type that has collations."""
     return base_type(field, connections[DEFAULT_DB_ALIAS]) in TEXTS
+
+
+def compare_bytes(field: Field) -> str:
+    """Write what compares two texts of a field's type by their bytes; "" for no type of texts.
+
+    The collations of two columns would contradict each other, and one of them may call texts the
+    same that are not.
+    """
+    return ' COLLATE pg_catalog."C"' if is_text(field) else ""
 
 
 def is_exact(field: Field) -> bool:
@@ -111,8 +120,12 @@ def write_expression(
     Arguments:
         columns: the SQL to write for a field, by the field's name: `NEW."size"`, say.
     """
-    if isinstance(expression, CompiledExpression) and columns:
-        return expression.text.replace(SOURCE, columns[str(expression.source)])
+    if isinstance(expression, CompiledExpression) and expression.sources:
+        text = expression.text
+        for mark, field in expression.sources.items():
+            own = sql.Identifier(column_of(model, field)).as_string(None)
+            text = text.replace(mark, (columns or {}).get(field, own))
+        return text
     query = Query(model)
     resolved = expression.resolve_expression(query, allow_joins=False)
     if columns is not None:
@@ -159,6 +172,14 @@ def flatten(expression: Any) -> Iterator[Any]:
         for each in expression.get_source_expressions():
             if each is not None:
                 yield from flatten(each)
+
+
+def read_references(expression: Any) -> set[str]:
+    """Read the names of the fields that an expression refers to."""
+    if isinstance(expression, CompiledExpression):
+        return set(expression.sources.values())
+    found: Iterator[Any] = (each for each in flatten(expression) if isinstance(each, F))
+    return {str(each.name) for each in found}
 
 
 def keeps_null(expression: Any) -> bool:

@@ -28,7 +28,6 @@ Must be the last BEFORE trigger that writes these columns: PostgreSQL fires them
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pgtrigger
@@ -40,8 +39,8 @@ from migrations_playbook.meaning.expressions import (
     SOURCE,
     CompiledExpression,
     Model,
+    compare_bytes,
     is_exact,
-    is_text,
     output_field,
     resolve,
     write_cast,
@@ -54,8 +53,6 @@ from migrations_playbook.trigger_sql import SyncTriggerSql
 # row is to be converted by the trigger, which leaves null where that fails.
 FILLING = "migrations_playbook.filling"
 PLAIN, CAREFUL = "plain", "careful"
-# The first line of a function's text: the declaration, as JSON.
-DECLARED = re.compile(r"^\s*-- migrations_playbook: (?P<json>\{.*\})$", re.MULTILINE)
 
 # Types that are the same along every path, and that `pg_typeof` calls so.
 PLAIN_TYPES = {"smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean"}
@@ -310,12 +307,8 @@ class Maker:
 
     @property
     def collation(self) -> str:
-        """What compares two texts of this type by their bytes; "" where it is no type of texts.
-
-        The collations of two columns would contradict each other, and one of them may call texts
-        the same that are not.
-        """
-        return ' COLLATE pg_catalog."C"' if is_text(self._target) else ""
+        """What compares two values that are made; see `compare_bytes`."""
+        return compare_bytes(self._target)
 
     @property
     def made_type(self) -> str:
@@ -353,9 +346,3 @@ def _write_exchanged(up: Maker, live: str, columns: dict[str, str]) -> str:
 def counts(function: str) -> bool:
     """Tell whether a trigger's function has a sequence of its name; see `SyncTriggerSql`."""
     return function.startswith(f"pgtrigger_{SyncUpdateTrigger.purpose}_")
-
-
-def read_declared(installed: str) -> dict[str, Any] | None:
-    """Read the columns and the two ways that a sync trigger's function is made of."""
-    found = DECLARED.search(installed)
-    return None if found is None else dict(json.loads(found["json"]))
