@@ -17,12 +17,13 @@ from django.db import DatabaseError, NotSupportedError, connections, models
 from migrations_playbook.errors import TRY_AGAIN, primary_message
 from migrations_playbook.expand.conversion_checks import check_conversion
 from migrations_playbook.expand.field_checks import check_fields, check_model
+from migrations_playbook.expand.group_checks import check_group, follows
 from migrations_playbook.expand.migration_checks import check_migration, read_migrations
 from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.expand.value_checks import check_value
 from migrations_playbook.meaning.base import ShadowTrigger
 from migrations_playbook.replacement import Replacement, declared_replacements
-from migrations_playbook.shadow import Shadow
+from migrations_playbook.shadow import Group, Shadow
 
 Model = type[models.Model]
 
@@ -62,16 +63,21 @@ def _shadows_in(value: object) -> Iterator[Shadow]:
     for each in value if isinstance(value, list | tuple) else (value,):
         if isinstance(each, Shadow):
             yield each
+        elif isinstance(each, Group):
+            yield from each.members
         elif isinstance(each, ShadowTrigger):
-            yield each.declaration
+            yield from each.declaration.members
 
 
 def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
     """Yield the errors of a declaration."""
     yield from check_model(model)
     yield from check_fields(model, shadow)
-    check = check_conversion if shadow.converts else check_value
-    yield from check(model, shadow)
+    if shadow.group is not None:
+        yield from check_group(model, shadow)
+    if not follows(shadow):
+        check = check_conversion if shadow.converts else check_value
+        yield from check(model, shadow)
 
 
 @register("migrations_playbook")

@@ -106,7 +106,7 @@ def _problems(
         return
     if "$$" in text or "\n" in text:
         yield 41, "has $$ or a line break in it, which would end a part of the trigger.", write
-    restless = _find_restless(text)
+    restless = find_restless(text)
     if restless:
         named = ", ".join(sorted(restless))
         yield 44, f"calls {named}, which makes another value each time.", write
@@ -122,7 +122,7 @@ def _problems(
         yield 46, f"{says}converted could not be told.", "Let it do one of the two."
 
 
-def _find_restless(text: str) -> set[str]:
+def find_restless(text: str) -> set[str]:
     """Find what an expression's SQL calls that makes another value each time."""
     plain = LITERAL.sub("''", text)
     called = {name.lower() for name in CALL.findall(plain)} & RESTLESS

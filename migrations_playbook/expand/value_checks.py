@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import FieldDoesNotExist
@@ -16,14 +16,15 @@ from migrations_playbook import values
 from migrations_playbook.meaning.expressions import TEXTS
 from migrations_playbook.postgres.names import base_type
 from migrations_playbook.shadow import Shadow
-from migrations_playbook.values import RandomHexUUID, RandomText
+from migrations_playbook.values import RandomHexUUID, RandomText, Sha256
 
 Model = type[models.Model]
+Field: TypeAlias = "models.Field[Any, Any]"
 
 NUMBERS = {"smallint", "integer", "bigint", "numeric", "double precision", "real"}
 # The digits that every value of a type has room for.
 DIGITS_OF = {"smallint": 4, "integer": 9, "bigint": 18}
-UUID_WIDTH, HEX_WIDTH = 36, 32
+UUID_WIDTH, HEX_WIDTH, SHA256_WIDTH = 36, 32, 64
 
 # Functions that give every row the same value, or a value that a stranger can guess: a generator
 # whose state its outputs give away, the clock, a counter, and UUIDs of the last two.
@@ -99,8 +100,9 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     if "$$" in text:
         yield 14, "has $$ in it, which would end a trigger's function.", other
     yield from _no_secret(LITERAL.sub("''", text), propose)
-    if live is not None:
-        yield from _misfits(live, shadow)
+    misfit = None if live is None else find_misfit(live, value, shadow.value_field)
+    if misfit is not None:
+        yield 15, misfit, f"Write value={propose_value(live, value)}."
 
 
 def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
@@ -123,24 +125,29 @@ def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
         yield 16, "gives every row the same value, which is no secret.", f"{propose}."
 
 
-def _misfits(live: models.Field[Any, Any], shadow: Shadow) -> Iterator[tuple[int, str, str]]:
-    """Say why a value does not go into the column, as far as Django knows the types."""
+def find_misfit(live: Field, value: Any, made: Field | None) -> str | None:
+    """Say why a value does not go into the column, as far as Django knows the types.
+
+    Arguments:
+        live: the live field.
+        value: the value expression.
+        made: the field of the expression's type; None where Django cannot tell.
+    """
     connection = connections[DEFAULT_DB_ALIAS]
-    value, made = shadow.value, shadow.value_field
     kind = base_type(live, connection)
-    propose = f"Write value={propose_value(live, value)}."
     width = None if made is None else _width(value, base_type(made, connection))
     room = live.max_length if kind in TEXTS else DIGITS_OF.get(kind)
     if kind in TEXTS or isinstance(value, RandomText):
         if isinstance(value, RandomText) and not _may_be(value, kind):
-            yield 15, f"makes texts that are no {kind}, the type of {live.name}.", propose
-        elif width is not None and room is not None and width > room:
+            return f"makes texts that are no {kind}, the type of {live.name}."
+        if width is not None and room is not None and width > room:
             what = f"max_length={room}" if kind in TEXTS else f"{room} digits of {kind}"
-            yield 15, f"makes {width} characters, and {live.name} has {what}.", propose
+            return f"makes {width} characters, and {live.name} has {what}."
     elif made is not None:
         source = base_type(made, connection)
         if source not in TEXTS and source != kind and not {source, kind} <= NUMBERS:
-            yield 15, f"makes a {source}, and {live.name} is a {kind}.", propose
+            return f"makes a {source}, and {live.name} is a {kind}."
+    return None
 
 
 def _may_be(value: RandomText, kind: str) -> bool:
@@ -153,10 +160,12 @@ def _width(value: Any, kind: str) -> int | None:
     """Count a value's characters, where known for certain."""
     if isinstance(value, RandomText | RandomHexUUID):
         return value.output_field.max_length
+    if isinstance(value, Sha256):
+        return None if value.prefix else SHA256_WIDTH
     return UUID_WIDTH if kind == "uuid" else None
 
 
-def propose_value(live: models.Field[Any, Any] | None, value: object) -> str:
+def propose_value(live: Field | None, value: object) -> str:
     """Spell a value that fits a column, as near as possible to the intended value."""
     kind = "" if live is None else base_type(live, connections[DEFAULT_DB_ALIAS])
     digits = DIGITS_OF.get(kind) or getattr(live, "max_digits", None)
@@ -181,7 +190,7 @@ def spell_text(value: RandomText, length: int) -> str:
     return f"RandomText({', '.join(part for part in parts if part)})"
 
 
-def _field_of(model: Model, name: str) -> models.Field[Any, Any] | None:
+def _field_of(model: Model, name: str) -> Field | None:
     try:
         field = model._meta.get_field(name)
     except FieldDoesNotExist:

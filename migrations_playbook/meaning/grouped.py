@@ -17,6 +17,7 @@ from psycopg import sql
 
 from migrations_playbook.meaning.base import name_columns, read_declared
 from migrations_playbook.meaning.expressions import (
+    Field,
     Model,
     compare_bytes,
     output_field,
@@ -73,6 +74,12 @@ class GroupedRotation(Rotation):
         """The condition under which a row has a value of the member."""
         lives = (sql.SQL("{} IS NOT NULL").format(each.live) for each in self.lineage)
         return sql.SQL(" AND ").join(lives)
+
+    @property
+    def made(self) -> Field | None:
+        """The field of the value's type; None where Django cannot tell."""
+        value = self.declaration.value
+        return output_field(resolve(self.model, value) if self.sources else value)
 
     @property
     def collation(self) -> str:
@@ -145,9 +152,8 @@ class GroupedRotation(Rotation):
         text = write_expression(
             self.model, value, {each.declaration.shadow: spell(each) for each in self.sources}
         )
-        made = output_field(resolve(self.model, value)) if self.sources else output_field(value)
         field: Any = self.model._meta.get_field(shadow)
-        return write_cast(text, made, field)
+        return write_cast(text, self.made, field)
 
 
 def list_members(model: Model, declaration: Any) -> tuple[GroupedRotation, ...]:
