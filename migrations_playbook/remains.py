@@ -27,7 +27,7 @@ from migrations_playbook.meaning.installed import Installed, read_installed
 from migrations_playbook.postgres.names import fields_by_column, table_parts
 from migrations_playbook.postgres.tables import Column, read_table
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.shadow import Shadow, shadow_field
+from migrations_playbook.shadow import Shadow, read_shadows, shadow_field
 
 NamedField: TypeAlias = "tuple[str, models.Field[Any, Any]]"
 
@@ -69,12 +69,13 @@ class Remains:
     def replacement(self, model: type[models.Model]) -> Replacement:
         """Bind the columns to a model, as the migrations' memory does to the model of its time."""
         names = {column: field.name for column, field in fields_by_column(model).items()}
-        names = {each: each for each in (self.pair.live, self.pair.shadow)} | names
+        names = {each: each for each in self.columns} | names
         text = self.pair.text
-        declaration = None if text is None else Shadow.read(text, names)
-        if declaration is None:
-            live, shadow = names[self.pair.live], names[self.pair.shadow]
-            declaration = Shadow(live, shadow, UnknownValue(""))
+        live, shadow = names[self.pair.live], names[self.pair.shadow]
+        read = () if text is None else read_shadows(text, names)
+        declaration = next(
+            (each for each in read if each.shadow == shadow), Shadow(live, shadow, UnknownValue(""))
+        )
         options = model._meta
         state = ProjectState.from_apps(apps)
         known = state.models[options.app_label, str(options.model_name)].fields
@@ -88,8 +89,10 @@ class Remains:
         """Yield the fields that the model had when it declared the shadow, and has no more."""
         fields = fields_by_column(model)
         if not declaration.converts:
-            if self.pair.shadow not in fields:
-                yield declaration.shadow, shadow_field(fields[self.pair.live])
+            known = {each.name: each for each in fields.values()}
+            for each in declaration.members:
+                if each.shadow not in known:
+                    yield each.shadow, shadow_field(known[each.live])
             return
         # Since the exchange the live column has the shadow's type.
         older, newer = self.pair.live, self.pair.shadow

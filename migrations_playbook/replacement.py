@@ -68,7 +68,7 @@ class Replacement(Called):
 
     @property
     def lead(self) -> Replacement:
-        """The first of the group."""
+        """The first replacement of the group, which stands for all."""
         return self.group[0]
 
     @property
@@ -118,16 +118,6 @@ class Replacement(Called):
         """The meaning of a shadow that is made from the live column."""
         assert isinstance(self.meaning, Conversion), f"{self} converts no values"
         return self.meaning
-
-    @property
-    def group(self) -> tuple[Replacement, ...]:
-        """The replacements that are filled and exchanged together with this one, in their order."""
-        return (self,)
-
-    @property
-    def lead(self) -> Replacement:
-        """The first replacement of the group, which stands for all."""
-        return self.group[0]
 
     @property
     def trigger_names(self) -> tuple[str, ...]:

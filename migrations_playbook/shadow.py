@@ -37,7 +37,8 @@ from migrations_playbook.meaning.expressions import (
 )
 from migrations_playbook.meaning.group_triggers import GroupFillTrigger, GroupKeepTrigger
 from migrations_playbook.meaning.grouped import GroupedRotation, mark_sources
-from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation, read_drawn
+from migrations_playbook.meaning.installed import read_descriptions
+from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation
 from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger
 from migrations_playbook.postgres.names import unquoted
 
@@ -193,15 +194,13 @@ def read_shadows(installed: str, fields: Mapping[str, str]) -> tuple[Shadow, ...
         The declaration, or the members of a group; nothing where a field is gone, or where the
         function is none of ours.
     """
-    declared = read_declared(installed)
-    described = declared.get("group") or [declared or read_drawn(installed) or {}]
     named = []
-    for each in described:
-        live, shadow = (fields.get(unquoted(each.get(role, ""))) for role in ("live", "shadow"))
+    for each in read_descriptions(installed):
+        live, shadow = (fields.get(unquoted(each[role])) for role in ("live", "shadow"))
         if live is None or shadow is None:
             return ()
         named.append((live, shadow, each))
-    if "group" not in declared:
+    if "group" not in read_declared(installed):
         return tuple(_read_shadow(*each, {}) for each in named)
     marks = mark_sources(shadow for _, shadow, _ in named)
     return Group(*(_read_shadow(*each, marks) for each in named)).members

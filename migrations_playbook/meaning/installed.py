@@ -1,4 +1,4 @@
-"""The declarations that a database has: the triggers of each are bound to the two columns.
+"""The declarations that a database has: the triggers of each are bound to its columns.
 
 The declared triggers' functions say the declaration. Where `pgtrigger install` of a later release
 has pruned them, the quarantine's triggers are left, once a rotation's columns have been exchanged.
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.meaning.base import read_declared
 from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, read_drawn
-from migrations_playbook.meaning.sync import SyncUpdateTrigger, read_declared
+from migrations_playbook.meaning.sync import SyncUpdateTrigger
 from migrations_playbook.postgres.names import Named, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table
@@ -91,7 +93,7 @@ def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) 
                              AND d.refobjid = t.tgrelid)) AS bound
              WHERE NOT t.tgisinternal AND t.tgparentid = 0
                AND t.tgrelid = coalesce(%s::oid, t.tgrelid)
-               AND pg_catalog.array_length(bound.names, 1) = 2
+               AND pg_catalog.array_length(bound.names, 1) > 1
                AND (EXISTS (SELECT FROM pg_catalog.unnest(%s::text[]) AS beginning
                              WHERE starts_with(t.tgname, beginning))
                     OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
@@ -99,10 +101,28 @@ def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) 
              ORDER BY 1, 2"""),
         [None if table is None else table.oid, BEGINNINGS, FIRST],
     )
-    return [each for row in rows for each in _read_pair(*row)]
+    found: dict[tuple[str, str, str, str], Installed] = {}
+    for row in rows:
+        for each in _read_pairs(*row):
+            key = each.schema, each.name, each.live, each.shadow
+            # The triggers of a group, and its quarantines', are bound to more columns and fewer.
+            if key not in found or each.text is not None:
+                found[key] = each
+    return list(found.values())
 
 
-def _read_pair(
+def read_descriptions(text: str) -> list[dict[str, Any]]:
+    """Read what a declared trigger's function says: a declaration, or those of a group.
+
+    Returns:
+        Of each the columns' names, and its expressions as SQL; nothing of another function.
+    """
+    declared: dict[str, Any] = read_declared(text) or read_drawn(text) or {}
+    group: list[dict[str, Any]] = declared.get("group", [declared] if declared else [])
+    return group
+
+
+def _read_pairs(
     schema: str,
     table: str,
     visible: bool,  # noqa: FBT001 - a row of the catalog
@@ -110,29 +130,23 @@ def _read_pair(
     texts: list[str],
     columns: list[str],
 ) -> Iterator[Installed]:
-    """Read which of the two columns that the triggers are bound to is the live one.
+    """Read which columns that the triggers are bound to are the live ones, and which the shadows.
 
     Arguments:
-        columns: the older column's name, then the newer one's.
+        columns: the columns' names, the older ones first.
     """
-    older, newer = columns
-    for text in texts:
-        drawn, made = read_drawn(text), read_declared(text)
-        said = drawn or made or {}
-        live, shadow = (unquoted(said.get(role, "")) for role in ("live", "shadow"))
-        if {live, shadow} == {older, newer}:
+    said = [(text, each) for text in texts for each in read_descriptions(text)]
+    for text, each in said:
+        live, shadow = unquoted(each["live"]), unquoted(each["shadow"])
+        if {live, shadow} <= set(columns):
+            swapped = columns.index(live) > columns.index(shadow)
+            moves = each.get("moves", False)
             yield Installed(
-                schema,
-                table,
-                visible,
-                live,
-                shadow,
-                swapped=live == newer,
-                text=text,
-                converts=made is not None,
-                moves=made is not None and made.get("moves", False),
+                schema, table, visible, live, shadow, swapped, text, "up" in each, moves=moves
             )
-            return
+    if said or len(columns) != 2:  # noqa: PLR2004 - a pair
+        return
+    older, newer = columns
     if any(each.startswith(WARD.prefix) for each in triggers):
         yield Installed(schema, table, visible, newer, older, swapped=True)
     elif any(each.lstrip("~").startswith(FIRST) for each in triggers):
