@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from django.db import (
     DataError,
+    InternalError,
     NotSupportedError,
     ProgrammingError,
     transaction,
@@ -298,7 +299,9 @@ def _run(
     """
     try:
         run_together(connection, message or spell_together(connection, planned))
-    except (ProgrammingError, NotSupportedError, DataError):
+    except (ProgrammingError, NotSupportedError, DataError, InternalError) as refusal:
+        if isinstance(refusal.__cause__, PASSING):
+            raise
         undo_together(connection)
         failed = find_failing_step(connection, planned)
         if failed is None:

@@ -69,7 +69,8 @@ MEANINGS = sql.SQL("""
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h
                             WHERE h.inhrelid = i.indexrelid)
         UNION
-        SELECT 'pg_catalog.pg_proc'::regclass, unnest(%s::oid[])
+        SELECT ('pg_catalog.' || catalog)::regclass, oid
+          FROM unnest(%s::text[], %s::oid[]) AS carried (catalog, oid)
         UNION
         SELECT 'pg_catalog.pg_rewrite'::regclass, r.oid
           FROM unnest(%s::text[]) AS remade (name)
@@ -126,14 +127,14 @@ def read_meanings(connection: BaseDatabaseWrapper, inventory: Inventory) -> Mean
     Lock: none that conflicts with anything.
 
     Arguments:
-        inventory: as before the exchange: pg_depend binds some of the functions and of the views
-            made again to no column.
+        inventory: as before the exchange: pg_depend binds some functions, and what stands on views
+            that are made again, to no column.
     """
     pair = inventory.pair
     rows = fetch_all(
         connection,
         MEANINGS.format(columns=COLUMNS, **(OF_ANOTHER_TYPE if pair.changes_type else EXACT)),
-        [*pair.columns, *pair.columns, inventory.carried_functions, list(inventory.remade)],
+        [*pair.columns, *pair.columns, *inventory.carried_apart, list(inventory.remade)],
     )
     return {
         # A function's text may say the other type.

@@ -175,7 +175,7 @@ class DependentKind:
 def describe_columns(pair: Pair, names: Iterable[str]) -> str:
     """Say which of the columns an object is bound to, `on token`; the older column first."""
     older_first = sorted(set(names), key=lambda name: pair.table.columns[name].number)
-    return "on " + " and ".join(older_first)
+    return "on " + " and ".join(older_first) if older_first else "through a view"
 
 
 def comment_steps(what: str, on: sql.Composable, text: str | None) -> Iterator[Step]:

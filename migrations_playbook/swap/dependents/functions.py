@@ -23,20 +23,22 @@ from migrations_playbook.swap.pair import COLUMNS
 FUNCTIONS = sql.SQL("""
     SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner), n.nspname,
            pg_catalog.pg_get_functiondef(o.oid), bound.names,
-           o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+')
+           o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+'), bound.lets_go,
+           pg_catalog.pg_get_function_sqlbody(o.oid)
       FROM (SELECT d.objid,
                    coalesce(array_agg(DISTINCT col.name)
-                                FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names
+                                FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names,
+                   bool_or(d.refobjid = ANY (%s)) AS lets_go
               FROM pg_catalog.pg_depend d
               LEFT JOIN {columns}
                      ON col.relation = d.refobjid AND col.number = d.refobjsubid
              WHERE d.classid = 'pg_catalog.pg_proc'::regclass
                AND d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND d.refobjid = ANY (%s)
+               AND d.refobjid = ANY (%s::oid[] || %s::oid[])
              GROUP BY d.objid) AS bound
       JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
       JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace
-     WHERE bound.names <> '{{}}' OR position(%s IN o.prosqlbody::text) > 0
+     WHERE bound.names <> '{{}}' OR bound.lets_go OR position(%s IN o.prosqlbody::text) > 0
      ORDER BY 2""")
 
 
@@ -48,17 +50,20 @@ def read_functions(reading: Reading) -> Iterator[Dependent]:
 
     Lock: none on a table.
     """
+    pair, remade = reading.pair, reading.chain.oids
     rows = fetch_all(
         reading.connection,
         FUNCTIONS.format(columns=COLUMNS),
-        [ALIAS_LIST, *reading.pair.columns, reading.pair.oids, MERGE_ACTION],
+        [ALIAS_LIST, remade, *pair.columns, pair.oids, remade, MERGE_ACTION],
     )
-    for oid, label, owner, schema, definition, names, alias in rows:
+    for oid, label, owner, schema, definition, names, alias, lets_go, body in rows:
         refused = not_owned(reading.connection, "function", label, owner)
         if refused is None:
             refused = may_not_create(reading.connection, schema)
         if refused is None and alias:
             refused = BY_POSITION
+        if refused is None:
+            refused = reading.chain.refuse(("pg_proc", oid))
         step = Step(
             f"Let the function {label} read the new columns",
             sql.SQL(definition.rstrip()),
@@ -67,12 +72,42 @@ def read_functions(reading: Reading) -> Iterator[Dependent]:
         yield Dependent(
             "function",
             label,
-            describe_columns(reading.pair, names) if names else "by a MERGE",
+            describe_columns(pair, names) if names or lets_go else "by a MERGE",
             frozenset(names),
             frozenset({("pg_proc", oid)}),
-            Steps(after_rename=(step,)),
+            Steps(
+                before_rename=(_let_go(label, definition, body),) if lets_go else (),
+                after_rename=(step,),
+            ),
             refused,
         )
+
+
+def _let_go(label: str, definition: str, body: str) -> Step:
+    """Let a function read nothing while the view that it reads is made again.
+
+    A body of text is bound to nothing, and this one is never run.
+    """
+    header = definition.rstrip().removesuffix(body.rstrip())
+    assert header != definition, "pg_get_functiondef has changed its form"
+    return Step(
+        f"Let the function {label} read nothing",
+        sql.SQL(";\n").join(
+            [
+                _check_bodies("off"),
+                sql.SQL("{}AS ''").format(sql.SQL(header)),
+                _check_bodies("on"),
+            ]
+        ),
+        Lock.NONE,
+    )
+
+
+def _check_bodies(value: str) -> sql.Composable:
+    """Compose whether CREATE FUNCTION checks a body, in this transaction."""
+    return sql.SQL("SELECT pg_catalog.set_config('check_function_bodies', {}, true)").format(
+        sql.Literal(value)
+    )
 
 
 KIND = DependentKind(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -112,10 +113,16 @@ class Inventory:
         return replace(self, dependents=tuple(each.renewed() for each in self.dependents))
 
     @property
-    def carried_functions(self) -> list[int]:
-        """The oids of the restated functions."""
+    def carried_apart(self) -> list[list[Any]]:
+        """The restated objects that pg_depend may bind to no column: their catalogs, and oids."""
         carried = (each.covers for each in self.dependents if each.steps is not None)
-        return [oid for covers in carried for catalog, oid in covers if catalog == "pg_proc"]
+        found = [
+            object_
+            for covers in carried
+            for object_ in covers
+            if object_[0] in ("pg_proc", "pg_policy", "pg_rewrite")
+        ]
+        return [[catalog for catalog, _ in found], [oid for _, oid in found]]
 
 
 def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:

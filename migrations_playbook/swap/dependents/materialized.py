@@ -68,7 +68,7 @@ def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
             # again.
             refused = not_owned(connection, "materialized view", str(copy), copy.owner)
             yield replace(each, refused=refused, steps=Steps(before_rename=dropped))
-        elif (refused := _refusal(connection, pair, copy)) is not None:
+        elif (refused := _refusal(reading, copy)) is not None:
             yield replace(each, refused=refused)
         else:
             each = replace(each, stand_in=twin_address(pair, copy))
@@ -92,7 +92,8 @@ def _with_twins(pair: Pair, found: list[Copy]) -> Iterator[tuple[Copy, Copy | No
             yield each, by_name.get((each.schema, twin_name(pair, each.name)))
 
 
-def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | None:
+def _refusal(reading: Reading, each: Copy) -> str | None:
+    connection, pair = reading.connection, reading.pair
     refused = not_owned(connection, "materialized view", str(each), each.owner)
     if refused is None:
         refused = may_not_create(connection, each.schema)
@@ -110,7 +111,7 @@ def _refusal(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> str | N
         return BY_POSITION
     if each.direct and each.settings:
         return "its columns have privileges, comments or statistics of their own; drop it first"
-    return None
+    return reading.chain.refuse(("pg_class", each.oid))
 
 
 COPIES_OF = sql.SQL("""

@@ -64,7 +64,8 @@ def read_publications(reading: Reading) -> Iterator[Dependent]:
             f"{describe_columns(reading.pair, names)}; {SUBSCRIBERS}",
             frozenset(names),
             frozenset({("pg_publication_rel", oid)}),
-            refused=not_owned(reading.connection, "publication", name, owner),
+            refused=not_owned(reading.connection, "publication", name, owner)
+            or reading.chain.refuse(("pg_publication_rel", oid)),
             steps=Steps(
                 before_rename=(
                     Step(

@@ -13,7 +13,7 @@ from migrations_playbook.postgres.roles import find_missing_grants
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.quarantine.base import Objects
 from migrations_playbook.swap.dependents import restate
-from migrations_playbook.swap.dependents.chains import READERS, Chain, read_chain
+from migrations_playbook.swap.dependents.chains import READERS, Chain
 from migrations_playbook.swap.dependents.constraints import (
     Constraint,
     checks_to_restate,
@@ -21,6 +21,7 @@ from migrations_playbook.swap.dependents.constraints import (
 )
 from migrations_playbook.swap.dependents.indexes import Family, Index, build_families, read_indexes
 from migrations_playbook.swap.dependents.restate import Definitions
+from migrations_playbook.swap.dependents.trial import read_chain
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 
@@ -153,13 +154,17 @@ def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[
     return tuple(sorted(found - {"pg_catalog"}))
 
 
-# The objects of a catalog that are bound to either column, of the table or of a partition.
+# The objects of a catalog that are bound to either column, of the table or of a partition; or to a
+# view that is made again, so that they have to let it go first.
 BOUND = """
-      JOIN (SELECT d.objid, array_agg(DISTINCT col.name) AS names
+      JOIN (SELECT d.objid, bool_or(d.refobjid = ANY (%s)) AS lets_go,
+                   coalesce(array_agg(DISTINCT col.name) FILTER (WHERE col.name IS NOT NULL),
+                            '{{}}') AS names
               FROM pg_catalog.pg_depend d
-              JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+              LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
              WHERE d.classid = {catalog}::regclass
                AND d.refclassid = 'pg_catalog.pg_class'::regclass
+               AND (col.name IS NOT NULL OR d.refobjid = ANY (%s))
              GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
 
 
@@ -169,8 +174,9 @@ def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
     Arguments:
         catalog: the catalog's name, `pg_policy`, say.
         query: has `{bound}` where the objects are joined to the names of their columns,
-            `bound.names`.
+            `bound.names`, and to whether they read a view that is made again, `bound.lets_go`.
     """
+    remade = reading.chain.oids
     return fetch_all(
         reading.connection,
         sql.SQL(query).format(
@@ -178,5 +184,5 @@ def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
                 catalog=sql.Literal(f"pg_catalog.{catalog}"), columns=COLUMNS
             )
         ),
-        reading.pair.columns,
+        [remade, *reading.pair.columns, remade],
     )

@@ -2,8 +2,9 @@
 
 A view keeps its columns' types for life. So the views whose columns change, and the views above
 them, are dropped together and made again one by one, each after those that it reads: options,
-owner, privileges, defaults, rules, triggers and comments. What else stands on such a view would go
-with it, and is refused by name.
+owner, privileges, defaults, rules, triggers and comments. A policy, a rule of another table or a
+parsed function that reads such a view lets it go first, and is told to read it again by its own
+kind. What else stands on such a view would go with it, and is refused by name.
 """
 
 from __future__ import annotations
@@ -28,24 +29,26 @@ from migrations_playbook.swap.dependents.base import (
 from migrations_playbook.swap.dependents.chains import View
 from migrations_playbook.swap.dependents.privileges import Grant, find_barred, grant_steps
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.restate import OTHER_TYPE
 from migrations_playbook.swap.dependents.views import VIEW, lock_step, with_options
 
-# Behind the name of a view's part, in `COMMENT ON` and the like.
+# A view's parts: the name and the text of each, and its address.
 PARTS = """
-    SELECT a.adrelid, 'default', t.attname, pg_catalog.pg_get_expr(a.adbin, a.adrelid), 1
+    SELECT a.adrelid, 'default', t.attname, pg_catalog.pg_get_expr(a.adbin, a.adrelid),
+           'pg_attrdef', a.oid, 1
       FROM pg_catalog.pg_attrdef a
       JOIN pg_catalog.pg_attribute t ON t.attrelid = a.adrelid AND t.attnum = a.adnum
      WHERE a.adrelid = ANY (%s)
     UNION ALL
-    SELECT r.ev_class, 'rule', r.rulename, pg_catalog.pg_get_ruledef(r.oid), 2
+    SELECT r.ev_class, 'rule', r.rulename, pg_catalog.pg_get_ruledef(r.oid),
+           'pg_rewrite', r.oid, 2
       FROM pg_catalog.pg_rewrite r
      WHERE r.ev_class = ANY (%s) AND r.rulename <> '_RETURN'
     UNION ALL
-    SELECT t.tgrelid, 'trigger', t.tgname, pg_catalog.pg_get_triggerdef(t.oid), 3
+    SELECT t.tgrelid, 'trigger', t.tgname, pg_catalog.pg_get_triggerdef(t.oid),
+           'pg_trigger', t.oid, 3
       FROM pg_catalog.pg_trigger t
      WHERE t.tgrelid = ANY (%s) AND NOT t.tgisinternal
-     ORDER BY 5, 3"""
+     ORDER BY 7, 3"""
 
 COMMENTS = """
     SELECT c.oid, CASE WHEN d.objsubid = 0 THEN 'VIEW' ELSE 'COLUMN' END, a.attname, d.description
@@ -88,7 +91,8 @@ GRANTS = """
      WHERE a.attrelid = ANY (%s)
      ORDER BY number, nth"""
 
-# What else stands on a view or its row type: PostgreSQL would drop it by CASCADE alone.
+# What else stands on a view or its row type: PostgreSQL would drop it by CASCADE alone. A policy, a
+# rule and a parsed function can let the view go, but not its row type.
 ABOVE = """
     SELECT view.oid, i.type || ' ' || i.identity
       FROM pg_catalog.pg_class view
@@ -106,6 +110,10 @@ ABOVE = """
                 CASE WHEN whose.relkind IN ('v', 'm') THEN 0 ELSE d.objsubid END) AS i
      WHERE view.oid = ANY (%s) AND d.deptype = 'n'
        AND (r.oid IS NULL OR r.ev_class <> ALL (%s))
+       AND NOT (d.refclassid = 'pg_catalog.pg_class'::regclass
+                AND (d.classid IN ('pg_catalog.pg_policy'::regclass,
+                                   'pg_catalog.pg_proc'::regclass)
+                     OR r.rulename <> '_RETURN') IS TRUE)
      GROUP BY 1, 2 ORDER BY 1, 2"""
 
 VIEWS = sql.SQL("""
@@ -186,7 +194,8 @@ def read_remade_views(reading: Reading) -> Iterator[Dependent]:
     for view in views:
         mine = held[view.oid]
         granted = [(column, Grant(*grant)) for column, *grant, _, _ in grants[view.oid]]
-        refused = _refusal(reading, view, mine, [str(name) for (name,) in above[view.oid]])
+        named = [str(name) for (name,) in above[view.oid]]
+        refused = next(_refusals(reading, view, mine, named, parts[view.oid]), None)
         if refused is None:
             refused = find_barred(connection, mine.owner, [grant for _, grant in granted])
         first = view is views[0]
@@ -201,8 +210,9 @@ def read_remade_views(reading: Reading) -> Iterator[Dependent]:
                     lock_step(str(each), each.identifier, VIEW, held[each.oid].owner)
                     for each in reversed(views if first else ())
                 ),
-                before_rename=(drop,) if first else (),
                 after_rename=(
+                    # By then what reads them has let them go.
+                    *((drop,) if first else ()),
                     *_make(view, mine),
                     *_define(view, parts[view.oid]),
                     *_grant(view, mine, granted, me),
@@ -219,32 +229,37 @@ def _by_view(rows: list[Row]) -> dict[int, list[list[Any]]]:
     return found
 
 
-def _refusal(reading: Reading, view: View, mine: Holding, above: list[str]) -> str | None:
-    """Say why a view cannot be made again; None when it can."""
-    connection = reading.connection
+def _refusals(
+    reading: Reading, view: View, mine: Holding, above: list[str], parts: list[list[Any]]
+) -> Iterator[str]:
+    """Yield why a view cannot be made again, the first reason first."""
+    connection, chain = reading.connection, reading.chain
     if mine.foreign:
-        return "it is a temporary view of another session; end that session first"
+        yield "it is a temporary view of another session; end that session first"
     if mine.extension is not None:
-        return (
+        yield (
             f"it belongs to the extension {mine.extension}, which alone makes it; drop the "
             "extension, and create it again after the swap"
         )
     if mine.labelled:
-        return "only its provider can set its security label; take it off first"
+        yield "only its provider can set its security label; take it off first"
     if above:
-        return f"{', '.join(above)} would go with it; drop that, and create it again after the swap"
-    if (failure := reading.chain.failures.get(view.oid)) is not None:
-        return f"{failure}; {OTHER_TYPE}"
-    refused = not_owned(connection, "view", str(view), mine.owner)
-    if refused is None:
-        refused = may_not_create(connection, view.schema)
-    if refused is None and not mine.may_belong:
+        yield f"{', '.join(above)} would go with it; drop that, and create it again after the swap"
+    yield from filter(None, (chain.refuse(("pg_class", view.oid)),))
+    for kind, name, _, catalog, oid, _ in parts:
+        if (failure := chain.refuse((catalog, oid))) is not None:
+            yield f"its {kind} {name}: {failure}"
+    rights = (
+        not_owned(connection, "view", str(view), mine.owner),
+        may_not_create(connection, view.schema),
+    )
+    yield from filter(None, rights)
+    if not mine.may_belong:
         grant = f"GRANT CREATE ON SCHEMA {sql.Identifier(view.schema).as_string(None)}"
-        refused = (
+        yield (
             "to make it again takes its owner's right to create in its schema: run "
             f"{grant} TO {sql.Identifier(mine.owner).as_string(None)}"
         )
-    return refused
 
 
 def _make(view: View, mine: Holding) -> Iterator[Step]:
@@ -266,7 +281,7 @@ def _make(view: View, mine: Holding) -> Iterator[Step]:
 
 def _define(view: View, parts: list[list[Any]]) -> Iterator[Step]:
     """Give a view its columns' defaults, its rules and its triggers."""
-    for kind, name, text, _ in parts:
+    for kind, name, text, *_ in parts:
         statement = sql.SQL(str(text).rstrip().removesuffix(";"))
         yield Step(
             f"Give {view} its {kind} {name}",

@@ -156,19 +156,24 @@ def _first(wordings: Mapping[int, Any]) -> dict[int, int]:
     return {oid: first.setdefault(wording, oid) for oid, wording in wordings.items()}
 
 
-def find_failure(connection: BaseDatabaseWrapper, statement: sql.Composable) -> str | None:
+def find_failure(
+    connection: BaseDatabaseWrapper,
+    statement: sql.Composable,
+    expected: tuple[type[BaseException], ...] = (),
+) -> str | None:
     """Execute a statement; say why it fails, or None.
 
     Lock: as the statement takes.
 
     Arguments:
         connection: in a transaction to be rolled back.
+        expected: the errors that are no failure.
     """
     try:
         with engine_transaction(connection):
             execute(connection, statement)
     except DatabaseError as error:
-        return primary_message(error)
+        return None if isinstance(error.__cause__, expected) else primary_message(error)
     return None
 
 

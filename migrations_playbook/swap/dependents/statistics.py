@@ -80,7 +80,8 @@ def read_statistics(reading: Reading) -> Iterator[Dependent]:
             describe_columns(reading.pair, names),
             frozenset(names),
             frozenset({("pg_statistic_ext", oid)}),
-            refused=not_owned(reading.connection, "statistics", label, owner),
+            refused=not_owned(reading.connection, "statistics", label, owner)
+            or reading.chain.refuse(("pg_statistic_ext", oid)),
             steps=Steps(
                 before_rename=(
                     Step(

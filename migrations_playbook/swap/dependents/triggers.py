@@ -101,6 +101,7 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
                     ),
                 ),
             ),
+            reading.chain.refuse(("pg_trigger", oid)),
         )
 
 

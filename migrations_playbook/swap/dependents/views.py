@@ -21,7 +21,6 @@ from migrations_playbook.swap.dependents.base import (
 )
 from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
 from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.restate import OTHER_TYPE
 from migrations_playbook.swap.pair import COLUMNS
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
@@ -38,17 +37,20 @@ VIEWS = sql.SQL("""
                OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
            CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
                 ELSE pg_catalog.pg_get_ruledef(r.oid) END,
-           array_agg(DISTINCT col.name),
+           coalesce(array_agg(DISTINCT col.name) FILTER (WHERE col.name IS NOT NULL), '{{}}'),
+           bool_or(d.refobjid = ANY (%s)),
+           (ARRAY['SELECT', 'UPDATE', 'INSERT', 'DELETE'])[r.ev_type::text::int],
            EXISTS (SELECT FROM unnest(%s::oid[]) AS relation (oid)
                     WHERE r.ev_action::text ~ replace(%s, '%%s', relation.oid::text))
       FROM pg_catalog.pg_depend d
-      JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
+      LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
       JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
       JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
        AND d.refclassid = 'pg_catalog.pg_class'::regclass
        AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
+       AND (col.name IS NOT NULL OR d.refobjid = ANY (%s))
      GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""")
 
 
@@ -64,9 +66,12 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
     rows = fetch_all(
         connection,
         VIEWS.format(columns=COLUMNS),
-        [pair.oids, ALIAS_LIST, *pair.columns],
+        [chain.oids, pair.oids, ALIAS_LIST, *pair.columns, chain.oids],
     )
-    for oid, rule, relation, schema, name, kind, owner, options, mine, text, names, alias in rows:
+    for (
+        oid, rule, relation, schema, name, kind, owner, options, mine, text, names, lets_go, event,
+        alias,
+    ) in rows:  # fmt: skip
         if relation in chain.oids and not alias:
             continue
         identifier = sql.Identifier(schema, name)
@@ -83,8 +88,8 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
             refused = may_not_create(connection, schema)
         if alias and refused is None:
             refused = BY_POSITION
-        if is_view and refused is None and relation in chain.failures:
-            refused = f"{chain.failures[relation]}; {OTHER_TYPE}"
+        if refused is None:
+            refused = chain.refuse(("pg_class", relation) if is_view else ("pg_rewrite", oid))
         if refused is not None:
             yield Dependent(what, label, how, columns, covers, refused=refused)
             continue
@@ -107,6 +112,7 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
                 locked_before=(lock_step(shown, identifier, kind, owner),)
                 if relation not in pair.oids
                 else (),
+                before_rename=(_let_go(label, rule, identifier, event),) if lets_go else (),
                 after_rename=(
                     Step(
                         f"Let the {what} {label} read the new columns",
@@ -116,6 +122,17 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
                 ),
             ),
         )
+
+
+def _let_go(label: str, rule: str, on: sql.Identifier, event: str) -> Step:
+    """Let a rule do nothing while the view that it reads is made again."""
+    return Step(
+        f"Let the rule {label} read nothing",
+        sql.SQL("CREATE OR REPLACE RULE {} AS ON {} TO {} DO INSTEAD NOTHING").format(
+            sql.Identifier(rule), sql.SQL(event), on
+        ),
+        Lock.ACCESS_EXCLUSIVE,
+    )
 
 
 def lock_step(shown: str, relation: sql.Identifier, kind: str, owner: str) -> Step:
