@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.fixtures.database import Database
+from tests.rehearsal.forked import FORKED_COMMANDS
 
 TARGET = "vouchers.Voucher.new_code"
 VOUCHERS = "tests.vouchers.rehearsal"
@@ -37,6 +38,7 @@ def test_it_passes(vouchers: Database) -> None:
         *("--max-stall-ms", "30000"),
         *("--row", f"{VOUCHERS}.make_voucher", "--read", f"{VOUCHERS}.read_vouchers"),
         settings=SETTINGS,
+        program=FORKED_COMMANDS,
     )
     output, complaint = done.communicate()
     verdict = json.loads(output)

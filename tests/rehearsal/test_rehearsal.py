@@ -25,6 +25,7 @@ from tests.fixtures.database import Database, create_database, drop_database, wa
 from tests.fixtures.listener import tokens_in
 from tests.fixtures.models_zoo import UUIDS, CompositeKey
 from tests.fixtures.tickets import add_old_tickets
+from tests.rehearsal.forked import FORKED_COMMANDS
 from tickets.management.commands.rehearse import Command
 
 PHASES = [
@@ -83,6 +84,7 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
         "rehearse",
         *("--rows", "3000", "--rate", "100", "--seconds", "0.3", "--max-stall-ms", "30000"),
         *("--json", "--report", str(report)),
+        program=FORKED_COMMANDS,
     )
     output, complaint = started.communicate()
     assert started.returncode == 0, output + complaint
@@ -109,6 +111,7 @@ def test_it_passes_and_says_so_in_every_way(database: Database, tmp_path: Path) 
     assert scratch_databases(database) == 0
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_release_that_does_not_come_up_is_named(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_failed_verdict_and_a_refusal_are_json_too(
     assert verdict["error"] == "The rehearsal failed: failed_steps, failed_processes."
 
 
+@pytest.mark.usefixtures("forked")
 def test_without_the_trigger_rows_stay_without_a_value(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +152,7 @@ def test_without_the_trigger_rows_stay_without_a_value(
     assert any("still has" in reason or "new_token_not_null" in reason for reason in result.reasons)
 
 
+@pytest.mark.usefixtures("forked")
 def test_without_the_quarantine_a_revert_takes_tokens_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +160,7 @@ def test_without_the_quarantine_a_revert_takes_tokens_back(
     assert violations(result) == {"changed_tokens"}
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_lock_without_a_timeout_stalls_the_site(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +169,7 @@ def test_a_lock_without_a_timeout_stalls_the_site(
     assert violations(result) == {"slow_requests"}
 
 
+@pytest.mark.usefixtures("forked")
 def test_triggers_that_stay_with_the_old_columns_are_seen(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +226,7 @@ def test_a_second_signal_does_not_keep_it_from_dropping_the_database(database: D
     assert scratch_databases(database) == 0
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_next_one_drops_what_a_killed_one_left(database: Database) -> None:
     started = database.start("rehearse", "--rows", "2000", "--seconds", "30")
     (left,) = marked_databases(database)
@@ -290,6 +298,7 @@ def test_a_template_that_is_not_there_is_named(database: Database) -> None:
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_release_that_cannot_set_the_stage_is_named(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +349,7 @@ def test_a_report_without_the_plotting_library_is_refused_before_it_begins(
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_copy_of_a_database_is_rehearsed_and_the_original_left_alone(
     database: Database,
 ) -> None:
