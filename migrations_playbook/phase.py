@@ -58,7 +58,7 @@ def read_state(connection: BaseDatabaseWrapper, replacement: Replacement) -> Sta
     - `none`: no shadow column: before the expand, or after the contract.
     - `expanded`: the shadow column is there, and some rows have no fresh value yet.
     - `filled`: no null is left. The swap may run.
-    - `swapped`: the two names are exchanged; see `Table.has_exchanged`.
+    - `swapped`: the two names are exchanged; see `Meaning.is_exchanged`.
     """
     state = read_catalog_state(connection, replacement)
     if state.table is None or state.phase is not Phase.EXPANDED or state.problem is not None:
@@ -81,7 +81,7 @@ def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement
         or replacement.live not in table.columns
     ):
         return State(table, Phase.NONE, None, hidden)
-    swapped = table.has_exchanged(replacement.live, replacement.shadow)
+    swapped = replacement.meaning.is_exchanged(table)
     if swapped and replacement.meaning.keeps_out:
         return State(table, Phase.SWAPPED, None, hidden)
     problem = hidden or find_trigger_problem(connection, replacement, table)

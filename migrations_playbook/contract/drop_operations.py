@@ -16,6 +16,7 @@ from pgtrigger import compiler
 from psycopg import sql
 
 from migrations_playbook.contract.play import contract, installed_triggers
+from migrations_playbook.contract.undo import undo_move, undo_retype
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.table_lock import POSTGRES, one_sentence, refuse_without_transaction
 from migrations_playbook.expand.table_operation import TableOperation
@@ -45,7 +46,7 @@ class DropShadow(TableOperation):
     The operation refuses unless the columns are swapped or the table is empty, as on a fresh
     database. Where no migration adds the column and the table has none, it does nothing. Its
     reverse adds an empty column and the triggers again, as the earlier migrations have them: the
-    values are gone for good.
+    values are gone for good. (See `undo` for those that a conversion can make again.)
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly, to the end of the migration.
 
@@ -100,7 +101,8 @@ class DropShadow(TableOperation):
             if was is None and not there:
                 return  # another database had it, and no migration has ever added it
             live = _column(model._meta.get_field(self.live))
-            swapped = found is None or not there or found.has_exchanged(live, column)
+            moves = isinstance(was, Remembered) and was.declaration.moves
+            swapped = found is None or not there or found.has_exchanged(live, column) or moves
             contract(
                 schema_editor.connection,
                 table,
@@ -135,7 +137,13 @@ class DropShadow(TableOperation):
             if not schema_editor.collect_sql:
                 locks.reserve(schema_editor.connection, table_identifier(model))
                 locks.seize(schema_editor.connection, table_identifier(model))
-            schema_editor.add_field(model, _bound(was.field, self.shadow, model))
+            field = _bound(was.field, self.shadow, model)
+            if isinstance(was, Remembered) and was.declaration.moves:
+                undo_move(schema_editor, model, was, field)
+            else:
+                if isinstance(was, Remembered) and was.declaration.converts:
+                    undo_retype(schema_editor, model, was)
+                schema_editor.add_field(model, field)
             for trigger in was.triggers:
                 schema_editor.execute(trigger.install_sql, params=None)
 

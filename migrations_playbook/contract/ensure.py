@@ -10,7 +10,6 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import ProjectState
-from psycopg import sql
 
 from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.errors import Refused, WrongPhase
@@ -18,8 +17,7 @@ from migrations_playbook.expand.table_lock import POSTGRES, one_sentence
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.history import find_known, read_declarations
 from migrations_playbook.phase import Phase, read_state
-from migrations_playbook.postgres.query import fetch_value
-from migrations_playbook.postgres.tables import Table, is_empty
+from migrations_playbook.postgres.tables import has_more, is_empty
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap
 
@@ -121,7 +119,7 @@ class EnsureSwapped(TableOperation):
             )
         if state.swapped or is_empty(connection, state.table):
             return
-        if _has_more(connection, state.table, self.up_to):
+        if has_more(connection, state.table, self.up_to):
             play = "swap" if state.phase is Phase.FILLED else "backfill"
             raise Refused(
                 f"{state.table} has more than {self.up_to:,} rows, more than migrate fills and "
@@ -141,13 +139,3 @@ class EnsureSwapped(TableOperation):
 
 
 EnsureSwapped.__module__ = "migrations_playbook.operations"
-
-
-def _has_more(connection: BaseDatabaseWrapper, table: Table, rows: int) -> bool:
-    """Tell whether a table has more rows. Reads no more than needed. Lock: ACCESS SHARE."""
-    found = fetch_value(
-        connection,
-        sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) AS first").format(table.identifier),
-        [rows + 1],
-    )
-    return int(found) > rows

@@ -7,6 +7,7 @@ declaration: a migration says the names (`operations.DropShadow`), and the catal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -70,9 +71,11 @@ def contract(
             'to contract. "manage.py showmigrations" shows what this database has had.'
         )
     refuse_hidden_rows(connection, table)
-    refuse_loss(connection, table, live=live, shadow=shadow)
-    if _moves(connection, table, triggers):
+    made = _read_ways(connection, table, triggers)
+    if made.get("moves"):
         refuse_unconverted(connection, table, live=live, shadow=shadow)
+    else:
+        refuse_loss(connection, table, live=live, shadow=shadow, converts="up" in made)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
     # Nobody can alter the table from here on, so facts once read stay true.
     planned = list(steps(connection, table, live=live, shadow=shadow, triggers=triggers))
@@ -91,10 +94,15 @@ def contract(
     return seized
 
 
-def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str) -> None:
+def refuse_loss(
+    connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str, converts: bool
+) -> None:
     """Refuse to drop a shadow column with the fresh values.
 
     Lock: ACCESS SHARE on the table; reads a single row at most.
+
+    Arguments:
+        converts: whether the values are made from the live column's.
 
     Raises:
         Refused: the columns are not swapped, and the table has rows.
@@ -103,15 +111,18 @@ def refuse_loss(connection: BaseDatabaseWrapper, table: Table, *, live: str, sha
         return
     if is_empty(connection, table):
         return
+    leaked, fresh = ("old", "converted") if converts else ("leaked", "fresh")
     raise Refused(
-        f"{table} is not swapped: dropping {shadow!r} now would keep the leaked values in "
-        f'{live!r} and lose the fresh ones. Run "{spell_command(STATUS)}" for the next command, '
+        f"{table} is not swapped: dropping {shadow!r} now would keep the {leaked} values in "
+        f'{live!r} and lose the {fresh} ones. Run "{spell_command(STATUS)}" for the next command, '
         'swap, then run "manage.py migrate" again.'
     )
 
 
-def _moves(connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str]) -> bool:
-    """Tell whether the triggers are of a column that moves, so that no swap has come before."""
+def _read_ways(
+    connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str]
+) -> dict[str, Any]:
+    """Read what sync triggers are made of, as their functions say; nothing of other triggers."""
     rows = fetch_all(
         connection,
         sql.SQL("""
@@ -120,7 +131,7 @@ def _moves(connection: BaseDatabaseWrapper, table: Table, triggers: Sequence[str
              WHERE t.tgrelid = %s AND t.tgname = ANY (%s)"""),
         [table.oid, list(triggers)],
     )
-    return any(read_declared(text).get("moves") for (text,) in rows)
+    return next(filter(None, (read_declared(text) for (text,) in rows)), {})
 
 
 def refuse_unconverted(

@@ -20,7 +20,13 @@ from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, primary_message
-from migrations_playbook.postgres.query import execute, fetch_all, fetch_row, fetch_value, set_local
+from migrations_playbook.postgres.query import (
+    execute,
+    fetch_all,
+    fetch_row,
+    fetch_value,
+    local_settings,
+)
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.replacement import Replacement
@@ -32,6 +38,8 @@ TRIAL = sql.Identifier("pg_temp", NAME)
 QUOTED = f'pg_temp"."{NAME}'
 # The errors of a name that no schema of the path has.
 MISSING = pg_errors.UndefinedFunction | pg_errors.UndefinedTable | pg_errors.InvalidSchemaName
+# To make functions there would put them into pg_catalog.
+WHERE_TRIGGERS_LOOK = {"search_path": TRIGGER_PATH}
 # How many rows are tried: a CHECK that half of the values pass is found all the same.
 ROWS = 100
 
@@ -100,7 +108,7 @@ def _try_ways(connection: BaseDatabaseWrapper, replacement: Replacement) -> None
 
     The rights to call functions are asked for all the same.
     """
-    with _trigger_path(connection):
+    with local_settings(connection, WHERE_TRIGGERS_LOOK):
         execute(connection, sql.SQL("{} LIMIT 0").format(_evaluate(replacement)), [])
 
 
@@ -121,15 +129,6 @@ def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
             yield
         finally:
             transaction.set_rollback(True, using=connection.alias)
-
-
-@contextmanager
-def _trigger_path(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Look names up where the triggers do. (To make them there would put them into pg_catalog.)"""
-    path = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_setting('search_path')"))
-    set_local(connection, "search_path", TRIGGER_PATH)
-    yield
-    set_local(connection, "search_path", path)
 
 
 def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
@@ -153,7 +152,7 @@ def _draw_row(connection: BaseDatabaseWrapper, replacement: Replacement) -> None
     row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(
         TRIAL, sql.Identifier(replacement.live), replacement.rotation.value
     )
-    with _trigger_path(connection):
+    with local_settings(connection, WHERE_TRIGGERS_LOOK):
         execute(connection, row, [])
 
 
@@ -300,7 +299,7 @@ def _read_lacking(
     view = sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(
         sql.Identifier(f"{NAME}_value"), _evaluate(replacement)
     )
-    with _trigger_path(connection):
+    with local_settings(connection, WHERE_TRIGGERS_LOOK):
         execute(connection, view, [])
     ignored = {{**trigger.defaults, **trigger.kwargs}["ignore_func_name"] for trigger in triggers}
     rows = fetch_all(

@@ -175,6 +175,10 @@ class Meaning(ABC):
         """Tell whether an error is a row's that may stay to do, so that the others are to go on."""
         return False
 
+    def is_exchanged(self, table: Table) -> bool:
+        """Tell whether the two columns bear each other's first names; see `Table.has_exchanged`."""
+        return table.has_exchanged(*self.column_names)
+
     @property
     def trigger_names(self) -> tuple[str, ...]:
         """The declared triggers' names in the catalog."""

@@ -96,6 +96,13 @@ class Conversion(Meaning):
         """The settings of a batch whose rows the trigger converts one by one."""
         return {**SYNC_SETTINGS, FILLING: CAREFUL}
 
+    def is_exchanged(self, table: Table) -> bool:
+        """Tell whether the names are exchanged: never where the column moves, whatever its number.
+
+        A contract that was taken back has added the live column anew, behind its shadow.
+        """
+        return not self.declaration.moves and super().is_exchanged(table)
+
     def tolerates(self, error: BaseException | None) -> bool:
         """Tell whether a value that cannot be converted raised an error."""
         return isinstance(error, UNCONVERTIBLE)
@@ -144,7 +151,7 @@ class Conversion(Meaning):
         for name, value in SYNC_SETTINGS.items():
             set_local(connection, name, value)
         columns = [table.columns[each] for each in self.column_names]
-        older, newer = sorted(columns, key=lambda column: column.number)
+        older, newer = reversed(columns) if self.is_exchanged(table) else columns
         for way, maker, source, target in (
             ("up", self.up, older, newer),
             ("down", self.down, newer, older),
@@ -180,7 +187,7 @@ class Conversion(Meaning):
         What cannot be converted leaves null on the other side, and is in step.
         """
         live, shadow = self.column_names
-        older, newer = (shadow, live) if table.has_exchanged(live, shadow) else (live, shadow)
+        older, newer = (shadow, live) if self.is_exchanged(table) else (live, shadow)
         return sql.SQL("""(
             CASE WHEN {newer} IS NOT DISTINCT FROM {up}({older}){like_newer} THEN false
                  WHEN {older} IS NOT DISTINCT FROM {down}({newer}){like_older} THEN false
@@ -197,7 +204,7 @@ class Conversion(Meaning):
 
         While the columns are exchanged, a value that was made of the retired one needs no way back.
         """
-        if table.has_exchanged(*self.column_names):
+        if self.is_exchanged(table):
             return sql.SQL(
                 "({live} IS DISTINCT FROM {up}({shadow}){like} AND {down}({live}) IS NULL)"
             ).format(live=self.live, shadow=self.shadow, like=sql.SQL(self.up.collation), **SAFE)
@@ -207,9 +214,8 @@ class Conversion(Meaning):
 
     def remade(self, table: Table) -> sql.Composable:
         """Compose what the column under the shadow name should be; see `make_safe`."""
-        live, shadow = self.column_names
-        way = "down" if table.has_exchanged(live, shadow) else "up"
-        return sql.SQL("{}({})").format(SAFE[way], sql.Identifier(live))
+        way = "down" if self.is_exchanged(table) else "up"
+        return sql.SQL("{}({})").format(SAFE[way], self.live)
 
 
 def _escaped(text: str) -> sql.SQL:

@@ -139,8 +139,8 @@ def _read_pairs(
     for text, each in said:
         live, shadow = unquoted(each["live"]), unquoted(each["shadow"])
         if {live, shadow} <= set(columns):
-            swapped = columns.index(live) > columns.index(shadow)
             moves = each.get("moves", False)
+            swapped = not moves and columns.index(live) > columns.index(shadow)
             yield Installed(
                 schema, table, visible, live, shadow, swapped, text, "up" in each, moves=moves
             )

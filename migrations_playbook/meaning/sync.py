@@ -183,7 +183,8 @@ class SyncTrigger(ShadowTrigger):
         return BODY.format(
             refuse_stale=self.refuse_stale(model, up, down),
             declared=json.dumps(declared),
-            exchanged=_write_exchanged(up, live, columns),
+            # Both names are served, and nothing is ever exchanged.
+            exchanged="false" if self.declaration.moves else _write_exchanged(up, live, columns),
             filling=FILLING,
             careful=CAREFUL,
             agree=" OR ".join(agree),
@@ -212,7 +213,7 @@ class SyncTrigger(ShadowTrigger):
         be stale: a secret in the place of its digest.
         """
         names, collation = self.names(model), up.collation
-        if up.made_type != up.source_type:
+        if self.declaration.moves or up.made_type != up.source_type:
             return ""
         had_both = f"NEW.{names['shadow']} IS NOT DISTINCT FROM OLD.{names['live']}{collation}"
         if not down.declared:

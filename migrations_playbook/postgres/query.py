@@ -284,6 +284,20 @@ def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
     execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
 
 
+@contextmanager
+def local_settings(connection: BaseDatabaseWrapper, settings: Mapping[str, str]) -> Iterator[None]:
+    """Change settings for a part of a transaction. An error leaves them to its rollback."""
+    before = {
+        name: fetch_value(connection, sql.SQL("SELECT pg_catalog.current_setting(%s)"), [name])
+        for name in settings
+    }
+    for name, value in settings.items():
+        set_local(connection, name, value)
+    yield
+    for name, value in before.items():
+        set_local(connection, name, value)
+
+
 def pin_search_path(connection: BaseDatabaseWrapper, *schemas: str) -> None:
     """Have every name in a definition qualified, and every constant written in full.
 

@@ -230,6 +230,16 @@ def is_empty(connection: BaseDatabaseWrapper, table: Table) -> bool:
     )
 
 
+def has_more(connection: BaseDatabaseWrapper, table: Table, rows: int) -> bool:
+    """Tell whether a table has more rows. Reads no more than needed. Lock: ACCESS SHARE."""
+    found = fetch_value(
+        connection,
+        sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) AS first").format(table.identifier),
+        [rows + 1],
+    )
+    return int(found) > rows
+
+
 def find_subscription(connection: BaseDatabaseWrapper, table: sql.Identifier) -> str | None:
     """Find out whether a subscription writes into a table: what the table is then, or None.
 

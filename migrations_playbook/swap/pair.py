@@ -85,7 +85,7 @@ class Pair:
     def of(cls, replacement: Replacement, table: Table) -> Pair:
         """Build the pair of a table with all the columns."""
         lead = replacement.lead
-        return cls(lead, table, table.has_exchanged(lead.live, lead.shadow))
+        return cls(lead, table, lead.meaning.is_exchanged(table))
 
     @classmethod
     def find(

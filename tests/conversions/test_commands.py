@@ -13,6 +13,7 @@ from tests.fixtures.project import Project
 from tests.fixtures.tickets import past_the_triggers
 
 SIZE = "shop.Voucher.size_big"
+GARBAGE = "SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'"
 CLEAN = ("makemigrations", "--check", "--dry-run")
 RELEASE = """
 from django.db import models
@@ -116,9 +117,20 @@ def test_an_integer_becomes_a_bigint(
     project.manage(database, "migrate")
     assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
     assert database.value("SELECT sum(size) FROM shop_voucher") == 5000000042
-    assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'") == []
-    project.manage(fresh, "migrate")
-    assert type_of_size(fresh) == "bigint"
+    assert database.fetch(GARBAGE) == []
+    go_back_and_there_again(project, database, fresh)
+
+
+def go_back_and_there_again(project: Project, database: Database, fresh: Database) -> None:
+    """With rows there is no type to go back to; without, all is as it was."""
+    before = database.dump()
+    code, complaint = project.refusal(database, "migrate", "shop", "0003")
+    assert (code, "'size' of public.shop_voucher is a bigint since" in complaint) == (1, True)
+    assert database.dump() == before
+    for target, kind in ((), "bigint"), (("0003",), "integer"), ((), "bigint"):
+        project.manage(fresh, "migrate", "shop", *target)
+        assert type_of_size(fresh) == kind
+    project.manage(fresh, "migrate", "shop", "zero")
 
 
 NAMED = """
@@ -133,6 +145,7 @@ class Voucher(models.Model):
 """
 OLD = "    size = models.IntegerField(default=1)\n"
 NEW = "    amount = models.IntegerField(null=True)\n"
+BOTH = "SELECT size, amount FROM shop_voucher ORDER BY code"
 MOVING = """
     class Meta:
         triggers = Shadow(
@@ -171,8 +184,7 @@ def test_a_column_is_renamed_with_both_names_served(
     database.run("INSERT INTO shop_voucher (code, amount) VALUES ('d', 4)")
     database.run("INSERT INTO shop_voucher (code, size) VALUES ('e', 5)")
     database.run("UPDATE shop_voucher SET amount = 6 WHERE code = 'a'")
-    both = "SELECT size, amount FROM shop_voucher ORDER BY code"
-    assert database.fetch(both) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
+    assert database.fetch(BOTH) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
     assert "playbook contract shop.Voucher.amount" in next_of(project, database)
     project.manage(database, "playbook", "contract", "shop.Voucher.amount")
     past_the_triggers(database, "UPDATE shop_voucher SET amount = NULL WHERE code = 'b'")
@@ -184,4 +196,33 @@ def test_a_column_is_renamed_with_both_names_served(
     assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
     amounts = database.fetch("SELECT amount FROM shop_voucher ORDER BY code")
     assert amounts == [(6,), (2,), (3,), (4,), (5,)]
-    assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'") == []
+    assert database.fetch(GARBAGE) == []
+    move_back_and_there_again(project, database)
+
+
+def move_back_and_there_again(project: Project, database: Database) -> None:
+    """The old name is served as before, until the contract is run again."""
+    database.run("UPDATE shop_voucher SET amount = NULL WHERE code = 'c'")
+    code, complaint = project.refusal(database, "migrate", "shop", "0003")
+    assert "1 rows of public.shop_voucher have a 'amount' of which no 'size' can" in complaint
+    database.run("UPDATE shop_voucher SET amount = 3 WHERE code = 'c'")
+    assert "SET NOT NULL" in project.manage(database, "sqlmigrate", "shop", "0004", "--backwards")
+    project.manage(database, "migrate", "shop", "0003")
+    database.run("UPDATE shop_voucher SET size = 7 WHERE code = 'a'")
+    database.run("UPDATE shop_voucher SET amount = 8 WHERE code = 'b'")
+    database.run("INSERT INTO shop_voucher (code, size) VALUES ('f', 9)")
+    assert database.fetch(BOTH) == [(7, 7), (8, 8), (3, 3), (4, 4), (5, 5), (9, 9)]
+    assert next_of(project, database) == "manage.py migrate"
+    assert "0 out of step" in project.manage(
+        database, "playbook", "swap", "shop.Voucher.amount", "--verify"
+    )
+    project.manage(database, "migrate")
+    assert database.value("SELECT sum(amount) FROM shop_voucher") == 36
+    database.run(
+        "INSERT INTO shop_voucher (code, amount) SELECT -i, i FROM generate_series(1, 1e4) i"
+    )
+    before = database.dump()
+    code, complaint = project.refusal(database, "migrate", "shop", "0003")
+    assert (code, complaint.count("\n"), "more than 10,000 rows" in complaint) == (1, 1, True)
+    assert database.dump() == before
+    assert database.fetch(GARBAGE) == []
