@@ -129,10 +129,11 @@ def read_history(loader: MigrationLoader | None = None) -> list[Remembered]:
                     known[key] = replace(known[key], state=before, forgotten=True)
             known |= now
             if getattr(operation, "drops_shadow", False):
-                facts = app_label, operation.model_name.lower(), operation.live, operation.shadow
-                for (label, name, _), each in known.items():
-                    if (label, name, each.declaration.kept, each.declaration.dropped) == facts:
-                        known[label, name, each.declaration.shadow] = replace(each, contracted=True)
+                columns = {(each.live, each.shadow) for each in operation.drops}
+                for key, was in known.items():
+                    ends = was.declaration.kept, was.declaration.dropped
+                    if key[:2] == (app_label, operation.model_name.lower()) and ends in columns:
+                        known[key] = replace(was, contracted=True)
     return list(known.values())
 
 

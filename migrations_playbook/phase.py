@@ -75,17 +75,19 @@ def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement
     """
     table = read_table(connection, replacement.identifier)
     hidden = None if table is None else find_hidden_rows(connection, table)
-    if (
-        table is None
-        or replacement.shadow not in table.columns
-        or replacement.live not in table.columns
-    ):
+    if table is None or not _has_columns(replacement, table):
         return State(table, Phase.NONE, None, hidden)
     swapped = replacement.meaning.is_exchanged(table)
     if swapped and replacement.meaning.keeps_out:
         return State(table, Phase.SWAPPED, None, hidden)
     problem = hidden or find_trigger_problem(connection, replacement, table)
     return State(table, Phase.SWAPPED if swapped else Phase.EXPANDED, problem, hidden)
+
+
+def _has_columns(replacement: Replacement, table: Table) -> bool:
+    """Tell whether a table has the columns of a replacement, and of all its group."""
+    names = {name for each in replacement.group for name in (each.live, each.shadow)}
+    return names <= table.columns.keys()
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:
@@ -103,8 +105,9 @@ def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: 
 def say_no_column(replacement: Replacement, using: str) -> str:
     """Say that a database has no shadow column, and the command that brings one."""
     was = find_remembered(replacement.label, replacement.declaration.shadow)
+    columns = '" or "'.join(each.shadow for each in replacement.group)
     return (
-        f'{replacement.label} has no column "{replacement.shadow}" in the database "{using}". '
+        f'{replacement.label} has no column "{columns}" in the database "{using}". '
         f'Run "{spell_expand(replacement, was, using)}" first.'
     )
 

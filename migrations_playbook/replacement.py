@@ -38,6 +38,11 @@ class Called(ABC):
     def __str__(self) -> str:
         return f"{self.label}.{self.declaration.shadow}"
 
+    @property
+    def leads(self) -> bool:
+        """Whether the shadow stands for its group; one that stands alone does."""
+        return self.declaration is self.declaration.members[0]
+
     def is_called(self, label: str, shadow: str) -> bool:
         """Tell whether a person means this shadow; as in Django, a label in any case."""
         return (self.label.lower(), self.declaration.shadow) == (label.lower(), shadow)

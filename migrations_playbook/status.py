@@ -29,7 +29,7 @@ from migrations_playbook.history import (
 from migrations_playbook.phase import Phase, State, read_state
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.tables import measure_sizes
+from migrations_playbook.postgres.tables import Table, measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.remains import Remains, bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
@@ -67,6 +67,7 @@ class ShadowStatus:
         problems: the missing or disabled objects of the quarantine.
         at_work: the sessions of the backfills now, on any host.
         schema: the table's schema, where it was asked for.
+        others: the live and the shadow fields that are exchanged together with these.
     """
 
     model: str
@@ -86,6 +87,7 @@ class ShadowStatus:
     problems: tuple[str, ...] = ()
     at_work: tuple[Worker, ...] = ()
     schema: str = ""
+    others: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.model} in {self.schema}" if self.schema else self.model
@@ -97,6 +99,7 @@ class ShadowStatus:
             "schema": self.schema or None,
             "live": self.live,
             "shadow": self.shadow,
+            "together_with": [{"live": live, "shadow": shadow} for live, shadow in self.others],
             "phase": str(self.phase),
             "rows_remaining": self.rows_remaining,
             "heap_bytes": self.heap_bytes,
@@ -116,7 +119,8 @@ class ShadowStatus:
 
     def lines(self, *, now: datetime) -> Iterator[tuple[str, str]]:
         """Build the lines for a person, as pairs of a name and a value."""
-        yield "columns", f"{self.live} <- {self.shadow}"
+        pairs = ((self.live, self.shadow), *self.others)
+        yield "columns", ", ".join(f"{live} <- {shadow}" for live, shadow in pairs)
         yield "phase", str(self.phase)
         left = "unknown" if self.rows_remaining is None else f"{self.rows_remaining:,}"
         yield "rows left", left
@@ -171,11 +175,11 @@ def read(
     connection = postgresql(using)
     history = read_history() if history is None else history
     declared = {str(each) for each in declared_replacements()}
-    known = [only] if only is not None else list(known_replacements(history))
+    known = [only.lead] if only is not None else list(known_replacements(history))
     remains = [] if only is not None else read_remains(connection, known)
     found = [_describe_ownerless(each) for each in remains if each.find_model() is None]
     known += bind_remains(remains)
-    for replacement in known:
+    for replacement in (each for each in known if each.leads):
         state = read_state(connection, replacement)
         if state.phase is Phase.NONE and only is None and str(replacement) not in declared:
             continue  # of another time: neither the models nor the database have it any more
@@ -217,7 +221,7 @@ def read_one(
         if state.problem is None:
             settings = control.read_control(connection, replacement, table)
     if table is not None and state.swapped:
-        stale = read_stale_writes(connection, table, replacement.live, replacement.shadow)
+        stale = _read_stale_writes(connection, replacement, table)
     if table is not None and state.phase is not Phase.NONE:
         pair = Pair.of(replacement, table)
         inventory = read_inventory(connection, pair)
@@ -251,7 +255,24 @@ def read_one(
         problems=problems,
         at_work=tuple(read_workers(connection, replacement)),
         schema=replacement.schema,
+        others=tuple(
+            (each.declaration.live, each.declaration.shadow) for each in replacement.group[1:]
+        ),
     )
+
+
+def _read_stale_writes(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> StaleWrites | None:
+    """Read how often a stale write was warded off; of a group, off the member with most of them.
+
+    The same write is often stale for several members.
+    """
+    read = (
+        read_stale_writes(connection, table, each.live, each.shadow) for each in replacement.group
+    )
+    found = [each for each in read if each is not None]
+    return max(found, key=lambda each: each.hits, default=None)
 
 
 def _mending_command(replacement: Replacement, using: str) -> str:

@@ -17,6 +17,7 @@ from pgtrigger.migrations import AddTrigger
 from migrations_playbook import RandomHexUUID, RandomText, operations
 from migrations_playbook.operations import (
     ContractShadow,
+    DropGroup,
     DropShadow,
     EnsureSwapped,
     SquashedExpand,
@@ -45,6 +46,7 @@ OPERATIONS = (
         triggers=[TRIGGER],
     ),
     DropShadow(model_name="voucher", live="code", shadow="new_code"),
+    DropGroup(model_name="voucher", columns={"code": "new_code", "mark": "new_mark"}),
     EnsureSwapped(model_name="voucher", live="code", shadow="new_code", up_to=100),
     SquashedExpand(
         model_name="voucher",

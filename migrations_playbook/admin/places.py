@@ -52,7 +52,7 @@ def list_places() -> Iterator[Place]:
     """
     remembered = {str(each): each for each in _history()}
     for replacement in known_replacements(_history()):
-        for using in list_homes(replacement):
+        for using in list_homes(replacement) if replacement.leads else ():
             yield Place(replacement, using, remembered.get(str(replacement)))
 
 

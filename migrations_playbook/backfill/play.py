@@ -78,7 +78,7 @@ def backfill(
         PlaybookError: the value expression makes nulls, a trigger keeps rows back, or the disk is
             too small.
     """
-    options = options or Options()
+    options, replacement = options or Options(), replacement.lead
     # By its name every session of ours is told from others, here and on other hosts.
     with named_session(postgresql(using), application_name(replacement)) as connection:
         if not is_declared(replacement):

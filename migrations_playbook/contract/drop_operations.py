@@ -5,7 +5,7 @@ FROZEN, as `expand.table_lock` is: migrations import both from `migrations_playb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from django.db import models
@@ -65,6 +65,11 @@ class DropShadow(TableOperation):
         self.live = live
         self.shadow = shadow
 
+    @property
+    def drops(self) -> list[DropShadow]:
+        """The drops, each of a column."""
+        return [self]
+
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         """Return the arguments as MigrationWriter writes them."""
         return (
@@ -87,33 +92,59 @@ class DropShadow(TableOperation):
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
-        table, was = table_identifier(model), self.read_shadow(app_label)
-        # Without history the column is named as the field is, which is Django's custom.
-        column = self.shadow if was is None else _column(_bound(was.field, self.shadow, model))
+        known = [(each, each.read_shadow(app_label)) for each in self.drops]
+        columns = [each.name_column(was, model) for each, was in known]
+        with one_sentence(schema_editor, self.model_name):
+            refuse_without_transaction(schema_editor)
+            triggers = []
+            if not schema_editor.collect_sql:
+                table = table_identifier(model)
+                triggers = self.read_triggers(schema_editor.connection, table)
+            for each, was in known:
+                each.drop(schema_editor, model, was, triggers=triggers, together=columns)
+
+    def drop(
+        self,
+        schema_editor: BaseDatabaseSchemaEditor,
+        model: type[models.Model],
+        was: Was | None,
+        *,
+        triggers: Sequence[str],
+        together: Collection[str],
+    ) -> None:
+        """Drop the column of this shadow alone, or write the statements that do.
+
+        Lock: ACCESS EXCLUSIVE on the table, taken boundedly.
+
+        Arguments:
+            was: the shadow's facts, as far as known.
+            triggers: the declared triggers' names in the catalog.
+            together: the columns that are dropped together.
+        """
+        table, column = table_identifier(model), self.name_column(was, model)
         if schema_editor.collect_sql:
             for statement in _statements(table, column, was.triggers if was else ()):
                 schema_editor.execute(statement, params=None)
             return
-        with one_sentence(schema_editor, self.model_name):
-            refuse_without_transaction(schema_editor)
-            found = read_table(schema_editor.connection, table)
-            there = found is not None and column in found.columns
-            if was is None and not there:
-                return  # another database had it, and no migration has ever added it
-            live = _column(model._meta.get_field(self.live))
-            moves = isinstance(was, Remembered) and was.declaration.moves
-            swapped = found is None or not there or found.has_exchanged(live, column) or moves
-            contract(
-                schema_editor.connection,
-                table,
-                live=live,
-                shadow=column,
-                triggers=self.read_triggers(schema_editor.connection, table),
-            )
-            if not swapped and isinstance(was, Remembered) and was.declaration.converts:
-                # A fresh database's table, without a row: no swap has given the column its type.
-                before = was.replacement().model._meta.get_field(self.live)
-                schema_editor.alter_field(model, before, model._meta.get_field(self.live))  # type: ignore[arg-type]
+        found = read_table(schema_editor.connection, table)
+        there = found is not None and column in found.columns
+        if was is None and not there:
+            return  # another database had it, and no migration has ever added it
+        live = _column(model._meta.get_field(self.live))
+        moves = isinstance(was, Remembered) and was.declaration.moves
+        swapped = found is None or not there or found.has_exchanged(live, column) or moves
+        contract(
+            schema_editor.connection,
+            table,
+            live=live,
+            shadow=column,
+            triggers=triggers,
+            together=together,
+        )
+        if not swapped and isinstance(was, Remembered) and was.declaration.converts:
+            # A fresh database's table, without a row: no swap has given the column its type.
+            before = was.replacement().model._meta.get_field(self.live)
+            schema_editor.alter_field(model, before, model._meta.get_field(self.live))  # type: ignore[arg-type]
 
     def database_backwards(
         self,
@@ -128,24 +159,30 @@ class DropShadow(TableOperation):
             return
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
-            was = self.read_shadow(app_label)
-            if was is None:
-                raise Refused(
-                    f"No migration says any more what {self.shadow!r} of {self.model_name} was, "
-                    "so it cannot be added again; nothing was changed."
-                )
+            known = [(each, each.insist(app_label)) for each in self.drops]
             if not schema_editor.collect_sql:
                 locks.reserve(schema_editor.connection, table_identifier(model))
                 locks.seize(schema_editor.connection, table_identifier(model))
-            field = _bound(was.field, self.shadow, model)
-            if isinstance(was, Remembered) and was.declaration.moves:
-                undo_move(schema_editor, model, was, field)
-            else:
-                if isinstance(was, Remembered) and was.declaration.converts:
-                    undo_retype(schema_editor, model, was)
-                schema_editor.add_field(model, field)
-            for trigger in was.triggers:
+            for each, was in known:
+                each.add(schema_editor, model, was)
+            for trigger in known[0][1].triggers:
                 schema_editor.execute(trigger.install_sql, params=None)
+
+    def add(
+        self, schema_editor: BaseDatabaseSchemaEditor, model: type[models.Model], was: Was
+    ) -> None:
+        """Add the column of this shadow alone again. Lock: ACCESS EXCLUSIVE is held already.
+
+        Arguments:
+            was: the shadow's facts.
+        """
+        field = _bound(was.field, self.shadow, model)
+        if isinstance(was, Remembered) and was.declaration.moves:
+            undo_move(schema_editor, model, was, field)
+            return
+        if isinstance(was, Remembered) and was.declaration.converts:
+            undo_retype(schema_editor, model, was)
+        schema_editor.add_field(model, field)
 
     def describe(self) -> str:
         """Describe the operation for `migrate`."""
@@ -156,6 +193,10 @@ class DropShadow(TableOperation):
         """Return the operation's part of a migration's name."""
         return f"contract_{self.model_name.lower()}_{self.shadow.lower()}"
 
+    def name_column(self, was: Was | None, model: type[models.Model]) -> str:
+        """Return the shadow's column; without facts it is named as the field is, as Django does."""
+        return self.shadow if was is None else _column(_bound(was.field, self.shadow, model))
+
     def read_shadow(self, app_label: str) -> Was | None:
         """Read the shadow's facts from the migrations; None when they do not say."""
         label, history = f"{app_label}.{self.model_name}", read_history()
@@ -163,6 +204,20 @@ class DropShadow(TableOperation):
         if was is not None and was.declaration.moves:
             return was
         return find_remembered(label, self.shadow, history)
+
+    def insist(self, app_label: str) -> Was:
+        """Read the shadow's facts.
+
+        Raises:
+            Refused: the migrations do not say.
+        """
+        was = self.read_shadow(app_label)
+        if was is None:
+            raise Refused(
+                f"No migration says any more what {self.shadow!r} of {self.model_name} was, "
+                "so it cannot be added again; nothing was changed."
+            )
+        return was
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
         """Read the names of the declared triggers from the catalog.
@@ -216,7 +271,44 @@ class ContractShadow(DropShadow):
         return [trigger.sql.pgid for trigger in self.triggers]
 
 
-for _operation in (DropShadow, ContractShadow):
+class DropGroup(DropShadow):
+    """Drops the shadow columns of a group, which share their triggers, as `DropShadow` drops one.
+
+    Lock: ACCESS EXCLUSIVE on the table, taken boundedly, to the end of the migration.
+
+    Arguments:
+        model_name: the model.
+        columns: the shadow fields' names, by the live fields'.
+    """
+
+    def __init__(self, model_name: str, *, columns: Mapping[str, str]) -> None:
+        live, shadow = next(iter(columns.items()))
+        super().__init__(model_name, live=live, shadow=shadow)
+        self.columns = dict(columns)
+
+    @property
+    def drops(self) -> list[DropShadow]:
+        """The drops, each of a column."""
+        return [
+            DropShadow(self.model_name, live=live, shadow=shadow)
+            for live, shadow in self.columns.items()
+        ]
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return the arguments as MigrationWriter writes them."""
+        return type(self).__name__, [], {"model_name": self.model_name, "columns": self.columns}
+
+    def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
+        """Read the names of the declared triggers, named after the first member of the group."""
+        return [name for each in self.drops for name in each.read_triggers(connection, table)]
+
+    def describe(self) -> str:
+        """Describe the operation for `migrate`."""
+        shadows = ", ".join(self.columns.values())
+        return f"Drop the shadow columns {shadows} of {self.model_name}, once they are swapped"
+
+
+for _operation in (DropShadow, ContractShadow, DropGroup):
     _operation.__module__ = "migrations_playbook.operations"
 
 

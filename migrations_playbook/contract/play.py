@@ -6,7 +6,7 @@ declaration: a migration says the names (`operations.DropShadow`), and the catal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -18,6 +18,7 @@ from psycopg import sql
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.meaning.base import read_declared
+from migrations_playbook.meaning.installed import read_descriptions, read_installed
 from migrations_playbook.meaning.sync import counts
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
@@ -38,6 +39,7 @@ def contract(
     live: str,
     shadow: str,
     triggers: Sequence[str],
+    together: Collection[str] = (),
     policy: LockPolicy | None = None,
 ) -> Seized:
     """Drop the shadow column, inside the caller's transaction.
@@ -55,12 +57,13 @@ def contract(
         live: the live column's name.
         shadow: the shadow column's name.
         triggers: the declared triggers' names in the catalog.
+        together: the shadow columns of its group, which the same transaction drops.
         policy: how long and how often to ask for the lock; None for what the settings say.
 
     Raises:
         WrongPhase: there is no such column.
         Refused: the columns are not swapped, and the table has rows; or something else is bound to
-            the column.
+            the column, or is of its group.
         LockNotAvailable: the lock was not granted; nothing was changed.
     """
     locks.reserve(connection, identifier, policy)
@@ -71,6 +74,7 @@ def contract(
             'to contract. "manage.py showmigrations" shows what this database has had.'
         )
     refuse_hidden_rows(connection, table)
+    refuse_part(connection, table, shadow=shadow, together=together)
     made = _read_ways(connection, table, triggers)
     if made.get("moves"):
         refuse_unconverted(connection, table, live=live, shadow=shadow)
@@ -92,6 +96,27 @@ def contract(
             'let it read the live column, then run "manage.py migrate" again.'
         ) from None
     return seized
+
+
+def refuse_part(
+    connection: BaseDatabaseWrapper, table: Table, *, shadow: str, together: Collection[str]
+) -> None:
+    """Refuse to drop a shadow column of a group alone: its triggers fill the others too.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the others.
+    """
+    for each in read_installed(connection, table):
+        group = {member["shadow"] for member in read_descriptions(each.text or "")}
+        others = ", ".join(sorted(group - {shadow, *together}))
+        if shadow in group and others:
+            raise Refused(
+                f"{shadow!r} of {table} is filled and exchanged together with {others}, and would "
+                "leave them behind; nothing was changed. Delete this migration, and let "
+                f'"{spell_command("contract")}" write the one that drops them all.'
+            )
 
 
 def refuse_loss(

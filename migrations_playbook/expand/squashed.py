@@ -39,7 +39,7 @@ class SquashedExpand(TableOperation, migrations.SeparateDatabaseAndState):
         return type(self).__name__, [], arguments
 
     def reduce(self, operation: Operation, app_label: str) -> bool | list[Operation]:
-        """Reduce to nothing with the contract of the same shadow."""
+        """Reduce to nothing with the contract of the same shadow, or of the same group."""
         fields = [
             each.name
             for each in read_added(self.squashed[0])
@@ -48,7 +48,7 @@ class SquashedExpand(TableOperation, migrations.SeparateDatabaseAndState):
         if (
             getattr(operation, "drops_shadow", False)
             and operation.references_model(self.model_name, app_label)
-            and fields == [operation.shadow]  # type: ignore[attr-defined]
+            and set(fields) == {each.shadow for each in operation.drops}  # type: ignore[attr-defined]
         ):
             return []
         return super().reduce(operation, app_label)

@@ -205,11 +205,11 @@ class WithTableLock(TableOperation):
         """Try the triggers of today's declarations; no site meets an earlier declaration's."""
         label = f"{app_label}.{self.model_name}".lower()
         table = read_table(connection, identifier)
-        for replacement in declared_replacements():
+        for replacement in (each for each in declared_replacements() if each.leads):
             own = [each for each in self._triggers if each.pgid in replacement.trigger_names]
             if replacement.model._meta.label_lower != label or table is None or not own:
                 continue
-            if replacement.live in table.columns:
+            if {each.live for each in replacement.group} <= table.columns.keys():
                 later = replacement.meaning.find_later_trigger(connection, table)
                 if later is not None:
                     raise Refused(

@@ -85,14 +85,15 @@ def _try_draws(
     table: Table,
     triggers: Sequence[PinnedTriggerSql],
 ) -> None:
-    """Try the triggers of a rotation, and what they draw."""
+    """Try the triggers of a rotation or of a group, and what they draw."""
     with _refusing(replacement, table):
         _draw_row(connection, replacement)
     _install_triggers(connection, triggers)
     with _refusing(replacement, table):
         _write_rows(connection, replacement, ROWS)
-    _refuse_same(connection, replacement, table)
-    _try_checks(connection, replacement, table)
+    for each in replacement.group:
+        _refuse_same(connection, each, table)
+        _try_checks(connection, each, table)
 
 
 def _copy_row(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
@@ -132,25 +133,30 @@ def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 
 def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
-    """Make a table of the two columns, which everybody may use."""
-    live, shadow = sql.Identifier(replacement.live), sql.Identifier(replacement.shadow)
-    field: Any = replacement.model._meta.get_field(replacement.declaration.shadow)
-    for statement in (
-        sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
-            sql.Identifier(NAME), live, table.identifier
-        ),
-        sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
-            TRIAL, shadow, sql.SQL(field.db_type(connection))
-        ),
-        sql.SQL("GRANT ALL ON {} TO PUBLIC").format(TRIAL),
-    ):
-        execute(connection, statement)
+    """Make a table of the live columns and their shadows, which everybody may use."""
+    made = sql.SQL("CREATE TEMPORARY TABLE {} AS SELECT {} FROM {} WITH NO DATA")
+    execute(
+        connection,
+        made.format(sql.Identifier(NAME), _list_lives(replacement), table.identifier),
+    )
+    for each in replacement.group:
+        field: Any = each.model._meta.get_field(each.declaration.shadow)
+        added = sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+            TRIAL, sql.Identifier(each.shadow), sql.SQL(field.db_type(connection))
+        )
+        execute(connection, added)
+    execute(connection, sql.SQL("GRANT ALL ON {} TO PUBLIC").format(TRIAL))
+
+
+def _list_lives(replacement: Replacement) -> sql.Composed:
+    """Compose the list of the live columns."""
+    return sql.SQL(", ").join(sql.Identifier(each.live) for each in replacement.group)
 
 
 def _draw_row(connection: BaseDatabaseWrapper, replacement: Replacement) -> None:
-    """Insert a row as from before the triggers; its live value is drawn, too."""
+    """Insert a row as from before the triggers; its live values are drawn, too."""
     row = sql.SQL("INSERT INTO {} ({}) SELECT {}").format(
-        TRIAL, sql.Identifier(replacement.live), replacement.rotation.value
+        TRIAL, _list_lives(replacement), sql.SQL(", ").join(replacement.meaning.evaluated)
     )
     with local_settings(connection, WHERE_TRIGGERS_LOOK):
         execute(connection, row, [])
@@ -166,15 +172,19 @@ def _install_triggers(
 
 def _write_rows(connection: BaseDatabaseWrapper, replacement: Replacement, rows: int) -> None:
     """Insert rows as by a release without the shadow, and update the row that is not filled yet."""
-    live = sql.Identifier(replacement.live)
     insert = """
-        INSERT INTO {trial} ({live})
-        SELECT {live} FROM (SELECT {live} FROM {trial} LIMIT 1) AS first,
+        INSERT INTO {trial} ({lives})
+        SELECT {lives} FROM (SELECT {lives} FROM {trial} LIMIT 1) AS first,
                pg_catalog.generate_series(1, {rows})"""
     for statement in (insert, "UPDATE {trial} SET {live} = {live}"):
         execute(
             connection,
-            sql.SQL(statement).format(trial=TRIAL, live=live, rows=sql.Literal(rows)),
+            sql.SQL(statement).format(
+                trial=TRIAL,
+                live=sql.Identifier(replacement.live),
+                lives=_list_lives(replacement),
+                rows=sql.Literal(rows),
+            ),
         )
 
 

@@ -222,8 +222,9 @@ class ShadowCommand(PlaybookCommand):
         if target is None:
             known = list(declared_replacements()) or list(known_replacements())
             known = known or list(bind_remains(read_remains(connection, known)))
-            target = only_one([(each.label, each.declaration.shadow) for each in known])
-        return find_anywhere(connection, *target)
+            leads = (each for each in known if each.leads)
+            target = only_one([(each.label, each.declaration.shadow) for each in leads])
+        return find_anywhere(connection, *target).lead
 
 
 def only_one(candidates: Sequence[Target]) -> Target:

@@ -79,13 +79,14 @@ def read_statuses(
         schemas: patterns of schemas, each a tenant's; None for the connection's own.
         count: see `nulls.Count`.
     """
-    named = target and find_anywhere(postgresql(database), *target)
+    named = target and find_anywhere(postgresql(database), *target).lead
     if not schemas:
         return status.read(database, named, count=count)
     history = read_history()
     return [
         state
         for replacement in ([named] if named else known_replacements(history))
+        if replacement.leads
         for each in choose_schemas(replacement, schemas, using=database)
         for state in status.read(database, each, history, count=count)
     ]

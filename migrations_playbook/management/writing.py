@@ -134,5 +134,5 @@ class ContractCommand(WriteCommand):
 
 
 def name_targets(known: Iterable[Called]) -> list[Target]:
-    """Name shadows as the command line does."""
-    return [(each.label, each.declaration.shadow) for each in known]
+    """Name shadows as the command line does; a group once, by its first member."""
+    return [(each.label, each.declaration.shadow) for each in known if each.leads]

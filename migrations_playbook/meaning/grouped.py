@@ -61,6 +61,11 @@ class GroupedRotation(Rotation):
         return _escaped(self._draw())
 
     @property
+    def evaluated(self) -> tuple[sql.Composable, ...]:
+        """The values of all members."""
+        return tuple(each.value for each in self.members)
+
+    @property
     def to_do(self) -> sql.Composable:
         """The condition under which a row is still to be filled: it lacks a member's value."""
         lacking = (

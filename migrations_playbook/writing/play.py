@@ -65,7 +65,7 @@ def expand(
         Refused: the app has no migration or several last ones, or the file cannot be written.
     """
     loader = loader or load_migrations()
-    operations = build_expand(find_replacement(label, shadow), loader)
+    operations = build_expand(find_replacement(label, shadow).lead, loader)
     return _write("expand", label, shadow, operations, loader, dry_run=dry_run)
 
 

@@ -19,9 +19,10 @@ from pgtrigger.migrations import AddTrigger, RemoveTrigger
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.history import Remembered, find_remembered, own_triggers, read_history
-from migrations_playbook.operations import DropShadow, EnsureSwapped, WithTableLock
+from migrations_playbook.operations import DropGroup, DropShadow, EnsureSwapped, WithTableLock
 from migrations_playbook.remains import bind_remains, read_remains
 from migrations_playbook.replacement import Replacement, declared_replacements
+from migrations_playbook.shadow import Shadow
 
 
 def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Operation]:
@@ -32,9 +33,11 @@ def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Oper
     """
     options = replacement.model._meta
     state = loader.project_state().models.get((options.app_label, str(options.model_name)))
-    if state is None or replacement.declaration.live not in state.fields:
+    lives = [each.declaration.live for each in replacement.group]
+    unmade = lives if state is None else [each for each in lives if each not in state.fields]
+    if state is None or unmade:
         raise WrongPhase(
-            f'No migration makes "{replacement.declaration.live}" of {replacement.label} yet. Run '
+            f'No migration makes "{unmade[0]}" of {replacement.label} yet. Run '
             f'"manage.py makemigrations {options.app_label}" first.'
         )
     missing = list(_missing(replacement, state))
@@ -47,11 +50,11 @@ def build_expand(replacement: Replacement, loader: MigrationLoader) -> list[Oper
 
 
 def _missing(replacement: Replacement, state: ModelState) -> Iterator[Operation]:
-    """Yield the operations for the parts of the shadow that the migrations lack."""
-    name, shadow = state.name.lower(), replacement.declaration.shadow
-    if shadow not in state.fields:
-        field = ModelState.from_model(replacement.model).fields[shadow]
-        yield migrations.AddField(name, shadow, field)
+    """Yield the operations for the parts of the shadow, or of its group, that are missing."""
+    name, fields = state.name.lower(), ModelState.from_model(replacement.model).fields
+    for shadow in (each.declaration.shadow for each in replacement.group):
+        if shadow not in state.fields:
+            yield migrations.AddField(name, shadow, fields[shadow])
     present = {each.name: each for each in own_triggers(state, replacement.declaration)}
     for declared in replacement.declaration.triggers:
         trigger = declared.compile(replacement.model)  # type: ignore[arg-type]
@@ -74,9 +77,10 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
             f"The migrations have forgotten {was} already. In the release after that "
             f'one, run "{spell_command("contract", was.label, shadow)}".'
         )
-    if _still_there(was):
+    there = next(_still_there(was), None)
+    if there is not None:
         raise WrongPhase(
-            f"{was.label} still has {was.declaration.dropped!r}. Take the field and its Shadow out "
+            f"{was.label} still has {there!r}. Take the field and its Shadow out "
             "of the model, then run the same command again."
         )
     name = was.model.lower()
@@ -85,7 +89,7 @@ def build_forget(label: str, shadow: str, loader: MigrationLoader) -> list[Opera
             state_operations=[
                 *_adopt_type(was),
                 *(RemoveTrigger(name, str(trigger.name)) for trigger in was.triggers),
-                migrations.RemoveField(name, was.declaration.dropped),
+                *(migrations.RemoveField(name, each.dropped) for each in was.declaration.members),
             ]
         )
     ]
@@ -125,7 +129,8 @@ def build_ensure(label: str, shadow: str, loader: MigrationLoader, up_to: int) -
     was = _remembered(label, shadow, read_history(loader))
     if was.contracted:
         raise WrongPhase(f"A migration drops {was} already, so there is nothing to swap after it.")
-    return [EnsureSwapped(was.model.lower(), live=was.declaration.live, shadow=shadow, up_to=up_to)]
+    lead = was.declaration.members[0]
+    return [EnsureSwapped(was.model.lower(), live=lead.live, shadow=lead.shadow, up_to=up_to)]
 
 
 def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Operation]:
@@ -153,8 +158,7 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
         raise WrongPhase(
             f'A migration drops {was} already. Run "manage.py migrate" where it has not been run.'
         )
-    declaration = was.declaration
-    return [DropShadow(was.model.lower(), live=declaration.kept, shadow=declaration.dropped)]
+    return [_drop(was.model.lower(), was.declaration)]
 
 
 def find_remains() -> Iterator[Replacement]:
@@ -165,18 +169,25 @@ def find_remains() -> Iterator[Replacement]:
 
 
 def _drop_remains(remains: Replacement) -> Operation:
-    """Build the operation to drop a shadow column that only a database knows.
+    """Build the operation to drop a shadow column that only a database knows, or a group's.
 
     Raises:
         WrongPhase: the model still has the field.
     """
-    kept, dropped = remains.declaration.kept, remains.declaration.dropped
-    if any(field.name == dropped for field in apps.get_model(remains.label)._meta.local_fields):
+    known = {field.name for field in apps.get_model(remains.label)._meta.local_fields}
+    for dropped in (each.dropped for each in remains.declaration.members if each.dropped in known):
         raise WrongPhase(
             f"{remains.label} still has {dropped!r}, and no migration knows its triggers. Declare "
             f'its Shadow again and run "{remains.command("expand")}"; forget and contract it then.'
         )
-    return DropShadow(str(remains.model._meta.model_name), live=kept, shadow=dropped)
+    return _drop(str(remains.model._meta.model_name), remains.declaration)
+
+
+def _drop(model_name: str, declaration: Shadow) -> Operation:
+    """Build the operation to drop a shadow column, or all of a group."""
+    if len(declaration.members) == 1:
+        return DropShadow(model_name, live=declaration.kept, shadow=declaration.dropped)
+    return DropGroup(model_name, columns={each.live: each.shadow for each in declaration.members})
 
 
 def _remembered(label: str, shadow: str, history: list[Remembered]) -> Remembered:
@@ -189,13 +200,13 @@ def _remembered(label: str, shadow: str, history: list[Remembered]) -> Remembere
     return was
 
 
-def _still_there(was: Remembered) -> bool:
-    """Tell whether today's model has the field to be dropped, or declares the shadow."""
-    shadow = was.declaration.dropped
-    if any(str(each) == str(was) for each in declared_replacements()):
-        return True
-    try:
-        apps.get_model(was.label)._meta.get_field(shadow)
-    except (LookupError, FieldDoesNotExist):
-        return False
-    return True
+def _still_there(was: Remembered) -> Iterator[str]:
+    """Yield the fields to be dropped that today's model has, or whose shadow it declares."""
+    declared = {str(each) for each in declared_replacements()}
+    for each in was.declaration.members:
+        try:
+            apps.get_model(was.label)._meta.get_field(each.dropped)
+        except (LookupError, FieldDoesNotExist):
+            if f"{was.label}.{each.shadow}" not in declared:
+                continue
+        yield each.dropped

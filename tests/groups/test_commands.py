@@ -1,0 +1,157 @@
+"""A group of columns of somebody else's project, by the commands alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.database import Database
+from tests.fixtures.project import Project
+
+CLEAN = ("makemigrations", "--check", "--dry-run")
+PLAIN = """
+from django.db import models
+from django.db.models.functions import Left, Upper
+
+from migrations_playbook import Group, HEX, RandomText, Sha256, Shadow
+
+
+class Voucher(models.Model):
+    code = models.CharField(max_length=16, unique=True)
+    checksum = models.CharField(max_length=64, unique=True)
+"""
+FIELD = "    {} = models.CharField(max_length={}, null=True, editable=False)\n"
+CODE = 'Shadow(live="code", shadow="new_code", value=RandomText(16, HEX)),'
+CHECKSUM = 'Shadow(live="checksum", shadow="a_checksum", value=Sha256("new_code")),'
+META = "\n    class Meta:\n        triggers = {}\n"
+# The columns stand in another order than the group's members.
+FIELDS = FIELD.format("a_checksum", 64) + FIELD.format("new_code", 16)
+DECLARED = PLAIN + FIELDS + META.format(f"Group({CODE} {CHECKSUM})")
+ALONE = PLAIN + FIELD.format("new_code", 16) + META.format(f"[{CODE}]")
+ITS_OWN = "count(*) FILTER (WHERE {} = encode(sha256({}::bytea), 'hex'))"
+SHADOWS = f"SELECT {ITS_OWN.format('a_checksum', 'new_code')}, count(*) FROM shop_voucher"  # noqa: S608
+
+
+@pytest.fixture
+def fresh() -> Iterator[Database]:
+    """A second database, with nothing in it."""
+    yield from Database.temporary()
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_database: Database) -> Project:
+    """A project whose table has nine vouchers."""
+    project = Project.make(tmp_path)
+    project.write_models(PLAIN)
+    project.manage(empty_database, "makemigrations", "shop")
+    project.manage(empty_database, "migrate")
+    empty_database.run(
+        "INSERT INTO shop_voucher (code, checksum) "
+        "SELECT i::text, encode(sha256(i::text::bytea), 'hex') FROM generate_series(1, 9) AS i"
+    )
+    return project
+
+
+def columns_of(database: Database) -> list[str]:
+    live = "attnum > 0 AND NOT attisdropped AND attrelid = 'shop_voucher'::regclass"
+    rows = database.fetch(f"SELECT attname FROM pg_attribute WHERE {live} ORDER BY attname")  # noqa: S608
+    return [name for (name,) in rows]
+
+
+def test_a_group_is_expanded_and_filled_as_one(project: Project, empty_database: Database) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    assert "0002_expand_voucher_new_code" in project.manage(database, "playbook", "expand")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert (status["phase"], status["rows_remaining"]) == ("expanded", 9)
+    assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
+    assert "code <- new_code, checksum <- a_checksum" in project.manage(
+        database, "playbook", "status"
+    )
+    filled = project.manage(database, "playbook", "backfill", "shop.Voucher.a_checksum")
+    assert "Filled 9 rows" in filled
+    assert database.fetch(SHADOWS) == [(9, 9)]
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert (status["phase"], status["rows_remaining"]) == ("filled", 0)
+    assert status["next"] == "manage.py playbook swap shop.Voucher.new_code"
+    project.manage(database, "migrate", "shop", "0001")
+    assert columns_of(database) == ["checksum", "code", "id"]
+
+
+def test_makemigrations_expands_forgets_and_drops_a_group_as_one(
+    project: Project, empty_database: Database, fresh: Database
+) -> None:
+    project.write_models(DECLARED)
+    project.manage(fresh, "makemigrations")
+    project.manage(fresh, "migrate")
+    project.manage(fresh, *CLEAN)
+    project.write_models(PLAIN)
+    project.manage(fresh, "makemigrations")
+    project.manage(fresh, *CLEAN)
+    project.manage(fresh, "migrate")
+    assert columns_of(fresh) == ["a_checksum", "checksum", "code", "id", "new_code"]
+    project.manage(fresh, "playbook", "contract", "shop.Voucher.a_checksum")
+    project.manage(fresh, *CLEAN)
+    project.manage(fresh, "migrate")
+    assert columns_of(fresh) == ["checksum", "code", "id"]
+    assert fresh.fetch("SELECT proname FROM pg_proc WHERE proname LIKE 'pgtrigger%'") == []
+    migrations = project.migrations()
+    project.manage(fresh, "migrate", "shop", migrations[-2].partition("_")[0])
+    assert columns_of(fresh) == ["a_checksum", "checksum", "code", "id", "new_code"]
+    fresh.run("INSERT INTO shop_voucher (code, checksum) VALUES ('a', 'b')")
+    assert fresh.fetch(SHADOWS) == [(1, 1)]
+    fresh.run("DELETE FROM shop_voucher")
+    project.manage(fresh, "migrate")
+    # A database that has rows has been swapped before.
+    code, complaint = project.refusal(empty_database, "migrate")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "is not swapped" in complaint
+
+
+def test_a_member_is_not_dropped_alone(project: Project, fresh: Database) -> None:
+    project.write_models(DECLARED)
+    project.manage(fresh, "playbook", "expand")
+    project.write_models(PLAIN)
+    project.manage(fresh, "playbook", "forget")
+    project.manage(fresh, "playbook", "contract")
+    (path,) = (project.folder / "shop" / "migrations").glob("0004*.py")
+    group = "DropGroup(\n            model_name='voucher',\n"
+    text = path.read_text()
+    for live, shadow, other in (
+        ("code", "new_code", "a_checksum"),
+        ("checksum", "a_checksum", "new_code"),
+    ):
+        alone = f"DropShadow('voucher', live={live!r}, shadow={shadow!r}),"
+        assert group in text.replace('"', "'"), text
+        start, end = text.index("migrations_playbook.operations.DropGroup("), text.rindex("]")
+        path.write_text(f"{text[:start]}migrations_playbook.operations.{alone}\n    {text[end:]}")
+        code, complaint = project.refusal(fresh, "migrate")
+        assert (code, complaint.count("\n")) == (1, 1)
+        assert f"is filled and exchanged together with {other}" in complaint
+    path.write_text(text)
+    project.manage(fresh, "migrate")
+    assert columns_of(fresh) == ["checksum", "code", "id"]
+
+
+def test_a_follower_joins_a_shadow_that_is_filled_already(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(ALONE)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    database.run("CREATE TABLE was AS SELECT id, new_code FROM shop_voucher")
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    assert "Filled 9 rows" in project.manage(database, "playbook", "backfill")
+    assert database.fetch(SHADOWS) == [(9, 9)]
+    same = "SELECT count(*) FROM was NATURAL JOIN shop_voucher"
+    assert database.value(same) == 9
