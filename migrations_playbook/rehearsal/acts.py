@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
+from migrations_playbook.postgres.names import column_of
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Happening, Remark
+from migrations_playbook.rehearsal.plots.base import Plot
 from migrations_playbook.rehearsal.runner import (
     ProcessRunner,
     StepFailed,
@@ -24,6 +27,7 @@ from migrations_playbook.rehearsal.script import RehearsalOptions
 from migrations_playbook.rehearsal.states import Release, ReleaseStates
 from migrations_playbook.rehearsal.traffic.audit import Audit
 from migrations_playbook.rehearsal.traffic.fleet import Fleets
+from migrations_playbook.rehearsal.traffic.schema import Schema, read_schema
 from migrations_playbook.rehearsal.traffic.witness import Witness
 
 # How far the backfill gets before it is killed, as a fraction of the rows; and how many rows, from
@@ -45,7 +49,7 @@ class Acts:
         fleets: the processes of the releases.
         course: says how the phases go.
         audit: the books.
-        plain: the table's definition before the expand, a line each.
+        plot: what the meaning of the shadow decides.
         swap: the first exchange's figures of its lock.
         differences: definitions other than expected.
     """
@@ -56,14 +60,14 @@ class Acts:
     fleets: Fleets
     course: Course
     audit: Audit
-    plain: set[str]
+    plot: Plot
     swap: dict[str, float] = field(default_factory=dict)
     differences: set[str] = field(default_factory=set)
-    _expanded: set[str] = field(default_factory=set)
+    _expanded: Schema = field(default_factory=Schema)
 
     def play_all(self) -> Generator[Happening, None, None]:
         """Play the phases in their order, to the last wanted phase."""
-        for name, act in {
+        acts: dict[str, Callable[[], Act]] = {
             "baseline": self._baseline,
             "expand": self._expand,
             "backfill": self._backfill,
@@ -71,9 +75,12 @@ class Acts:
             "swap": self._swap,
             "revert": self._revert,
             "swap again": self._swap_again,
+            "roll out": self._roll_out,
+            "roll back": self._roll_back,
             "contract": self._contract,
-        }.items():
-            yield from self.course.play(name, act())
+        }
+        for name in self.plot.phases:
+            yield from self.course.play(name, acts[name]())
             if name == self.options.until:
                 return
 
@@ -88,17 +95,13 @@ class Acts:
 
     def _expand(self) -> Act:
         """Migrate to release N+1, then start its processes beside release N's."""
+        plain = self._read_schema()
         yield from self._command("migrate", *self.states.expand, "--no-input", "--verbosity", "0")
-        expanded = self._expanded = self.audit.read_schema()
+        self._expanded = self._read_schema()
+        self.differences |= plain.find_missing(self._expanded)
         if self.states.has_more:
             yield from self._command("migrate", "--no-input", "--verbosity", "0")
-            self._expanded = self.audit.read_schema()
-        # The changes of later migrations of the same release stay after the contract.
-        gone, added = expanded - self._expanded, self._expanded - expanded
-        # A trigger of the shadow that was renewed goes with the contract.
-        renewed = {line.split()[2] for line in gone if line.startswith("CREATE TRIGGER ")}
-        added = {line for line in added if not renewed & set(line.split()[2:3])}
-        self.plain = (self.plain | added) - gone
+            self._expanded = self._read_schema()
         yield from self.course.watch(self._join("N+1"))
         yield from self.course.watch(self.fleets.leave("N"))
         return None
@@ -107,6 +110,7 @@ class Acts:
         """Kill the backfill once on its way, and resume."""
         yield from self._kill_a_backfill()
         done = yield from self._play_command("backfill", *self._read_allowance())
+        self.audit.filled = time.monotonic()
         yield Remark(
             f"It filled {done['rows_filled']:,} rows in {done['seconds']:.1f} s "
             f"({done['rows_per_second']:,.0f} rows/s)."
@@ -136,16 +140,31 @@ class Acts:
         yield Remark(status.rstrip())
         return float(done["lock_hold_ms"])
 
+    def _roll_out(self) -> Act:
+        """Let release N+2 take the place of N+1, beside N: three releases live with each other."""
+        yield from self._take_over("N+1", "N+2")
+        yield from self.course.dwell(self.options.seconds)
+        return None
+
+    def _roll_back(self) -> Act:
+        """Let release N+1 come back."""
+        yield from self._take_over("N+2", "N+1")
+        yield from self.course.dwell(self.options.seconds)
+        return None
+
     def _contract(self) -> Act:
         """Let release N+2 take over; once N+1 has left, release N+3 drops the column."""
         yield from self._take_over("N", "N+2")
         yield from self.course.dwell(self.options.seconds)
         yield from self._take_over("N+1", "N+2")
-        self.audit.balance(rotated=True)
+        self.audit.balance(at_work=self.fleets.list_keys())
         yield from self.course.watch(self.runner.run("contract"))
         yield from self._take_over("N+2", "N+3")
         yield from self.course.dwell(self.options.seconds)
-        self.differences |= self.plain ^ self.audit.read_schema()
+        replacement = self.plot.replacement
+        dropped = column_of(replacement.model, replacement.declaration.dropped)
+        expected = self._expect_schema().without([dropped, *replacement.trigger_names])
+        self.differences |= expected.find_differences(self._read_schema())
         return None
 
     def _exchange(self, *options: str) -> Generator[Happening, None, dict[str, Any]]:
@@ -159,7 +178,7 @@ class Acts:
             finally:
                 witness.close()
                 self.audit.enter_exchanges(witness.exchanges)
-        self.differences |= self._expanded - self.audit.read_schema()
+        self.differences |= self._expect_schema().find_missing(self._read_schema())
         yield from self.course.dwell(self.options.seconds)
         return done
 
@@ -191,6 +210,17 @@ class Acts:
         yield from look_while(
             lambda: started.poll() is None and self.audit.read_filled_share(sample) < KILLED_AT
         )
+
+    def _read_schema(self) -> Schema:
+        """Read the table's definition as it is."""
+        return read_schema(self.audit.connection, self.audit.columns.table)
+
+    def _expect_schema(self) -> Schema:
+        """Build what the table's definition must be, by what it was after the expand."""
+        columns = self.audit.columns
+        if self.audit.is_swapped():
+            return self._expanded.exchange(columns.live, columns.shadow)
+        return self._expanded
 
     def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:
         """Let a process of a release take the place of another release's process."""

@@ -17,6 +17,7 @@ from migrations_playbook.history import is_declared
 from migrations_playbook.rehearsal.acts import Acts
 from migrations_playbook.rehearsal.course import Course
 from migrations_playbook.rehearsal.happenings import Fingerprints, Happening, Remark
+from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.rehearsal.runner import ProcessRunner, StepFailed, finish_all
 from migrations_playbook.rehearsal.scratch import ScratchDatabase, drop_orphans, make_scratch
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script, import_callable
@@ -28,7 +29,7 @@ from migrations_playbook.rehearsal.verdict import Verdict
 from migrations_playbook.replacement import Replacement
 
 # Processes of the fleets over the whole rehearsal, and some in reserve.
-PROCESSES = 8
+PROCESSES = 10
 # Processes that make rows side by side: a second one is worth having on two cores.
 MAKERS = 2
 
@@ -76,7 +77,8 @@ class Rehearsal:
             columns = AuditedColumns.read(
                 self.replacement, states.read_model("N"), self.script.stamp
             )
-            audit = Audit(books, columns)
+            plot = plot_of(self.replacement)
+            audit = Audit(books, columns, plot)
             self.verdict.rows = audit.open()
             fleets = Fleets(runner, audit.draw_keys(PROCESSES * THREADS * HANDFUL))
             stack.callback(fleets.kill_all)
@@ -87,7 +89,7 @@ class Rehearsal:
                 fleets,
                 Course(fleets),
                 audit,
-                plain=audit.read_schema(),
+                plot,
             )
             yield from self._play(acts)
             yield from self._judge(acts)
@@ -103,6 +105,8 @@ class Rehearsal:
                 f"No model declares {self.replacement} any more, so release N+1 is not in this "
                 "code. Rehearse with the code that declares it."
             )
+        if objection := plot_of(self.replacement).find_objection():
+            raise objection
         for path in filter(None, (self.script.row, self.script.read)):
             import_callable(path)
 
@@ -149,13 +153,12 @@ class Rehearsal:
         verdict, audit = self.verdict, acts.audit
         verdict.phases, verdict.requests = acts.course.phases, acts.fleets.requests
         verdict.swap = acts.swap
-        rotated = audit.is_rotated()
-        audit.balance(rotated=rotated)
+        audit.balance()
         yield Remark("Everybody has gone home; the books are being balanced.")
         verdict.checks.setdefault("failed_steps", 0)
         verdict.judge_requests(self.options.max_stall_ms)
         verdict.judge_processes(acts.fleets.problems)
-        verdict.checks |= audit.read_checks(rows=verdict.rows, rotated=rotated)
+        verdict.checks |= audit.read_checks(rows=verdict.rows)
         verdict.judge_schema(acts.differences)
 
 

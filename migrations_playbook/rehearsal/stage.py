@@ -70,13 +70,13 @@ def prepare_swap(script: Script, alias: str) -> None:
 
 
 def drop_shadow(script: Script, alias: str) -> None:
-    """Drop the shadow column by the operation of release N+3's migration.
+    """Drop the column that goes by the operation of release N+3's migration.
 
     Lock: ACCESS EXCLUSIVE on the table, taken boundedly.
     """
     declaration = find_replacement(script.model, script.shadow).declaration
     app_label, _, name = script.model.partition(".")
-    operation = DropShadow(name.lower(), live=declaration.live, shadow=declaration.shadow)
+    operation = DropShadow(name.lower(), live=declaration.kept, shadow=declaration.dropped)
     state = read_states(script, alias).read_state("N+3")
     with connections[alias].schema_editor() as editor:
         operation.database_forwards(app_label, editor, state, state)

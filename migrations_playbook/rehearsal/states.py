@@ -4,11 +4,12 @@
 |---------|-----------------|-------------------------------------------------------|
 | N       | the live column | every migration but the expand and what depends on it |
 | N+1     | both columns    | every migration                                       |
-| N+2     | the live column | as N+1                                                |
-| N+3     | the live column | contracted                                            |
+| N+2     | what stays      | as N+1                                                |
+| N+3     | what stays      | contracted                                            |
 
-N and N+1 are points in the history. N+2 and N+3 are derived: the shadow field is taken out of the
-state, and then the column is dropped, as the migrations that a project is yet to write will do.
+N and N+1 are points in the history. N+2 and N+3 are derived: a field is taken out of the state, and
+then its column is dropped, as the migrations that a project is yet to write will do. The live
+column stays, of the new type where that is another; of a column that moves the shadow does.
 Each release's models are built from its state: no release needs code of its own, and no client runs
 the project's save(), managers, or receivers of the model's signals.
 """
@@ -25,6 +26,7 @@ from django.db.migrations.state import ProjectState
 from migrations_playbook.commands import spell_command
 from migrations_playbook.contract.ensure import EnsureSwapped
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.replacement import Replacement
 
 Release = Literal["N", "N+1", "N+2", "N+3"]
@@ -49,6 +51,7 @@ class ReleaseStates:
         self._label = replacement.label
         self._model = (options.app_label, str(options.model_name))
         self._shadow = replacement.declaration.shadow
+        self._plot = plot_of(replacement)
         self._loader = MigrationLoader(connection)
         self.expand = self._find_expand()
         self._refuse_unattended()
@@ -83,7 +86,7 @@ class ReleaseStates:
             return self._loader.project_state(self.before())
         state = self._loader.project_state()
         if release != "N+1":
-            state.remove_field(*self._model, self._shadow)
+            self._plot.forget(state)
         return state
 
     def read_model(self, release: Release) -> type[models.Model]:

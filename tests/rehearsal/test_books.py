@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 from django.db import models
 
+from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.rehearsal.script import Script
 from migrations_playbook.rehearsal.traffic.audit import Audit, AuditedColumns
 from migrations_playbook.rehearsal.traffic.client import Client
@@ -16,28 +18,50 @@ from migrations_playbook.rehearsal.traffic.crew import file_books
 from migrations_playbook.rehearsal.traffic.rows import RowFactory
 from migrations_playbook.rehearsal.traffic.stamps import choose_stamp
 from migrations_playbook.rehearsal.traffic.witness import Witness
+from migrations_playbook.rehearsal.verdict import Verdict
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.shadow import Shadow
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
+from tests.fixtures.models_conversions import (
+    ADDRESSES,
+    REFERENCES,
+    SIZES,
+    Address,
+    Reference,
+    Size,
+)
 from tests.fixtures.models_zoo import MODELS, UUIDS, CompositeKey, UuidKey, expand, fill
+from tests.fixtures.tickets import past_the_triggers
 
 ROWS, REQUESTS = 20, 60
 SHAPES = [each for each in MODELS if each is not CompositeKey]
 
 
 @contextmanager
-def books_of(database: Database, replacement: Replacement) -> Iterator[tuple[Audit, Client]]:
-    """Within this context one client has been at work on a table, before a swap and after it."""
+def client_of(database: Database, replacement: Replacement) -> Iterator[tuple[Audit, Client]]:
+    """Within this context there is a client of a table, which has made its first requests."""
     model = replacement.model
     RowFactory(model, replacement, "default", None).insert(ROWS - 3)
-    stamp = choose_stamp(model, None, {"token", "new_token"})
+    declared = replacement.declaration
+    stamp = choose_stamp(model, None, {declared.live, declared.shadow})
     with database.connect(autocommit=True) as connection:
-        audit = Audit(connection, AuditedColumns.read(replacement, model, stamp))
+        audit = Audit(
+            connection, AuditedColumns.read(replacement, model, stamp), plot_of(replacement)
+        )
         assert audit.open() == ROWS
-        script = Script(replacement.label, "new_token", stamp=stamp)
+        script = Script(replacement.label, declared.shadow, stamp=stamp)
         client = Client(model, script, replacement, "default", audit.draw_keys(10))
         make_requests(client)
         fill(replacement)
+        audit.filled = time.monotonic()
+        yield audit, client
+
+
+@contextmanager
+def books_of(database: Database, replacement: Replacement) -> Iterator[tuple[Audit, Client]]:
+    """Within this context one client has been at work on a table, before a swap and after it."""
+    with client_of(database, replacement) as (audit, client):
         columns = audit.columns
         with Witness(database.url, columns.table, columns.live, columns.shadow) as witness:
             for _ in swap(replacement, using="default"):
@@ -53,8 +77,8 @@ def make_requests(client: Client) -> None:
 
 
 def violations(audit: Audit) -> set[str]:
-    audit.balance(rotated=audit.is_rotated())
-    checks = audit.read_checks(rows=ROWS, rotated=audit.is_rotated())
+    audit.balance()
+    checks = audit.read_checks(rows=ROWS)
     return {name for name, number in checks.items() if number}
 
 
@@ -63,7 +87,7 @@ def test_they_balance_on_a_table_of_any_shape(
     model: type[models.Model], database: Database
 ) -> None:
     with books_of(database, expand(model, MODELS[model])) as (audit, client):
-        assert audit.is_rotated()
+        assert audit.is_swapped()
         assert client.books.told
         assert client.books.wrote
         assert client.books.created
@@ -106,6 +130,48 @@ def test_a_leaked_value_under_the_live_name_is_seen(database: Database) -> None:
         assert violations(audit) >= {"unrotated_rows", "leaked_values", "told_otherwise"}
 
 
+@pytest.mark.parametrize(
+    ("model", "shadow"), [(Size, SIZES), (Address, ADDRESSES), (Reference, REFERENCES)]
+)
+def test_they_balance_on_a_conversion(
+    model: type[models.Model], shadow: Shadow, database: Database
+) -> None:
+    with books_of(database, expand(model, shadow)) as (audit, client):
+        assert audit.is_swapped()
+        assert {role for _, role, *_ in client.books.written} == {"live", "shadow"}
+        assert {role for _, role, *_ in client.books.told} == {"live", "shadow"}
+        assert violations(audit) == set()
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "seen"),
+    [
+        # The new column has the live name by now.
+        ("UPDATE zoo_size SET size_big = size_big + 1", {"out_of_step", "lost_writes"}),
+        ("UPDATE zoo_size SET size = size + 1, size_big = size_big + 1", {"lost_writes"}),
+        ("UPDATE rehearsal.told SET value = '-1' WHERE role = 'shadow'", {"told_otherwise"}),
+        ("UPDATE rehearsal.told SET value = NULL WHERE role = 'live'", {"told_otherwise"}),
+    ],
+)
+def test_what_is_wrong_with_a_conversion_is_seen(
+    database: Database, sabotage: str, seen: set[str]
+) -> None:
+    with books_of(database, expand(Size, SIZES)) as (audit, _):
+        past_the_triggers(database, sabotage)
+        assert violations(audit) == seen
+
+
+def test_triggers_that_are_disabled_half_way_fail_the_verdict(database: Database) -> None:
+    with client_of(database, expand(Size, SIZES)) as (audit, client):
+        database.run("ALTER TABLE zoo_size DISABLE TRIGGER USER")
+        make_requests(client)
+        file_books(client)
+        audit.balance()
+        verdict = Verdict(max_added_ms=5, checks=audit.read_checks(rows=ROWS))
+    assert not verdict.passed
+    assert set(verdict.failed_checks) == {"out_of_step", "told_otherwise"}
+
+
 def test_a_row_without_a_value_is_found_by_its_key(database: Database) -> None:
     database.run(
         "CREATE TABLE zoo_uuid_key (id uuid PRIMARY KEY, token uuid, new_token uuid, note text)"
@@ -115,15 +181,16 @@ def test_a_row_without_a_value_is_found_by_its_key(database: Database) -> None:
     )
     with psycopg.connect(database.url, autocommit=True) as connection:
         replacement = Replacement(UuidKey, UUIDS)
-        audit = Audit(connection, AuditedColumns.read(replacement, UuidKey, "note"))
+        columns = AuditedColumns.read(replacement, UuidKey, "note")
+        audit = Audit(connection, columns, plot_of(replacement))
         audit.open()
         script = Script("zoo.UuidKey", "new_token")
         client = Client(UuidKey, script, replacement, "default", audit.draw_keys(5))
         for _ in range(10):
             client.look_up()
         file_books(client)
-        audit.balance(rotated=False)
-        assert not any(audit.read_checks(rows=5, rotated=False).values())
+        audit.balance()
+        assert not any(audit.read_checks(rows=5).values())
 
 
 @pytest.mark.parametrize("model", SHAPES, ids=lambda model: model.__name__)

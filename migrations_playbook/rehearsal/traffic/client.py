@@ -2,8 +2,8 @@
 
 The models are the release's; the requests go through Django's ORM, as an application's would. Every
 client has rows of its own, which nobody else writes. Its books have the values told, the values
-written, and the values looked up in vain. At the end they are copied into the scratch database, to
-be compared there; the values appear nowhere else.
+and stamps written, and the values looked up in vain. At the end they are copied into the scratch
+database, to be compared there; the values appear nowhere else.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from django.db import Error as DatabaseError
 from django.db import connections, models
 
 from migrations_playbook.errors import primary_message
+from migrations_playbook.rehearsal.plots.base import Role
+from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.rehearsal.script import Script, import_callable
 from migrations_playbook.rehearsal.traffic.rows import RowFactory
 from migrations_playbook.rehearsal.traffic.stamps import make_stamp
 from migrations_playbook.replacement import Replacement
 
 # Of a hundred requests.
-MIX = {"look up": 50, "stamp": 15, "create": 10, "save": 15, "read": 10}
+MIX = {"look up": 30, "write": 20, "stamp": 15, "create": 10, "save": 15, "read": 10}
 PAGE = 20
 # How often a looked-up object takes the place of the one that is kept for a stale save.
 RENEWED = 0.3
+# How often a value is written by save().
+SAVED = 0.5
 
 
 class WrongRowError(Exception):
@@ -38,9 +42,10 @@ class WrongRowError(Exception):
 class Books:
     """A client's answers and deeds; times are of the machine's monotonic clock, in seconds."""
 
-    told: list[tuple[str, str | None, float, float]] = field(default_factory=list)
+    told: list[tuple[str, Role, str | None, float, float]] = field(default_factory=list)
     missed: list[tuple[str, float, float]] = field(default_factory=list)
     created: list[tuple[str, float, float]] = field(default_factory=list)
+    written: list[tuple[str, Role, str | None, bool, float, float]] = field(default_factory=list)
     wrote: dict[str, object] = field(default_factory=dict)
 
 
@@ -65,7 +70,10 @@ class Client:
     ) -> None:
         self.alias = alias
         self.rows = model._default_manager.using(alias)
-        self.live: Any = model._meta.get_field(replacement.declaration.live)
+        self.plot = plot_of(replacement)
+        self.fields = self.plot.list_fields(model)
+        # The field by which rows are looked up.
+        self.role, self.field = next(iter(self.fields.items()))
         self.stamp: Any = model._meta.get_field(script.stamp) if script.stamp else None
         make = import_callable(script.row) if script.row else None
         self.factory = RowFactory(model, replacement, alias, make)
@@ -76,6 +84,7 @@ class Client:
         self.known: dict[str, tuple[Any, float]] = {}
         self.requests: dict[str, Callable[[], None]] = {
             "look up": self.look_up,
+            "write": self.write_value if self.plot.writes else self.look_up,
             "stamp": self.stamp_row if self.stamp else self.look_up,
             "create": self.create_row,
             "save": self.save_stale,
@@ -110,7 +119,7 @@ class Client:
         elif str(found.pk) != key:
             raise WrongRowError
         else:
-            self.note_row(found, asked, answered)
+            self.believe_row(found, asked, answered)
         if self.random.random() < RENEWED:
             self.kept[key] = found
 
@@ -128,26 +137,54 @@ class Client:
                 raise WrongRowError
         self.books.wrote[key] = stamp
 
+    def write_value(self) -> None:
+        """Write a new value to a row of our own, by itself or with all fields of a kept object."""
+        key = self.choose_key()
+        role, written = self.random.choice(list(self.fields.items()))
+        value = self.factory.draw_value(role)
+        asked = time.monotonic()
+        # A save() writes the first field as it was loaded, so it may bring the first field alone.
+        if role == self.role and self.random.random() < SAVED:
+            setattr(self.kept[key], written.attname, value)
+            self.save_kept(key)
+        elif not self.rows.filter(pk=key).update(**{written.name: value}):
+            raise WrongRowError
+        self.note_written(key, role, value, asked)
+        self.kept[key] = self.fetch_row(key)
+
     def create_row(self) -> None:
         """Add a row; the row is our own from then on."""
         fields = self.factory.read_fields()
         asked = time.monotonic()
         made = self.rows.create(**fields)
         answered = time.monotonic()
-        self.note_row(made, asked, answered)
-        self.books.created.append((str(made.pk), asked, answered))
-        self.kept[str(made.pk)] = made
+        key, value = str(made.pk), getattr(made, self.field.attname)
+        self.note_told(key, self.role, value, asked, answered)
+        self.known[key] = (value, asked)
+        self.books.created.append((key, asked, answered))
+        if self.plot.writes:
+            self.note_written(key, self.role, value, asked)
+        self.kept[key] = made
 
     def save_stale(self) -> None:
         """Save all fields of an object loaded a while ago."""
         key = self.choose_key()
-        stale = self.kept[key]
+        asked = time.monotonic()
+        self.save_kept(key)
+        if self.plot.writes:
+            value = getattr(self.kept[key], self.field.attname)
+            self.note_written(key, self.role, value, asked, stale=True)
+            self.fetch_row(key)
+
+    def save_kept(self, key: str) -> None:
+        """Save a kept object, with a new stamp."""
+        kept = self.kept[key]
         if self.stamp is None:
-            stale.save(using=self.alias)
+            kept.save(using=self.alias)
             return
         stamp = make_stamp(self.stamp)
-        setattr(stale, self.stamp.attname, stamp)
-        stale.save(using=self.alias)
+        setattr(kept, self.stamp.attname, stamp)
+        kept.save(using=self.alias)
         self.books.wrote[key] = stamp
 
     def read_rows(self) -> None:
@@ -156,7 +193,7 @@ class Client:
         page = list(self.choose_rows())
         answered = time.monotonic()
         for each in page:
-            self.books.told.append((str(each.pk), self.read_live(each), asked, answered))
+            self.note_row(each, asked, answered)
 
     def choose_rows(self) -> Iterable[models.Model]:
         """Choose the rows to read: as the project says, or the newest."""
@@ -167,27 +204,43 @@ class Client:
         return rows
 
     def find_rows(self, key: str, value: Any) -> models.QuerySet[models.Model]:
-        """Find by the live value; a row without a live value can only be found by its key."""
-        return self.rows.filter(**({"pk": key} if value is None else {self.live.name: value}))
+        """Find by a value; by the key too where the value is none, or may be of several rows."""
+        found = self.rows.all() if value is None else self.rows.filter(**{self.field.name: value})
+        if value is None or not self.plot.identifies(self.field):
+            return found.filter(pk=key)
+        return found
 
     def fetch_row(self, key: str) -> models.Model:
         """Read a row by its key, and believe the row."""
         asked = time.monotonic()
         found = self.rows.get(pk=key)
-        self.note_row(found, asked, time.monotonic())
+        self.believe_row(found, asked, time.monotonic())
         return found
 
-    def note_row(self, row: models.Model, asked: float, answered: float) -> None:
-        """Enter a row's values, and remember its live value for the next look-up."""
-        key = str(row.pk)
-        self.known[key] = (getattr(row, self.live.attname), asked)
-        self.books.told.append((key, self.read_live(row), asked, answered))
+    def believe_row(self, row: models.Model, asked: float, answered: float) -> None:
+        """Enter a row's values, and remember one for the next look-up."""
+        self.note_row(row, asked, answered)
+        self.known[str(row.pk)] = (getattr(row, self.field.attname), asked)
 
-    def read_live(self, row: models.Model) -> str | None:
-        """Give a row's live value in PostgreSQL's own spelling."""
-        value = self.live.get_db_prep_value(
-            getattr(row, self.live.attname), connections[self.alias], prepared=False
-        )
+    def note_row(self, row: models.Model, asked: float, answered: float) -> None:
+        """Enter the values that a row tells."""
+        for role, told in self.fields.items():
+            self.note_told(str(row.pk), role, getattr(row, told.attname), asked, answered)
+
+    def note_told(self, key: str, role: Role, value: Any, asked: float, answered: float) -> None:
+        """Enter a value that we were told."""
+        self.books.told.append((key, role, self.spell(role, value), asked, answered))
+
+    def note_written(
+        self, key: str, role: Role, value: Any, asked: float, *, stale: bool = False
+    ) -> None:
+        """Enter a value that we have written by now."""
+        answered = time.monotonic()
+        self.books.written.append((key, role, self.spell(role, value), stale, asked, answered))
+
+    def spell(self, role: Role, value: Any) -> str | None:
+        """Spell a value as PostgreSQL reads it."""
+        value = self.fields[role].get_db_prep_value(value, connections[self.alias], prepared=False)
         if value is None:
             return None
         is_binary = isinstance(value, bytes | memoryview)

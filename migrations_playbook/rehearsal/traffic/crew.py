@@ -132,6 +132,7 @@ def file_books(client: Client) -> None:
             ("told", books.told),
             ("missed", books.missed),
             ("created", books.created),
+            ("written", books.written),
             ("wrote", stamps),
         ):
             with cursor.copy(f"COPY rehearsal.{table} FROM STDIN") as copy:

@@ -26,14 +26,20 @@ class ClientProcess:
 
     Arguments:
         release: the release's name.
+        keys: of the rows that its clients begin with, a list each.
         requests: where its requests are collected.
     """
 
     def __init__(
-        self, release: Release, popen: subprocess.Popen[str], requests: list[ClientRequest]
+        self,
+        release: Release,
+        popen: subprocess.Popen[str],
+        keys: list[list[str]],
+        requests: list[ClientRequest],
     ) -> None:
         self.release = release
         self.popen = popen
+        self.keys = keys
         self.ready = threading.Event()
         self.left = False
         self._requests = requests
@@ -104,13 +110,9 @@ class Fleets:
         Raises:
             PlaybookError: the process did not come up.
         """
-        popen = self._runner.start(
-            "client",
-            release=release,
-            rate=rate,
-            keys=[self._take_handful() for _ in range(THREADS)],
-        )
-        process = ClientProcess(release, popen, self.requests)
+        keys = [self._take_handful() for _ in range(THREADS)]
+        popen = self._runner.start("client", release=release, rate=rate, keys=keys)
+        process = ClientProcess(release, popen, keys, self.requests)
         self._processes.append(process)
         yield from self._until(process.ready.is_set)
         if not process.ready.is_set() or popen.poll() is not None:
@@ -144,6 +146,10 @@ class Fleets:
             each.popen.kill()
             each.popen.wait()
             each.problem()
+
+    def list_keys(self) -> list[str]:
+        """List the keys of the rows that the processes at work began with."""
+        return [key for each in self._processes for own in each.keys for key in own]
 
     def note_deaths(self) -> None:
         """Note processes that ended on their own."""

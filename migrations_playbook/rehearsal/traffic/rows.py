@@ -1,7 +1,8 @@
 """How a row is made: as the project says, else of the model's defaults.
 
 A token often has no default: a save() of the project draws the token, and no such code runs here.
-Where nobody gives a live value, the value is drawn as the declared value.
+Where nobody gives a live value, the value is drawn: of a rotation as the declared value, of a
+conversion one that fits both columns.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from django.db import connections, models
-from psycopg import sql
+from django.db import models
 
+from migrations_playbook.rehearsal.plots.base import Role
+from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.rehearsal.script import RowMaker
 from migrations_playbook.replacement import Replacement
 
-# Live values that are drawn at once, and rows of one statement.
+# Values that are drawn at once, and rows of one statement.
 DRAWN, BATCH = 500, 2_000
 
 
@@ -39,15 +41,18 @@ class RowFactory:
         self.model = model
         self.alias = alias
         self._make = make
-        self._replacement = replacement
-        self._live: Any = model._meta.get_field(replacement.declaration.live)
-        self._drawn: deque[Any] = deque()
+        self._plot = plot_of(replacement)
+        self._role, self._field = next(iter(self._plot.list_fields(model).items()))
+        self._drawn: deque[dict[Role, Any]] = deque()
 
     def read_fields(self) -> dict[str, Any]:
         """Read the fields that a new row sets."""
         fields = dict(self._make(self.model)) if self._make else {}
-        given = self._live.has_default() or self._live.has_db_default() or self._live.name in fields
-        return fields if given else {**fields, self._live.name: self._draw_value()}
+        name = self._field.name
+        # The default of a column that the clients write is hardly a new value for each row.
+        has_default = self._field.has_default() or self._field.has_db_default()
+        given = name in fields or (has_default and not self._plot.writes)
+        return fields if given else {**fields, name: self.draw_value(self._role)}
 
     def insert(self, count: int) -> None:
         """Insert rows, a batch in a statement.
@@ -64,13 +69,8 @@ class RowFactory:
                 self.model._base_manager.using(self.alias).bulk_create(batch)
             count -= len(batch)
 
-    def _draw_value(self) -> Any:
+    def draw_value(self, role: Role) -> Any:
+        """Draw a value that no row has, for one of the two fields."""
         if not self._drawn:
-            # A volatile function is called for each row of its SELECT.
-            query = sql.SQL("SELECT {} FROM pg_catalog.generate_series(1, %s)").format(
-                self._replacement.rotation.value
-            )
-            with connections[self.alias].cursor() as cursor:
-                cursor.execute(query, [DRAWN])
-                self._drawn.extend(value for (value,) in cursor.fetchall())
-        return self._drawn.popleft()
+            self._drawn.extend(self._plot.draw_values(self.alias, DRAWN))
+        return self._drawn.popleft()[role]

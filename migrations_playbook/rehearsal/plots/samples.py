@@ -1,0 +1,65 @@
+"""Values for the clients of a conversion to write: new ones, which fit both columns."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.utils import timezone
+
+# The largest integer, a text's length, and how far back a time lies at most, in days.
+INTEGER, TEXT, DAYS = 2**31 - 1, 24, 3650
+
+
+def find_sampler(fields: list[Any]) -> Callable[[], Any] | None:
+    """Find what makes values of the last field's type that fit all of them.
+
+    Arguments:
+        fields: of one row; the last one's values are made, the others' are converted.
+
+    Returns:
+        A function that hardly ever makes a value twice; None for a type that is not known.
+    """
+    samplers: tuple[tuple[Any, Callable[[], Any]], ...] = (
+        (models.UUIDField, uuid.uuid4),
+        (models.DateTimeField, _draw_time),
+        (models.DateField, _draw_date),
+        (models.IntegerField, partial(_draw_number, fields)),
+        (models.DecimalField, lambda: Decimal(_draw_number(fields))),
+        (models.FloatField, lambda: float(_draw_number(fields))),
+        (models.CharField | models.TextField, partial(_draw_text, fields)),
+    )
+    return next((make for kind, make in samplers if isinstance(fields[-1], kind)), None)
+
+
+def _draw_time() -> datetime:
+    age = timedelta(days=secrets.randbelow(DAYS), microseconds=secrets.randbelow(10**9))
+    return timezone.now() - age
+
+
+def _draw_date() -> date:
+    return _draw_time().date()
+
+
+def _draw_number(fields: list[Any]) -> int:
+    """Draw an integer that every field of numbers takes."""
+    bounds: list[int] = [INTEGER]
+    for each in fields:
+        if isinstance(each, models.DecimalField):
+            bounds.append(int(10 ** (each.max_digits - each.decimal_places)) - 1)
+        elif isinstance(each, models.IntegerField):
+            operations = connections[DEFAULT_DB_ALIAS].ops
+            bounds.append(operations.integer_field_range(each.get_internal_type())[1])
+    return secrets.randbelow(min(bounds))
+
+
+def _draw_text(fields: list[Any]) -> str:
+    """Draw letters of both cases, as many as each field takes: some conversions take the case."""
+    lengths = [each.max_length for each in fields if getattr(each, "max_length", None)]
+    return secrets.token_urlsafe(TEXT)[: min([TEXT, *lengths])]
