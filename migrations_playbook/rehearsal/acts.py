@@ -164,7 +164,7 @@ class Acts:
         replacement = self.plot.replacement
         dropped = column_of(replacement.model, replacement.declaration.dropped)
         expected = self._expect_schema().without([dropped, *replacement.trigger_names])
-        self.differences |= expected.find_differences(self._read_schema())
+        self.differences |= expected.find_differences(self._read_schema(), self._expanded.retyped)
         return None
 
     def _exchange(self, *options: str) -> Generator[Happening, None, dict[str, Any]]:
@@ -178,7 +178,9 @@ class Acts:
             finally:
                 witness.close()
                 self.audit.enter_exchanges(witness.exchanges)
-        self.differences |= self._expect_schema().find_missing(self._read_schema())
+        self.differences |= self._expect_schema().find_missing(
+            self._read_schema(), self._expanded.retyped
+        )
         yield from self.course.dwell(self.options.seconds)
         return done
 
@@ -213,14 +215,13 @@ class Acts:
 
     def _read_schema(self) -> Schema:
         """Read the table's definition as it is."""
-        return read_schema(self.audit.connection, self.audit.columns.table)
+        columns = self.audit.columns
+        pair = columns.live, columns.shadow
+        return read_schema(self.audit.connection, columns.table, pair)
 
     def _expect_schema(self) -> Schema:
         """Build what the table's definition must be, by what it was after the expand."""
-        columns = self.audit.columns
-        if self.audit.is_swapped():
-            return self._expanded.exchange(columns.live, columns.shadow)
-        return self._expanded
+        return self._expanded.exchange() if self.audit.is_swapped() else self._expanded
 
     def _take_over(self, old: Release, new: Release) -> Generator[Happening, None, None]:
         """Let a process of a release take the place of another release's process."""

@@ -100,13 +100,13 @@ class Rehearsal:
             raise PlaybookError(
                 f"{self.replacement.label} has a composite key: it cannot be rehearsed."
             )
+        if objection := plot_of(self.replacement).find_objection():
+            raise objection
         if not is_declared(self.replacement):
             raise PlaybookError(
                 f"No model declares {self.replacement} any more, so release N+1 is not in this "
                 "code. Rehearse with the code that declares it."
             )
-        if objection := plot_of(self.replacement).find_objection():
-            raise objection
         for path in filter(None, (self.script.row, self.script.read)):
             import_callable(path)
 

@@ -46,10 +46,11 @@ MEANINGS = {
     "slow_requests": "requests that took longer than is allowed",
     "failed_processes": "client processes that ended on their own",
     "lost_rows": "rows that are gone",
-    "duplicated_rows": "rows too many, or values that more than one row has",
-    "told_otherwise": "answers to clients that are not what the table says",
+    "duplicated_rows": "rows too many, or unique values that more than one row has",
+    "told_otherwise": "answers to clients that are not what the rows have",
     "changed_tokens": "rows made after a swap whose value did not outlive the revert",
     "lost_writes": "writes that were acknowledged and are not there",
+    "out_of_step": "rows of which one column has not followed the other",
     "unexplained_misses": "values that were told and not found, with no exchange between",
     "unrotated_rows": "rows that still have their leaked value",
     "leaked_values": "leaked values under the live name",
@@ -71,7 +72,7 @@ def build_page(verdict: Verdict, label: str, max_stall_ms: float) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Rehearsal of {escape(label)}: {outcome}</title><style>{STYLE}</style></head><body>
 <h1>Rehearsal of {escape(label)}<span class="verdict {outcome}">{outcome}</span></h1>
-<p class="faint">{timezone.now():%d %B %Y, %H:%M} UTC. The whole rotation in a scratch database,
+<p class="faint">{timezone.now():%d %B %Y, %H:%M} UTC. The whole migration in a scratch database,
 with processes of the old and the new release at work throughout.</p>
 <div class="figures">{_write_tiles(verdict, max_stall_ms)}</div>
 {_write_reasons(verdict)}

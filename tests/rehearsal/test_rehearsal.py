@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, models
+from django.db.models.functions import Cast
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.history import find_remembered
@@ -21,8 +22,10 @@ from migrations_playbook.rehearsal.scratch import MARK, drop_orphans
 from migrations_playbook.rehearsal.script import RehearsalOptions, Script
 from migrations_playbook.rehearsal.verdict import Verdict
 from migrations_playbook.replacement import Replacement, find_replacement
+from migrations_playbook.shadow import Shadow
 from tests.fixtures.database import Database, create_database, drop_database, wait_until
 from tests.fixtures.listener import tokens_in
+from tests.fixtures.models_conversions import SECRETS, Document, Secret
 from tests.fixtures.models_zoo import UUIDS, CompositeKey
 from tests.fixtures.tickets import add_old_tickets
 from tests.rehearsal.forked import FORKED_COMMANDS
@@ -40,6 +43,12 @@ PHASES = [
 ]
 
 
+DOCUMENTS = Shadow(
+    live="body",
+    shadow="body_json",
+    up=Cast("body", models.JSONField()),
+    down=Cast("body_json", models.TextField()),
+)
 SCRIPT = Command().build_script(
     find_replacement("tickets.Ticket", "new_token"), stamp=None, row=None, read=None
 )
@@ -279,9 +288,19 @@ def test_what_cannot_be_rehearsed_is_refused_before_it_begins(database: Database
         "Rehearse with the code that declares it."
     )
     composite = "zoo.CompositeKey has a composite key: it cannot be rehearsed."
+    one_way = (
+        "zoo.Secret.digest has no way down: release N must be gone before the swap, and the first "
+        "write after it ends the revert, so there is nothing to rehearse."
+    )
+    unknown = (
+        "The clients of a rehearsal know no values of a JSONField to write, so "
+        "zoo.Document.body_json cannot be rehearsed."
+    )
     for replacement, sentence in (
         (remembered.replacement(), undeclared),
         (Replacement(CompositeKey, UUIDS), composite),
+        (Replacement(Secret, SECRETS), one_way),
+        (Replacement(Document, DOCUMENTS), unknown),
     ):
         with pytest.raises(PlaybookError) as refused:
             list(Rehearsal(SCRIPT, RehearsalOptions(), replacement, connection).run())

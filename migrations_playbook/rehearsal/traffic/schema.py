@@ -35,6 +35,11 @@ class Definition:
     def __str__(self) -> str:
         return f"{self.line} {self.kind}".rstrip()
 
+    def loosen(self, retyped: frozenset[str]) -> tuple[str, str]:
+        """Build what an exchange must keep: of columns of another type all but its words."""
+        line = WORDS_OF_A_TYPE.sub("", self.line) if self.names & retyped else self.line
+        return line, self.kind
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -42,24 +47,37 @@ class Schema:
 
     Arguments:
         definitions: all of them.
-        retyped: the two columns, where an exchange gives them each other's type.
+        pair: the names of the live and of the shadow column.
     """
 
     definitions: frozenset[Definition] = frozenset()
-    retyped: frozenset[str] = frozenset()
+    pair: tuple[str, str] = ("", "")
 
-    def exchange(self, *columns: str) -> Schema:
-        """Build what an exchange must leave: each of two columns has the other's type."""
-        kinds = [each.kind for name in columns for each in self._find_column(name)]
-        others = dict(zip(columns, reversed(kinds), strict=True))
-        return Schema(
-            frozenset(
-                replace(each, kind=others[name])
-                if each.kind and (name := next(iter(each.names))) in others
-                else each
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The types of the two columns, as far as they are there."""
+        return {
+            name: each.kind
+            for each in self.definitions
+            for name in each.names.intersection(self.pair)
+            if each.kind
+        }
+
+    @property
+    def retyped(self) -> frozenset[str]:
+        """The two columns, where an exchange gives them another type."""
+        return frozenset(self.pair) if len(set(self.kinds.values())) > 1 else frozenset()
+
+    def exchange(self) -> Schema:
+        """Build what an exchange must leave: each of the two columns has the other's type."""
+        kinds = self.kinds
+        others = dict(zip(self.pair, (kinds[name] for name in reversed(self.pair)), strict=True))
+        return replace(
+            self,
+            definitions=frozenset(
+                replace(each, kind=others.get(min(each.names), each.kind)) if each.kind else each
                 for each in self.definitions
             ),
-            frozenset(columns) if len(set(kinds)) > 1 else frozenset(),
         )
 
     def without(self, names: Iterable[str]) -> Schema:
@@ -69,36 +87,35 @@ class Schema:
             self, definitions=frozenset(each for each in self.definitions if not each.names & gone)
         )
 
-    def find_missing(self, found: Schema) -> set[str]:
-        """Find the definitions that another schema lacks, a line each."""
-        there = {self._loosen(each) for each in found.definitions}
+    def find_missing(self, found: Schema, retyped: frozenset[str] = frozenset()) -> set[str]:
+        """Find the definitions that another schema lacks, a line each.
+
+        Arguments:
+            found: the other schema.
+            retyped: the columns of which the words of their type do not count.
+        """
+        there = {each.loosen(retyped) for each in found.definitions}
         return {
             str(each)
             for each in self.definitions
-            if self._loosen(each) not in there and not self._follows_the_type(each)
+            if each.loosen(retyped) not in there
+            and not (each.names & retyped and FOR_LIKE.search(each.line))
         }
 
-    def find_differences(self, found: Schema) -> set[str]:
-        """Find the definitions that either schema lacks, a line each."""
-        return self.find_missing(found) | replace(found, retyped=self.retyped).find_missing(self)
-
-    def _find_column(self, name: str) -> Iterable[Definition]:
-        return (each for each in self.definitions if each.kind and each.names == {name})
-
-    def _loosen(self, each: Definition) -> tuple[str, str]:
-        """Build what two schemas have in common; of a column of another type without its words."""
-        if each.names & self.retyped:
-            return WORDS_OF_A_TYPE.sub("", each.line), each.kind
-        return each.line, each.kind
-
-    def _follows_the_type(self, each: Definition) -> bool:
-        return bool(each.names & self.retyped and FOR_LIKE.search(each.line))
+    def find_differences(self, found: Schema, retyped: frozenset[str]) -> set[str]:
+        """Find the definitions that either schema lacks, a line each; see `find_missing`."""
+        return self.find_missing(found, retyped) | found.find_missing(self, retyped)
 
 
-def read_schema(connection: psycopg.Connection[Any], table: sql.Identifier) -> Schema:
+def read_schema(
+    connection: psycopg.Connection[Any], table: sql.Identifier, pair: tuple[str, str]
+) -> Schema:
     """Read the table's columns, constraints, indexes and triggers.
 
     Lock: none that conflicts with anything.
+
+    Arguments:
+        pair: the names of the live and of the shadow column.
     """
     rows = connection.execute(
         sql.SQL("""
@@ -137,4 +154,5 @@ def read_schema(connection: psycopg.Connection[Any], table: sql.Identifier) -> S
              WHERE NOT t.tgisinternal
             """).format(table.as_string())
     ).fetchall()
-    return Schema(frozenset(Definition(line, frozenset(names), kind) for line, names, kind in rows))
+    definitions = (Definition(line, frozenset(names), kind) for line, names, kind in rows)
+    return Schema(frozenset(definitions), pair)
