@@ -239,8 +239,9 @@ def _write_tiles(verdict: Verdict, max_stall_ms: float) -> str:
             "" if added is None else f"{added.added_ms:+.1f} ms",
             f"p99 in the backfill, over the baseline's (at most {verdict.max_added_ms:+g} ms)",
         ),
-        ("" if held is None else f"{held:.1f} ms", "lock held by the swap"),
     ]
+    if held is not None:
+        tiles.append((f"{held:.1f} ms", "lock held by the swap"))
     return "".join(_write_tile(*tile) for tile in tiles)
 
 
