@@ -100,6 +100,11 @@ class Rehearsal:
             raise PlaybookError(
                 f"{self.replacement.label} has a composite key: it cannot be rehearsed."
             )
+        if len(self.replacement.group) > 1:
+            raise PlaybookError(
+                f"{self.replacement} is of a group, whose columns are made of each other: it "
+                "cannot be rehearsed yet."
+            )
         if objection := plot_of(self.replacement).find_objection():
             raise objection
         if not is_declared(self.replacement):

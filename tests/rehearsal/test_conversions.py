@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.project import Project
+from tests.rehearsal.forked import FORKED_COMMANDS
 
 BEFORE = """
 from django.db import models
@@ -52,21 +51,25 @@ def test_a_retype_and_a_rename_pass(tmp_path: Path, empty_database: Database) ->
     for target in (RETYPE, RENAME):
         project.manage(database, "playbook", "expand", target)
 
-    def rehearse(target: str) -> dict[str, Any]:
-        report = tmp_path / target
-        printed = project.manage(
-            *(database, "playbook", "rehearse", target, "--rows", "1000", "--rate", "80"),
-            *("--seconds", "0.2", "--max-stall-ms", "30000", "--json", "--report", str(report)),
+    # They leave each other alone.
+    started = [
+        database.start(
+            *("playbook", "rehearse", target, "--rows", "1000", "--rate", "80"),
+            *("--seconds", "0.2", "--max-stall-ms", "30000"),
+            *("--json", "--report", str(tmp_path / target)),
+            settings="settings",
+            program=FORKED_COMMANDS,
+            PYTHONPATH=str(project.folder),
         )
-        page = (report / "report.html").read_text()
+        for target in (RETYPE, RENAME)
+    ]
+    outputs = [each.communicate() for each in started]
+    assert [each.returncode for each in started] == [0, 0], outputs
+    retype, rename = (json.loads(printed) for printed, _ in outputs)
+    for target in (RETYPE, RENAME):
+        page = (tmp_path / target / "report.html").read_text()
         assert "rows of which one column has not followed the other" in page
         assert not re.search("leaked|fresh|token|rotation", page)
-        verdict: dict[str, Any] = json.loads(printed)
-        return verdict
-
-    # They leave each other alone.
-    with ThreadPoolExecutor() as pool:
-        retype, rename = pool.map(rehearse, (RETYPE, RENAME))
     assert (retype["passed"], rename["passed"]) == (True, True)
     exchanged = ["prepare", "swap", "revert", "swap again"]
     for verdict, middle in ((retype, exchanged), (rename, ["roll out", "roll back"])):

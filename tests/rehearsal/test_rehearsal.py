@@ -26,6 +26,7 @@ from migrations_playbook.shadow import Shadow
 from tests.fixtures.database import Database, create_database, drop_database, wait_until
 from tests.fixtures.listener import tokens_in
 from tests.fixtures.models_conversions import SECRETS, Document, Secret
+from tests.fixtures.models_groups import ACCESS, Access
 from tests.fixtures.models_zoo import UUIDS, CompositeKey
 from tests.fixtures.tickets import add_old_tickets
 from tests.rehearsal.forked import FORKED_COMMANDS
@@ -288,6 +289,10 @@ def test_what_cannot_be_rehearsed_is_refused_before_it_begins(database: Database
         "Rehearse with the code that declares it."
     )
     composite = "zoo.CompositeKey has a composite key: it cannot be rehearsed."
+    grouped = (
+        "zoo.Access.new_token is of a group, whose columns are made of each other: it cannot be "
+        "rehearsed yet."
+    )
     one_way = (
         "zoo.Secret.digest has no way down: release N must be gone before the swap, and the first "
         "write after it ends the revert, so there is nothing to rehearse."
@@ -299,6 +304,7 @@ def test_what_cannot_be_rehearsed_is_refused_before_it_begins(database: Database
     for replacement, sentence in (
         (remembered.replacement(), undeclared),
         (Replacement(CompositeKey, UUIDS), composite),
+        (Replacement(Access, ACCESS.members[0]), grouped),
         (Replacement(Secret, SECRETS), one_way),
         (Replacement(Document, DOCUMENTS), unknown),
     ):
