@@ -78,6 +78,8 @@ def read_catalog_state(connection: BaseDatabaseWrapper, replacement: Replacement
     if table is None or not _has_columns(replacement, table):
         return State(table, Phase.NONE, None, hidden)
     swapped = replacement.meaning.is_exchanged(table)
+    if (divided := find_divided(replacement, table)) is not None:
+        return State(table, Phase.SWAPPED if swapped else Phase.EXPANDED, divided, hidden)
     if swapped and replacement.meaning.keeps_out:
         return State(table, Phase.SWAPPED, None, hidden)
     problem = hidden or find_trigger_problem(connection, replacement, table)
@@ -88,6 +90,24 @@ def _has_columns(replacement: Replacement, table: Table) -> bool:
     """Tell whether a table has the columns of a replacement, and of all its group."""
     names = {name for each in replacement.group for name in (each.live, each.shadow)}
     return names <= table.columns.keys()
+
+
+def find_divided(replacement: Replacement, table: Table) -> str | None:
+    """Say which columns are exchanged and which are not, where a group's are not alike; or None.
+
+    The swap exchanges all of a group: somebody has renamed columns by hand.
+    """
+    by_stand: dict[bool, list[str]] = {True: [], False: []}
+    for each in replacement.group:
+        stand = each.meaning.is_exchanged(table)
+        by_stand[stand].append(f"{each.live} with {each.shadow}")
+    if not all(by_stand.values()):
+        return None
+    return (
+        f"Of {replacement.label}, {' and '.join(by_stand[True])} is exchanged, and "
+        f"{' and '.join(by_stand[False])} is not, though they are exchanged together: a column was "
+        "renamed by hand. Rename it back by hand first."
+    )
 
 
 def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> bool:

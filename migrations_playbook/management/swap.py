@@ -27,9 +27,11 @@ from migrations_playbook.swap.reports import (
     Event,
     Exchanged,
     FollowingUp,
+    Made,
     Noticed,
     Preparing,
     Resuming,
+    Together,
     Verified,
 )
 
@@ -174,6 +176,7 @@ class SwapCommand(SchemaCommand):
             "after": ("After it, while reads and writes go on", planned.after),
         }
         self.result = {
+            "members": list(planned.members),
             "dependents": [each.as_json() for each in planned.dependents],
             "unreadable": dict(noticed.unreadable),
             "copies": dict(noticed.copies),
@@ -200,6 +203,8 @@ def plan_lines(
     planned: SwapPlan, noticed: Noticed, stages: Iterable[tuple[str, Sequence[Step]]]
 ) -> Iterator[str]:
     """Write a plan for a person: SQL, with comments."""
+    if len(planned.members) > 1:
+        yield f"-- Exchanged together: {', '.join(planned.members)}"
     yield "-- Bound to the columns"
     for each in planned.dependents:
         why = f": {each.refused}" if each.refused else ""
@@ -260,31 +265,45 @@ def swap_result(event: Event) -> dict[str, Any]:
         case Resuming(left=left):
             return {"resumed": list(left)}
         case Verified():
+            members = event.members if isinstance(event, Together) else {}
             return {
-                "rows": event.rows,
-                "values": event.values,
-                "nulls": event.nulls,
-                "duplicates": event.duplicates,
-                "leaked": event.leaked,
-                "returned": event.returned,
-                "same": event.same,
-                "untriggered": event.untriggered,
-                "views": event.views,
-                "exposed": event.exposed,
+                **rows_result(event),
                 "still_bound": list(event.still_bound),
                 "rights_changed": list(event.rights_changed),
-                "unread": dict(event.unread),
-                "exposing": list(event.exposing),
                 "left": list(event.left),
                 "problems": list(event.problems),
                 "passed": event.passed,
                 **(
-                    {"out_of_step": event.out_of_step, "no_way_back": event.no_way_back}
-                    if isinstance(event, Converted)
+                    {"members": {name: rows_result(each) for name, each in members.items()}}
+                    if members
                     else {}
                 ),
             }
     return {}
+
+
+def rows_result(verified: Verified) -> dict[str, Any]:
+    """Build the part of the JSON result that is about the rows: of all members, or of one."""
+    found: dict[str, Any] = {
+        "rows": verified.rows,
+        "values": verified.values,
+        "nulls": verified.nulls,
+        "duplicates": verified.duplicates,
+        "leaked": verified.leaked,
+        "returned": verified.returned,
+        "same": verified.same,
+        "untriggered": verified.untriggered,
+        "views": verified.views,
+        "exposed": verified.exposed,
+        "unread": dict(verified.unread),
+        "exposing": list(verified.exposing),
+    }
+    match verified:
+        case Converted():
+            found |= {"out_of_step": verified.out_of_step, "no_way_back": verified.no_way_back}
+        case Made():
+            found |= {"astray": verified.astray, "own_making": verified.own_making}
+    return found
 
 
 def swap_line(event: Event, *, revert: bool) -> str:
@@ -292,10 +311,11 @@ def swap_line(event: Event, *, revert: bool) -> str:
     match event:
         case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
+            together = f" {' and '.join(event.columns)}" if len(event.columns) > 1 else ""
             behind = {0: "nobody", 1: "1 session"}.get(event.waiters, f"{event.waiters} sessions")
             longest = f", for {event.longest_wait_ms:.1f} ms at most" if event.waiters else ""
             return (
-                f"{done}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
+                f"{done}{together}: the lock was held for {event.lock_hold_ms:.1f} ms, after "
                 f"{event.attempts} attempt{'s' if event.attempts > 1 else ''} that waited "
                 f"{event.lock_wait_ms:.1f} ms; {behind} stood behind it{longest}."
             )
@@ -305,10 +325,9 @@ def swap_line(event: Event, *, revert: bool) -> str:
                 f" {name} was not read ({why})." if why else f" {name} may not be read."
                 for name, why in event.unread.items()
             )
-            numbers = ", ".join(f"{count} {name}" for name, count in event.numbers.items())
             remarks = "".join(f" {each}" for each in event.remarks)
             return (
-                f"Verified {event.values:,} of {event.rows:,} rows: {numbers}."
+                f"Verified {event.values:,} of {event.rows:,} rows: {event.counts}."
                 f"{remarks}{views}{unread}"
             )
         case Resuming(left=left):

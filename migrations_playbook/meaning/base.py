@@ -128,6 +128,11 @@ class Meaning(ABC):
         return column_of(self.model, live), column_of(self.model, shadow)
 
     @property
+    def sources(self) -> tuple[Meaning, ...]:
+        """The meanings of the shadows that the value is made of; none where the value is drawn."""
+        return ()
+
+    @property
     def live(self) -> sql.Identifier:
         """The live field's column, to be composed into SQL."""
         return sql.Identifier(self.column_names[0])

@@ -60,15 +60,14 @@ class GroupFillTrigger(FillTrigger):
     def get_func(self, model: Any) -> str:
         """Return the body: draw, unless the row comes from another partition."""
         members = list_members(model, self.declaration)
+        shadows = ["NEW.{shadow}".format(**each.names) for each in members]
         arrives = (
-            f"(NEW.{{shadow}} IS NULL OR current_setting('{MOVED}', true) IS DISTINCT FROM "
-            f"{mark_row('NEW.{shadow}')})".format(**each.names)
-            for each in members
+            f"num_nonnulls({', '.join(shadows)}) = 0 OR current_setting('{MOVED}', true) "
+            f"IS DISTINCT FROM {mark_row(', '.join(shadows))}"
         )
         return FILL.format(
             declared=json.dumps(describe_group(model, self.declaration)),
-            # The mark is of one of them: whichever quarantine has seen the row last.
-            arrives=" AND ".join(arrives),
+            arrives=arrives,
             empty=" ".join("NEW.{shadow} := NULL;".format(**each.names) for each in members),
             draws="\n        ".join(
                 f"IF {_has_value(each)} THEN {_set_value(each)} END IF;" for each in members

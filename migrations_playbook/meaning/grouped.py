@@ -26,7 +26,7 @@ from migrations_playbook.meaning.expressions import (
     write_cast,
     write_expression,
 )
-from migrations_playbook.meaning.rotation import Rotation
+from migrations_playbook.meaning.rotation import Role, Rotation
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,23 @@ class GroupedRotation(Rotation):
         field: Any = self.model._meta.get_field(self.declaration.shadow)
         return compare_bytes(field)
 
-    def made_of(self, row: str) -> str:
-        """Write the value in the column's type, made of the shadows of a row.
+    def made_of(self, row: str, role: Role = "shadow") -> str:
+        """Write the value in the column's type, made of the values of a row.
 
         Arguments:
-            row: what stands before a shadow's name: `NEW.`, say.
+            row: what stands before a column's name: `NEW.`, say.
+            role: which column of each source is meant.
         """
-        return self._write(lambda source: row + source.names["shadow"])
+        return self._write(lambda source: row + source.names[role])
+
+    def is_astray(self, role: Role) -> sql.Composable:
+        """Compose the condition that a row's value is not made of its sources'."""
+        return sql.SQL("({has} AND {own} IS DISTINCT FROM ({made}){collation})").format(
+            has=self.has_lives,
+            own=getattr(self, role),
+            made=_escaped(self.made_of("", role)),
+            collation=sql.SQL(self.collation),
+        )
 
     def assignment(self, *, careful: bool = False) -> sql.Composable:
         """Compose what a batch sets: what a row has of the members, and what it lacks.
@@ -115,7 +125,7 @@ class GroupedRotation(Rotation):
             }
         )
 
-    def assign(self, drawn: Mapping[GroupedRotation, sql.Composable]) -> sql.Composable:
+    def assign(self, drawn: Mapping[Any, sql.Composable]) -> sql.Composable:
         """Compose a SET of all members of a row, each follower made of what its sources are set to.
 
         The subqueries name the row's columns, so PostgreSQL runs them for each row; and what one of

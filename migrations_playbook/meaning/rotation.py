@@ -23,9 +23,9 @@ Anybody may set this; nobody does so by accident.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pgtrigger
 from psycopg import sql
@@ -53,6 +53,9 @@ DRAWN = re.compile(
     r'EXIT WHEN NEW\.(?P=shadow) IS DISTINCT FROM NEW\.(?P<live>"(?:[^"]|"")+");',
     re.DOTALL,
 )
+
+# Which of a declaration's two columns is meant.
+Role = Literal["live", "shadow"]
 
 
 def read_drawn(installed: str) -> dict[str, str] | None:
@@ -151,6 +154,29 @@ class Rotation(Meaning):
     def assigned(self) -> sql.Composable:
         """A fresh value; null where equal to the live one, for the fill trigger to draw another."""
         return sql.SQL("NULLIF({}, {})").format(self.value, self.live)
+
+    @property
+    def has_lives(self) -> sql.Composable:
+        """The condition under which a row has a value."""
+        return sql.SQL("{} IS NOT NULL").format(self.live)
+
+    def assign(self, drawn: Mapping[Any, sql.Composable]) -> sql.Composable:
+        """Compose a SET of the shadow.
+
+        Arguments:
+            drawn: what the shadow is set to.
+        """
+        return sql.SQL("{} = {}").format(self.shadow, drawn[self])
+
+    def is_astray(self, role: Role) -> sql.Composable:
+        """Compose the condition that a row's value is not made of its sources'.
+
+        For a statement with parameters. A drawn value is made of none.
+
+        Arguments:
+            role: which column of each declaration is meant.
+        """
+        return sql.SQL("false")
 
     @property
     def evaluated(self) -> tuple[sql.Composable, ...]:

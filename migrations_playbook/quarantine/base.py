@@ -28,10 +28,10 @@ STAYING = "left where they were: "
 MOVED = "migrations_playbook.moved"
 
 
-def mark_row(shadow: str) -> str:
-    """Compose the mark of a row: the hash of its shadow, and the statement at work."""
+def mark_row(shadows: str) -> str:
+    """Compose the mark of a row: the hash of its shadows, and the statement at work."""
     return (
-        f"hash_record_extended(ROW({shadow}), 0)::text "
+        f"hash_record_extended(ROW({shadows}), 0)::text "
         "|| extract(epoch FROM statement_timestamp())::text"
     )
 
@@ -108,6 +108,11 @@ class Quarantine:
         schema: the schema of the functions, the sequences and the memory.
         stem: the common part of all names.
         bound: its objects before; after a revert, the remembering trigger and function.
+        drawn: whether the values are drawn, and not made of those of `kin`.
+        kin: the quarantines of the values that are written together, itself included; empty for
+            itself alone.
+        marked: the retired columns of all that are exchanged together, by which a row is known
+            that moves to another partition; empty for its own.
     """
 
     table: Table
@@ -117,11 +122,19 @@ class Quarantine:
     schema: str
     stem: str
     bound: Objects
+    drawn: bool = True
+    kin: tuple[Quarantine, ...] = ()
+    marked: tuple[str, ...] = ()
 
     @property
     def compared(self) -> tuple[str, ...]:
         """The columns whose values are compared."""
         return (self.live, *(self.key or ()))
+
+    @property
+    def together(self) -> tuple[Quarantine, ...]:
+        """The quarantines of all values that are written together with this one's."""
+        return self.kin or (self,)
 
     def name(self, kind: str) -> str:
         """Build the name of a function (`ward`, `copy`, `remember`), a sequence or the memory."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Table
 from migrations_playbook.quarantine.base import (
+    COPY_UPDATED,
     STAYING,
     WHILE_REVERTED,
     WHILE_SWAPPED,
@@ -168,11 +169,25 @@ def _create_trigger(quarantine: Quarantine, trigger: Trigger, *, leaked: str) ->
             name=sql.Identifier(trigger.prefix + quarantine.stem),
             event=sql.SQL(trigger.event),
             table=quarantine.table.identifier,
-            condition=sql.SQL(trigger.condition).format(**names),
+            condition=sql.SQL(" OR ").join(_conditions(quarantine, trigger, names)),
             function=quarantine.object(trigger.function),
         ),
         Lock.ACCESS_EXCLUSIVE,
     )
+
+
+def _conditions(
+    quarantine: Quarantine, trigger: Trigger, names: Mapping[str, sql.Identifier]
+) -> Iterator[sql.Composable]:
+    """Yield the conditions of which any lets a trigger fire."""
+    yield sql.SQL(trigger.condition).format(**names)
+    if trigger is COPY_UPDATED and not quarantine.drawn:
+        # Made of a new value, a prefix may be the same as before: its copy goes with the value's.
+        for each in quarantine.together:
+            if each.drawn:
+                yield sql.SQL("NEW.{live} IS DISTINCT FROM OLD.{live}").format(
+                    live=sql.Identifier(each.live)
+                )
 
 
 def _drop_triggers(quarantine: Quarantine) -> Iterator[Step]:

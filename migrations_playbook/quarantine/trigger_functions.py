@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from migrations_playbook.postgres.steps import Lock, Step
@@ -14,13 +16,14 @@ PARTITIONED = "p"
 WARD = """
 BEGIN
     NEW.{retired} := OLD.{retired};
-    IF NEW.{live} IS DISTINCT FROM OLD.{live} AND (NEW.{live} = OLD.{retired} OR {is_remembered})
-    THEN
-        NEW.{live} := OLD.{live};
-        PERFORM nextval({hits}), setval({last}, extract(epoch FROM clock_timestamp())::bigint);
-    END IF;
+    {warded}
     RETURN NEW;
 END"""
+
+WARDED = """IF {is_stale} THEN
+        {keep}
+        PERFORM {count};
+    END IF;"""
 
 COPY = """
 BEGIN
@@ -53,8 +56,53 @@ END"""
 
 
 def ward_steps(quarantine: Quarantine) -> list[Step]:
-    """Build the steps to create *ward*. Lock: none."""
-    return _create(quarantine, "ward", "Ward off stale writes", WARD)
+    """Build the steps to create *ward*. Lock: none.
+
+    What is made of another value may be no secret by itself, as a prefix is: the new one may be the
+    same as the old one. So the values that are drawn tell, for all that are written together; what
+    is made tells, for itself, only where none of those is written.
+    """
+    drawn = [each for each in quarantine.together if each.drawn]
+    warded = [_ward(sql.SQL(" OR ").join(map(_is_stale, drawn)), quarantine.together)]
+    if not quarantine.drawn:
+        unwritten = [
+            sql.SQL("NEW.{live} IS NOT DISTINCT FROM OLD.{live}").format(
+                live=sql.Identifier(each.live)
+            )
+            for each in drawn
+        ]
+        alone = sql.SQL(" AND ").join([_is_stale(quarantine), *unwritten])
+        warded.append(_ward(alone, (quarantine,)))
+    return _create(
+        quarantine, "ward", "Ward off stale writes", WARD, warded=sql.SQL("\n    ").join(warded)
+    )
+
+
+def _ward(is_stale: sql.Composable, kept: Sequence[Quarantine]) -> sql.Composable:
+    """Compose the statements to keep live values, and to count."""
+    keep = (
+        sql.SQL("NEW.{live} := OLD.{live};").format(live=sql.Identifier(each.live)) for each in kept
+    )
+    count = (
+        sql.SQL("nextval({}), setval({}, extract(epoch FROM clock_timestamp())::bigint)").format(
+            *(sql.Literal(each.object(kind).as_string(None)) for kind in ("hits", "last"))
+        )
+        for each in kept
+    )
+    return sql.SQL(WARDED).format(
+        is_stale=is_stale, keep=sql.SQL(" ").join(keep), count=sql.SQL(", ").join(count)
+    )
+
+
+def _is_stale(quarantine: Quarantine) -> sql.Composable:
+    """Compose the condition that an UPDATE would bring a leaked value back."""
+    return sql.SQL(
+        "(NEW.{live} IS DISTINCT FROM OLD.{live} AND (NEW.{live} = OLD.{retired} OR {remembered}))"
+    ).format(
+        live=sql.Identifier(quarantine.live),
+        retired=sql.Identifier(quarantine.retired),
+        remembered=is_remembered_sql(quarantine, quarantine.live, "NEW."),
+    )
 
 
 def copy_steps(quarantine: Quarantine) -> list[Step]:
@@ -80,6 +128,15 @@ def remember_steps(quarantine: Quarantine, *, leaked: str, fresh: str) -> list[S
     )
 
 
+def _mark(quarantine: Quarantine, row: str) -> sql.Composable:
+    """Compose the mark of a row that moves to another partition: the same for all its columns."""
+    columns = ", ".join(
+        f"{row}.{sql.Identifier(each).as_string(None)}"
+        for each in quarantine.marked or (quarantine.retired,)
+    )
+    return sql.SQL(mark_row(columns))
+
+
 def _create(
     quarantine: Quarantine, kind: str, what: str, body: str, **parts: sql.Composable
 ) -> list[Step]:
@@ -95,15 +152,13 @@ def _create(
         "live": sql.Identifier(quarantine.live),
         "retired": retired,
         "memory": quarantine.object("leaked"),
-        "hits": sql.Literal(quarantine.object("hits").as_string(None)),
-        "last": sql.Literal(quarantine.object("last").as_string(None)),
         "unique": sql.Literal(quarantine.key is not None),
         "partitioned": sql.Literal(quarantine.table.kind == PARTITIONED),
         "is_remembered": is_remembered_sql(quarantine, quarantine.live, "NEW."),
         "has_leaked": sql.Literal(f'a leaked value of "{quarantine.live}" is written again'),
         "moved": sql.Literal(MOVED),
-        "mark_of_new": sql.SQL(mark_row("NEW.{}")).format(retired),
-        "mark_of_old": sql.SQL(mark_row("OLD.{}")).format(retired),
+        "mark_of_new": _mark(quarantine, "NEW"),
+        "mark_of_old": _mark(quarantine, "OLD"),
     }
     function = quarantine.object(kind)
     statements = {

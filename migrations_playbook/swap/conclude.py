@@ -33,7 +33,7 @@ from migrations_playbook.swap.dependents.reading import read_operator_schemas
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof.verify import verify_values
-from migrations_playbook.swap.reports import Converted, FollowingUp, Verified
+from migrations_playbook.swap.reports import Converted, FollowingUp, Together, Verified
 
 
 def conclude(
@@ -100,10 +100,9 @@ def insist(replacement: Replacement, verified: Verified, *, revert: bool) -> Non
         *(f"privileges changed: {each}" for each in verified.rights_changed),
         *verified.problems,
     ]
-    numbers = ", ".join(f"{count} {name}" for name, count in verified.numbers.items())
     raise VerificationFailed(
         f"{replacement.label} was exchanged, but the numbers are not what they must be: "
-        f"{numbers}, {verified.exposed} shown by views{shown}"
+        f"{verified.counts}, {verified.exposed} shown by views{shown}"
         f"{''.join(f'; {each}' for each in named)}. "
         + " ".join(_remedies(replacement, verified, revert=revert))
     )
@@ -118,7 +117,9 @@ def _remedies(replacement: Replacement, verified: Verified, *, revert: bool) -> 
     if isinstance(verified, Converted) and verified.out_of_step:
         mend = replacement.command("swap", "--mend")
         yield f'Run "{mend}": the values of {replacement.live} are kept.'
-    elif verified.nulls or verified.duplicates or verified.leaked or verified.returned:
+    elif any(verified.numbers.values()) and isinstance(verified, Together):
+        yield "Write a new value to each of those rows, with what is made of it."
+    elif any(verified.numbers.values()):
         yield "Write a new value to each of those rows."
     if verified.exposed or verified.still_bound:
         yield "Let what is named read the live column, or drop it."

@@ -261,6 +261,7 @@ def _report(connection: BaseDatabaseWrapper, done: _Done, held_ms: float) -> Exc
         attempts=done.seized.attempts,
         waiters=done.waiters,
         longest_wait_ms=done.longest_wait_ms,
+        columns=tuple(each.live.name for each in pair.members),
         carried=tuple(
             str(each)
             for each in done.inventory.dependents

@@ -20,7 +20,7 @@ from migrations_playbook.errors import (
     Refused,
     WrongPhase,
 )
-from migrations_playbook.phase import Phase, State, read_state, say_no_column
+from migrations_playbook.phase import Phase, State, find_divided, read_state, say_no_column
 from migrations_playbook.postgres.holders import read_builders
 from migrations_playbook.postgres.roles import find_hidden_rows, may_select
 from migrations_playbook.postgres.tables import FOREIGN, Table
@@ -161,6 +161,14 @@ def has_rows_here(request: SwapRequest) -> PlaybookError | None:
     return bound_objection(request.pair, request.inventory.refused)
 
 
+def stand_alike(request: SwapRequest) -> PlaybookError | None:
+    """Ask whether the columns of a group stand alike."""
+    if request.table is None:
+        return None
+    divided = find_divided(request.replacement, request.table)
+    return None if divided is None else Refused(divided)
+
+
 def is_expanded(request: SwapRequest) -> PlaybookError | None:
     """Ask for the shadow column."""
     if request.state.phase is not Phase.NONE:
@@ -237,7 +245,12 @@ def is_filled(request: SwapRequest) -> PlaybookError | None:
 
 
 Condition = Callable[[SwapRequest], PlaybookError | None]
-READING_CONDITIONS: tuple[Condition, ...] = (may_be_read, sees_every_row, has_rows_here)
+READING_CONDITIONS: tuple[Condition, ...] = (
+    may_be_read,
+    sees_every_row,
+    has_rows_here,
+    stand_alike,
+)
 PHASE_CONDITIONS: tuple[Condition, ...] = (
     *READING_CONDITIONS,
     is_expanded,

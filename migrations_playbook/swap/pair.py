@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import TryAgain
+from migrations_playbook.phase import find_divided
 from migrations_playbook.postgres.names import choose_name, compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
@@ -34,6 +35,9 @@ class Member:
 
     replacement: Replacement
     table: Table
+
+    def __str__(self) -> str:
+        return f"{self.replacement.live} <- {self.replacement.shadow}"
 
     @property
     def live(self) -> Column:
@@ -112,6 +116,27 @@ class Pair:
     def member(self, replacement: Replacement) -> Member:
         """Return the columns of a declaration that takes part."""
         return Member(replacement, self.table)
+
+    def determined_by(self, member: Member) -> tuple[Member, ...]:
+        """List the members whose values are made of a member's value and of nothing else.
+
+        Where two of theirs differ, two of its own do.
+        """
+        found = [member]
+        for each in self.members:
+            sources = each.replacement.meaning.sources
+            if sources and {*sources} <= {one.replacement.meaning for one in found}:
+                found.append(each)
+        return tuple(found[1:])
+
+    def kin_of(self, member: Member) -> tuple[Member, ...]:
+        """List the members that are drawn and made together with a member; itself included."""
+        kin = {member.replacement.meaning}
+        for _ in self.members:
+            for meaning in [each.replacement.meaning for each in self.members]:
+                both = {meaning, *meaning.sources}
+                kin |= both if both & kin else set()
+        return tuple(each for each in self.members if each.replacement.meaning in kin)
 
     def members_on(self, names: Iterable[str]) -> tuple[Member, ...]:
         """Choose the members whose live columns are among the names."""
@@ -221,7 +246,7 @@ class Pair:
         found = Pair.find(connection, self.replacement, self.identifier)
         if found is None:
             raise TryAgain(
-                f"Another session has dropped {self.table} or one of its two columns meanwhile; "
+                f"Another session has dropped {self.table} or one of its columns meanwhile; "
                 f'nothing was changed here. "{self.replacement.command("status")}" shows what '
                 "comes next."
             )
@@ -275,7 +300,7 @@ def refuse_overtaken(before: Pair, now: Pair) -> None:
     Raises:
         TryAgain: the columns stand the other way round by now.
     """
-    if now.swapped is not before.swapped:
+    if now.swapped is not before.swapped or find_divided(now.replacement, now.table) is not None:
         replacement = before.replacement
         raise TryAgain(
             f"Another session has exchanged the columns of {replacement.label} meanwhile; nothing "

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from migrations_playbook.errors import LockNotAvailable, WrongPhase
+from migrations_playbook.errors import LockNotAvailable, Refused, WrongPhase
 from migrations_playbook.expand.restore import install_triggers
 from migrations_playbook.logs import journaled
-from migrations_playbook.phase import Phase, read_enabled, read_state
+from migrations_playbook.phase import Phase, find_divided, read_enabled, read_state
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from migrations_playbook.postgres.query import engine_transaction, pin_search_path
@@ -60,6 +60,7 @@ class SwapPlan:
     """The steps of a swap, in order.
 
     Arguments:
+        members: the columns that are exchanged together, as `live <- shadow`.
         dependents: everything bound to the columns, with the swap's treatment.
         index: builds and drops that must run outside a transaction; they wait for older
             transactions, and block no read and no write.
@@ -70,6 +71,7 @@ class SwapPlan:
         after: the steps after the exchange.
     """
 
+    members: tuple[str, ...]
     dependents: tuple[Dependent, ...]
     index: tuple[Step, ...]
     prove: tuple[Step, ...]
@@ -225,12 +227,16 @@ def verify(replacement: Replacement, *, using: str) -> Generator[Event, None, No
 
     Raises:
         WrongPhase: the columns are not exchanged.
+        Refused: of a group some are exchanged, and some are not.
         VerificationFailed: a number is wrong.
     """
     connection = postgresql(using)
     state = read_state(connection, replacement)
     if state.table is not None:
         refuse_hidden_rows(connection, state.table)
+        divided = None if state.phase is Phase.NONE else find_divided(replacement, state.table)
+        if divided is not None:
+            raise Refused(divided)
     early = replacement.meaning.keeps_out or state.phase is not Phase.FILLED
     if state.table is None or (early and not state.swapped):
         raise WrongPhase(
@@ -260,6 +266,7 @@ def plan_swap(inventory: Inventory) -> SwapPlan:
     """Plan the preparation and the exchange, as the catalog stands now."""
     steps = inventory.steps
     return SwapPlan(
+        members=tuple(map(str, inventory.pair.members)),
         dependents=inventory.dependents,
         index=steps.build,
         prove=(*steps.trial, *steps.prove, *rows_of(inventory.pair).statistics_steps),

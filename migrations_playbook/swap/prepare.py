@@ -83,8 +83,7 @@ def prepare(
         clash = yield from build_twins(connection, inventory, policy)
         if clash is None:
             break
-        assert clash.unique_on is not None, f"{clash} is not unique"
-        yield Preparing(rows.resolve_clash(connection, pair, clash.unique_on))
+        yield Preparing(rows.resolve_clash(connection, pair, clash))
         inventory = recheck(connection, pair, refresh=refresh)
     else:
         raise _name_meddling(connection, pair, rows.say_hopeless(ROUNDS))

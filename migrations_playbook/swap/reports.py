@@ -45,6 +45,7 @@ class Exchanged:
         attempts: how often the lock was asked for.
         waiters: sessions that stood behind the lock just before the commit.
         longest_wait_ms: how long the first of them had waited then, in milliseconds.
+        columns: the live columns.
         carried: the dependents carried over, by kind and name.
         rights_changed: roles with other privileges on the live column than before.
     """
@@ -55,6 +56,7 @@ class Exchanged:
     attempts: int
     waiters: int
     longest_wait_ms: float
+    columns: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     rights_changed: tuple[str, ...] = ()
 
@@ -135,6 +137,11 @@ class Verified:
         }
 
     @property
+    def counts(self) -> str:
+        """Spell the same numbers in a sentence."""
+        return ", ".join(f"{count} {name}" for name, count in self.numbers.items())
+
+    @property
     def remarks(self) -> list[str]:
         """Say what else was counted."""
         same = f"{self.same:,} rows are the same in both columns."
@@ -183,14 +190,92 @@ class Converted(Verified):
         return [f"{self.no_way_back:,} rows have no way back."] if self.no_way_back else []
 
 
+@dataclass(frozen=True)
+class Made(Verified):
+    """The numbers that prove the exchange of values that are made of other exchanged values.
+
+    Arguments:
+        made_of: the live columns that they are made of, for a person.
+        astray: rows whose live value is not made of their own, though the site has written neither
+            since.
+        own_making: rows whose live value is not made of their own since the site has written it.
+    """
+
+    made_of: str = ""
+    astray: int = 0
+    own_making: int = 0
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Name the numbers that must be zero."""
+        return super().numbers | {f"not made of their {self.made_of}": self.astray}
+
+    @property
+    def remarks(self) -> list[str]:
+        """Say what else was counted."""
+        own = f"{self.own_making:,} were written since, and not made of their {self.made_of}."
+        return [*super().remarks, *([own] if self.own_making else [])]
+
+
+@dataclass(frozen=True)
+class Together(Verified):
+    """The numbers that prove the exchange of several columns: those of all members, added up.
+
+    Arguments:
+        members: each member's own, by the name of its live column.
+    """
+
+    members: Mapping[str, Verified] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Name the numbers that must be zero."""
+        return {
+            f"{name} of {live}": count
+            for live, member in self.members.items()
+            for name, count in member.numbers.items()
+        }
+
+    @property
+    def counts(self) -> str:
+        """Spell the same numbers in a sentence."""
+        return "; ".join(f"of {live} {member.counts}" for live, member in self.members.items())
+
+    @property
+    def remarks(self) -> list[str]:
+        """Say what else was counted."""
+        return [
+            f"Of {live}: {remark}"
+            for live, member in self.members.items()
+            for remark in member.remarks
+        ]
+
+
 def put_together(members: Mapping[str, Verified]) -> Verified:
-    """Put the numbers of the members together, which are those of a lone shadow as they are.
+    """Put the numbers of the members together: of a lone shadow they are its own.
 
     Arguments:
         members: by the names of their live columns.
     """
-    (first, *_) = members.values()
-    return first
+    first, *others = members.values()
+    if not others:
+        return first
+    each = (first, *others)
+    return Together(
+        rows=first.rows,
+        values=min(one.values for one in each),
+        nulls=sum(one.nulls for one in each),
+        duplicates=sum(one.duplicates for one in each),
+        leaked=sum(one.leaked for one in each),
+        returned=sum(one.returned for one in each),
+        same=sum(one.same for one in each),
+        untriggered=sum(one.untriggered for one in each),
+        views=max(one.views for one in each),
+        exposed=sum(one.exposed for one in each),
+        unread={name: why for one in each for name, why in one.unread.items()},
+        exposing=tuple(dict.fromkeys(name for one in each for name in one.exposing)),
+        members=members,
+    )
 
 
 Event = Noticed | Preparing | Exchanged | Resuming | FollowingUp | Verified

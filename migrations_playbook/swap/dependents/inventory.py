@@ -71,14 +71,25 @@ class Inventory:
         """The steps of all dependents together."""
         return Steps.together(each.steps for each in self.dependents if each.steps is not None)
 
+    @property
+    def whole_keys(self) -> tuple[Key, ...]:
+        """The keys of the whole unique indexes on live columns."""
+        found = (each.whole_key for each in self.dependents)
+        return tuple(key for key in found if key is not None)
+
     def unique_keys(self, member: Member) -> tuple[Key, ...]:
-        """List the keys that make a member's live value unique: each the columns beside it."""
-        found = (each.whole_key for each in self.dependents if each.whole_key is not None)
-        return tuple(
-            Key(key.table, tuple(name for name in key.columns if name != member.live.name))
-            for key in found
-            if member.live.name in key.columns
+        """List the keys that make a member's live value unique: each the columns beside it.
+
+        What a value determines makes it unique, too: no two tokens have the same checksum. A key
+        over values that are drawn apart makes none of them unique.
+        """
+        own = {each.live.name for each in (member, *self.pair.determined_by(member))}
+        found = (
+            Key(key.table, tuple(name for name in key.columns if name not in own))
+            for key in self.whole_keys
+            if not own.isdisjoint(key.columns)
         )
+        return tuple(key for key in found if self.pair.lives.isdisjoint(key.columns))
 
     @property
     def quarantines(self) -> tuple[Quarantine, ...]:
@@ -86,14 +97,21 @@ class Inventory:
         return tuple(map(self.quarantine, self.pair.members))
 
     def quarantine(self, member: Member) -> Quarantine:
-        """Name a member's quarantine.
+        """Build a member's quarantine, with those of the values that are written together."""
+        kin = self.pair.kin_of(member)
+        return replace(
+            self._name_quarantine(member),
+            kin=tuple(map(self._name_quarantine, kin)) if len(kin) > 1 else (),
+            marked=tuple(each.shadow.name for each in self.pair.members),
+        )
 
-        Of several unique keys the widest counts, with the fewest other columns.
-        """
+    def _name_quarantine(self, member: Member) -> Quarantine:
+        """Name a quarantine. Of several unique keys the widest counts, with the fewest columns."""
         keys = sorted((key.columns for key in self.unique_keys(member)), key=len)
         bound = self.bound[self.pair.replacement.group.index(member.replacement)]
         names = (member.live.name, member.shadow.name)
-        return name_quarantine(self.pair.table, *names, keys[0] if keys else None, bound)
+        found = name_quarantine(self.pair.table, *names, keys[0] if keys else None, bound)
+        return replace(found, drawn=not member.replacement.meaning.sources)
 
     @property
     def staying(self) -> list[str]:

@@ -49,7 +49,8 @@ def _problems(connection: BaseDatabaseWrapper, inventory: Inventory) -> Iterator
             what = "disabled" if name in enabled else "missing"
             yield f'the declared trigger "{name}" is {what}, which a revert needs'
     for member in pair.members:
-        if inventory.unique_keys(member) and not fetch_value(
+        is_unique = any(member.live.name in key.columns for key in inventory.whole_keys)
+        if is_unique and not fetch_value(
             connection,
             sql.SQL("""
                 SELECT count(*)

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.steps import Step
-from migrations_playbook.swap.dependents.base import Unique
+from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.reports import Verified
@@ -50,7 +50,7 @@ class Rows(ABC):
         """
 
     @abstractmethod
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
         """Make the values differ that a unique index has refused, if they may; say how.
 
         Lock: ROW EXCLUSIVE on the table; the rows, until the commit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -19,7 +19,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.postgres.site_triggers import IGNORE, spell_ignored
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
 from migrations_playbook.quarantine.watch import has_memory
-from migrations_playbook.swap.dependents.base import Unique
+from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
 
@@ -27,29 +27,33 @@ from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
 DRAWING_ROUNDS = 20
 
 
-def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> None:
+def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> None:
     """Draw duplicates again: all rows of a value but a single row draw another.
 
     Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
     Arguments:
-        unique: the key to differ, by the index's own expressions: Lower("code") say.
+        clash: the unique index, whose key is to differ by its own expressions: Lower("code") say.
     """
+    unique, members = clash.unique_on, pair.members_on(clash.columns)
+    assert unique is not None, f"{clash} is not unique"
     with engine_transaction(connection):
         hold_names(connection, pair)
         pin_search_path(connection, *pair.type_schemas)
         _draw(
             connection,
             pair,
-            pair.members[0],
+            members,
             sql.SQL("""
                 SELECT tableoid, ctid FROM (
                     SELECT tableoid, ctid, row_number() OVER (PARTITION BY {key}) AS nth
-                      FROM {table} WHERE {shadow} IS NOT NULL AND {predicate}) AS numbered
+                      FROM {table} WHERE {present} AND {predicate}) AS numbered
                  WHERE nth > 1""").format(
                 key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
                 table=unique.table,
-                shadow=pair.members[0].shadow.identifier,
+                present=sql.SQL(" AND ").join(
+                    sql.SQL("{} IS NOT NULL").format(each.shadow.identifier) for each in members
+                ),
                 predicate=sql.SQL(f"({unique.predicate or 'true'})"),
             ),
         )
@@ -66,8 +70,8 @@ def redraw_leaked(
     Lock: ROW EXCLUSIVE on the table; the rows, until the commit.
 
     Arguments:
-        redraw: whether a row with the same value in both columns is to have another value. After a
-            revert such a row was written while swapped, and its value has not leaked.
+        redraw: whether a row that the exchange would not change is to have another value; see
+            `not_rotated`.
 
     Returns:
         How many there were.
@@ -83,8 +87,8 @@ def redraw_leaked(
             exchanged = has_memory(connection, quarantine)
             for rows in _leaked_rows(inventory, member, exchanged=exchanged, redraw=redraw):
                 count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(rows)
-                if found := int(fetch_value(connection, count)):
-                    _draw(connection, pair, member, rows)
+                if found := int(fetch_value(connection, count, [])):
+                    _draw(connection, pair, (member,), rows)
                     drawn += found
     return drawn
 
@@ -128,8 +132,8 @@ def _leaked_rows(
     """Compose the queries for the rows; `exchanged`: whether there was an exchange before."""
     live, shadow = member.live.identifier, member.shadow.identifier
     if redraw:
-        yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {} = {}").format(
-            member.table.identifier, live, shadow
+        yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {}").format(
+            member.table.identifier, not_rotated(inventory, member, exchanged=exchanged)
         )
     for key in inventory.unique_keys(member):
         yield sql.SQL("""
@@ -152,44 +156,95 @@ def _leaked_rows(
         )
 
 
-def _draw(
-    connection: BaseDatabaseWrapper, pair: Pair, member: Member, rows: sql.Composable
-) -> None:
-    """Draw the shadow of rows. `ctid` is unique within one partition: `tableoid` says which.
+def is_unchanged(member: Member) -> sql.Composable:
+    """Compose the condition that a row has the same value in both columns."""
+    return sql.SQL("{} = {}").format(member.live.identifier, member.shadow.identifier)
 
-    No row draws its own live value, unless all draws for the row yield that value. Where an index
-    is unique already, a draw may clash: then all rows keep their values this time.
+
+def is_written_since(pair: Pair, member: Member) -> sql.Composable:
+    """Compose the condition that the site has written a row's value since an exchange.
+
+    What is made of other values is written with those.
     """
-    # The subquery names the row's column, so PostgreSQL runs the subquery again for each row; and
-    # a volatile expression is evaluated for each draw, until a draw is taken.
-    value = sql.SQL("""
-        coalesce((SELECT drawn.value
-                    FROM (SELECT {value} AS value
-                            FROM pg_catalog.generate_series(1, {rounds})) AS drawn
-                   WHERE drawn.value IS DISTINCT FROM {table}.{live} LIMIT 1), {value})""").format(
-        value=member.replacement.rotation.value,
-        rounds=DRAWING_ROUNDS,
+    kin = (each for each in pair.kin_of(member) if not each.replacement.meaning.sources)
+    return sql.SQL(" OR ").join(map(is_unchanged, (member, *kin)))
+
+
+def not_rotated(inventory: Inventory, member: Member, *, exchanged: bool) -> sql.Composable:
+    """Compose the condition that an exchange would not give a row the value that is declared.
+
+    A drawn value is the live one. (After a revert such a row was written while swapped, and its
+    value has not leaked.) What is made of other values is not made of the row's own: a prefix may
+    be the same as the live one. The site has written its values since an exchange as it likes.
+
+    For a statement with parameters.
+    """
+    if not member.replacement.meaning.sources:
+        return is_unchanged(member)
+    astray = member.replacement.rotation.is_astray("shadow")
+    if not exchanged:
+        return astray
+    return sql.SQL("({}) AND ({}) IS NOT TRUE").format(
+        astray, is_written_since(inventory.pair, member)
+    )
+
+
+def _draw(
+    connection: BaseDatabaseWrapper,
+    pair: Pair,
+    members: Iterable[Member],
+    rows: sql.Composable,
+) -> None:
+    """Draw the shadows of rows, and make what is made of them.
+
+    `ctid` is unique within one partition: `tableoid` says which. No row draws its own live value,
+    unless all draws for the row yield that value. Where an index is unique already, a draw may
+    clash: then all rows keep their values this time.
+
+    Arguments:
+        members: whose values cannot stay: all values that they are made of are drawn.
+    """
+    drawn = {
+        each.replacement.rotation: _draw_value(each)
+        for member in members
+        for each in pair.kin_of(member)
+        if not each.replacement.meaning.sources
+    }
+    kept = {
+        each.replacement.rotation: sql.SQL("{}.{}").format(pair.identifier, each.shadow.identifier)
+        for each in pair.members
+        if not each.replacement.meaning.sources
+    }
+    update = sql.SQL("UPDATE {table} SET {assignment} WHERE (tableoid, ctid) IN ({rows})").format(
         table=pair.identifier,
-        live=member.live.identifier,
+        assignment=pair.replacement.rotation.assign(kept | drawn),
+        rows=rows,
     )
     try:
         with engine_transaction(connection):
             ignore_declared(connection, pair)
-            execute(
-                connection,
-                sql.SQL(
-                    "UPDATE {table} SET {shadow} = {value} WHERE (tableoid, ctid) IN ({rows})"
-                ).format(
-                    table=pair.identifier,
-                    shadow=member.shadow.identifier,
-                    value=value,
-                    rows=rows,
-                ),
-                [],
-            )
+            execute(connection, update, [])
     except IntegrityError as error:
         if not isinstance(error.__cause__, pg_errors.UniqueViolation):
             raise
+
+
+def _draw_value(member: Member) -> sql.Composable:
+    """Compose a draw for a row that has a value."""
+    # The subquery names the row's column, so PostgreSQL runs the subquery again for each row; and
+    # a volatile expression is evaluated for each draw, until a draw is taken.
+    return sql.SQL("""
+        CASE WHEN {has_lives} THEN coalesce(
+            (SELECT drawn.value
+               FROM (SELECT {value} AS value
+                       FROM pg_catalog.generate_series(1, {rounds})) AS drawn
+              WHERE drawn.value IS DISTINCT FROM {table}.{live} LIMIT 1), {value}) END""").format(
+        has_lives=member.replacement.rotation.has_lives,
+        value=member.replacement.rotation.value,
+        rounds=DRAWING_ROUNDS,
+        table=member.table.identifier,
+        live=member.live.identifier,
+    )
 
 
 def hold_names(connection: BaseDatabaseWrapper, pair: Pair) -> None:

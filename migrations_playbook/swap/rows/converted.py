@@ -19,7 +19,7 @@ from migrations_playbook.postgres.query import (
     fetch_value,
 )
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import Unique
+from migrations_playbook.swap.dependents.base import Dependent, Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.reports import Converted, Verified
@@ -70,9 +70,10 @@ class ConvertedRows(Rows):
             if each.unique_on is not None:
                 self._refuse_collisions(connection, str(each), each.unique_on)
 
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
         """Refuse: a converted value cannot be drawn again."""
-        self._refuse_collisions(connection, "unique index", unique)
+        assert clash.unique_on is not None, f"{clash} is not unique"
+        self._refuse_collisions(connection, "unique index", clash.unique_on)
         return "Look again: the rows differ by now"
 
     def say_hopeless(self, rounds: int) -> PlaybookError:

@@ -20,15 +20,17 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
 from migrations_playbook.quarantine.watch import has_memory
-from migrations_playbook.swap.dependents.base import Key, Unique
+from migrations_playbook.swap.dependents.base import Dependent, Key
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair
 from migrations_playbook.swap.proof.house import find_problems
 from migrations_playbook.swap.proof.readers import read_through
-from migrations_playbook.swap.reports import Verified
+from migrations_playbook.swap.reports import Made, Verified
 from migrations_playbook.swap.rows.base import Rows
 from migrations_playbook.swap.rows.collisions import (
     copy_untriggered,
+    is_written_since,
+    not_rotated,
     redraw_duplicates,
     redraw_leaked,
 )
@@ -44,33 +46,36 @@ class RotatedRows(Rows):
     """The rows of a rotation."""
 
     def find_objection(self, request: SwapRequest) -> PlaybookError | None:
-        """Find rows that the swap would not change. The triggers let no such row come to be.
+        """Find rows that would not have the declared values. The triggers let none come to be.
 
         After an exchange there may be some: the rows written since.
         """
-        connection, pair = request.connection, self.pair
-        exchanged = has_memory(connection, request.inventory.quarantines[0])
-        if request.revert or request.redraw or exchanged:
+        if request.revert or request.redraw:
             return None
-        with engine_transaction(connection):
-            pin_search_path(connection, *pair.type_schemas)
-            same = fetch_value(
-                connection,
-                sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-                    pair.identifier,
-                    sql.SQL(" OR ").join(
-                        sql.SQL("{} = {}").format(each.live.identifier, each.shadow.identifier)
-                        for each in pair.members
-                    ),
-                ),
+        inventory = request.inventory
+        exchanged = has_memory(request.connection, inventory.quarantines[0])
+        for each in self.pair.members:
+            sources = [source.column_names[1] for source in each.replacement.meaning.sources]
+            if exchanged and not sources:
+                continue
+            condition = not_rotated(inventory, each, exchanged=exchanged)
+            if not (found := self._count(request.connection, condition)):
+                continue
+            what = "the same value in both columns, so the swap would not change them"
+            if sources:
+                what = f"a {each.shadow.name} that is not made of their {' and '.join(sources)}"
+            return Refused(
+                f"{found:,} rows of {each.replacement.label} have {what}: they were written past "
+                "the triggers. Run it again with --redraw, which draws other values for them."
             )
-        if not same:
-            return None
-        return Refused(
-            f"{same:,} rows of {pair.replacement.label} have the same value in both columns, so "
-            "the swap would not change them: they were written past the triggers. Run it again "
-            "with --redraw, which draws other values for them."
-        )
+        return None
+
+    def _count(self, connection: BaseDatabaseWrapper, condition: sql.Composable) -> int:
+        """Count rows by a condition for a statement with parameters."""
+        with engine_transaction(connection):
+            pin_search_path(connection, *self.pair.type_schemas)
+            query = sql.SQL("SELECT count(*) FROM {} WHERE {}")
+            return int(fetch_value(connection, query.format(self.pair.identifier, condition), []))
 
     def make_ready(
         self, connection: BaseDatabaseWrapper, inventory: Inventory, *, redraw: bool
@@ -83,9 +88,9 @@ class RotatedRows(Rows):
         elif redraw_leaked(connection, inventory, redraw=redraw):
             yield "Draw values again that have leaked"
 
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, unique: Unique) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
         """Draw duplicates again."""
-        redraw_duplicates(connection, pair, unique)
+        redraw_duplicates(connection, pair, clash)
         return "Draw duplicates again"
 
     def say_hopeless(self, rounds: int) -> PlaybookError:
@@ -121,7 +126,7 @@ class RotatedRows(Rows):
             ),
         )
         seen = read_through(connection, inventory.pair, member, unique=bool(keys))
-        return replace(
+        proven = replace(
             counted,
             leaked=leaked,
             returned=remembered or 0,
@@ -132,12 +137,41 @@ class RotatedRows(Rows):
             unread=seen.unread if remembered is not None else {**seen.unread, MEMORY: ""},
             exposing=tuple(name for name, shown in seen.shown.items() if shown),
         )
+        if not member.replacement.meaning.sources:
+            return proven
+        return _prove_made(connection, inventory.pair, member, proven)
 
     def find_problems(
         self, connection: BaseDatabaseWrapper, inventory: Inventory
     ) -> tuple[str, ...]:
         """Name what is missing or disabled of the quarantine."""
         return find_problems(connection, inventory)
+
+
+def _prove_made(
+    connection: BaseDatabaseWrapper, pair: Pair, member: Member, proven: Verified
+) -> Made:
+    """Count rows whose live value is not made of their own values.
+
+    The site makes both by itself once they are exchanged, and as it likes: a row that it has
+    written since, or that came past the triggers, is counted apart.
+    """
+    astray, own = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT count(*) FILTER (WHERE ({written}) IS NOT TRUE),
+                   count(*) FILTER (WHERE {written})
+              FROM {table} WHERE {astray}""").format(
+            written=sql.SQL("{} OR {} IS NULL").format(
+                is_written_since(pair, member), member.shadow.identifier
+            ),
+            table=pair.identifier,
+            astray=member.replacement.rotation.is_astray("live"),
+        ),
+        [],
+    )
+    sources = [source.column_names[0] for source in member.replacement.meaning.sources]
+    return Made(**vars(proven), made_of=" and ".join(sources), astray=astray, own_making=own)
 
 
 def _leaked(connection: BaseDatabaseWrapper, member: Member, key: Key) -> int:
