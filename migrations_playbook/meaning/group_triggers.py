@@ -6,8 +6,8 @@ order of the group. The duties are those that `rotation` tells, for each member.
 - It is made again where a source has changed or where it has no value, and kept otherwise.
 - Where its value is equal to the live one, its sources are drawn again.
 - It may be no secret by itself (a prefix), so that the values of two rows, or the old value and the
-  new, are the same. So its members that draw tell whether a save is stale; a follower does only
-  where its sources are not written. A stale save changes no live column of the group.
+  new, are the same. So only a member that draws tells that a save is stale, which then changes no
+  live column of the group.
 
 The function's first line is the declaration: see `base.DECLARED`.
 """
@@ -90,7 +90,7 @@ class GroupKeepTrigger(KeepTrigger):
         members = list_members(model, self.declaration)
         return KEEP.format(
             declared=json.dumps(describe_group(model, self.declaration)),
-            stale=" OR ".join(map(_is_stale, members)),
+            stale=" OR ".join(_is_stale(each) for each in members if not each.sources),
             restore=" ".join("NEW.{live} := OLD.{live};".format(**each.names) for each in members),
             draws="\n    ".join(map(_keep_value, members)),
             clashes=_write_clashes(members, "OLD.{shadow} IS NULL"),
@@ -111,7 +111,10 @@ def _set_value(member: GroupedRotation) -> str:
 
 def _keep_value(member: GroupedRotation) -> str:
     """Write the statements to keep a member's value where it may stay, or to set it."""
-    kept = "".join(f" AND {_is_unchanged(each, 'shadow')}" for each in member.sources)
+    kept = "".join(
+        " AND NEW.{shadow} IS NOT DISTINCT FROM OLD.{shadow}".format(**each.names)
+        for each in member.sources
+    )
     return (
         "IF NOT ({has_value}) THEN NEW.{shadow} := NULL; "
         "ELSIF OLD.{shadow} IS NOT NULL{kept} THEN NEW.{shadow} := OLD.{shadow}; "
@@ -119,37 +122,32 @@ def _keep_value(member: GroupedRotation) -> str:
     ).format(has_value=_has_value(member), kept=kept, set_value=_set_value(member), **member.names)
 
 
-def _is_stale(member: GroupedRotation) -> str:
-    """Write the condition that a save brings a value of before an exchange."""
-    unwritten = (f" AND {_is_unchanged(each, 'live')}" for each in member.sources)
-    return "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}".format(
-        **member.names
-    ) + "".join(unwritten)
-
-
-def _is_unchanged(member: GroupedRotation, role: str) -> str:
-    return "NEW.{0} IS NOT DISTINCT FROM OLD.{0}".format(member.names[role])
-
-
 def _concerns(member: GroupedRotation) -> str:
     """Write the condition that an UPDATE concerns a member.
 
+    PostgreSQL reads the condition anew for each statement, so its length costs a single-row UPDATE.
     A batch makes a follower as the trigger would, so the trigger is called for no row of it.
     """
     names = member.names
-    cases = [
-        "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow}".format(**names),
-        f"(NEW.{names['shadow']} IS NOT NULL) <> ({_has_value(member)})",
-        _is_stale(member),
-        "OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}".format(**names),
-    ]
-    if member.sources:
-        cases.append(
-            "OLD.{shadow} IS NULL AND NEW.{shadow} IS DISTINCT FROM ({made}){collation}".format(
-                made=member.made_of("NEW."), collation=member.collation, **names
-            )
-        )
-    return " OR ".join(cases)
+    lacks = f"(NEW.{names['shadow']} IS NOT NULL) <> ({_has_value(member)})"
+    if not member.sources:
+        return (
+            "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
+            "OR {lacks} OR {stale} OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}"
+        ).format(lacks=lacks, stale=_is_stale(member), **names)
+    differs = "NEW.{shadow} IS DISTINCT FROM coalesce(OLD.{shadow}, {made}){collation}".format(
+        made=member.made_of("NEW."), collation=member.collation, **names
+    )
+    # Where all must have a value, the sources tell that one is lacking.
+    certain = all(each.names["has_live"] == "true" for each in member.lineage)
+    return differs if certain else f"{differs} OR {lacks}"
+
+
+def _is_stale(member: GroupedRotation) -> str:
+    """Write the condition that a save brings a value of before an exchange."""
+    return "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}".format(
+        **member.names
+    )
 
 
 def _write_clashes(members: Iterable[GroupedRotation], drawn: str = "true") -> str:

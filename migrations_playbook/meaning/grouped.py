@@ -111,10 +111,7 @@ class GroupedRotation(Rotation):
         )
 
     def assignment(self, *, careful: bool = False) -> sql.Composable:
-        """Compose what a batch sets: what a row has of the members, and what it lacks.
-
-        A value equal to the live one is left to the keep trigger, which draws another.
-        """
+        """Compose what a batch sets: what a row has of the members, and what it lacks."""
         return self.assign(
             {
                 each: sql.SQL("CASE WHEN {} THEN coalesce({}, {}) END").format(
@@ -129,7 +126,8 @@ class GroupedRotation(Rotation):
         """Compose a SET of all members of a row, each follower made of what its sources are set to.
 
         The subqueries name the row's columns, so PostgreSQL runs them for each row; and what one of
-        them draws it evaluates once, whoever refers to it.
+        them draws it evaluates once, whoever refers to it. Instead of a value equal to the live one
+        there is null, for the keep trigger to draw another.
 
         Arguments:
             drawn: what each member is set to that draws.
@@ -144,9 +142,16 @@ class GroupedRotation(Rotation):
                 rows = sql.SQL(
                     "(SELECT drawn.*, CASE WHEN {} THEN {} END AS {} FROM {}) AS drawn"
                 ).format(each.has_lives, _escaped(each.made_of("drawn.")), each.shadow, rows)
-        shadows = sql.SQL(", ").join(each.shadow for each in self.members)
-        return sql.SQL("({shadows}) = (SELECT {shadows} FROM {rows})").format(
-            shadows=shadows, rows=rows
+        others = (
+            sql.SQL("NULLIF(drawn.{}, {}{})").format(
+                each.shadow, each.live, sql.SQL(each.collation)
+            )
+            for each in self.members
+        )
+        return sql.SQL("({}) = (SELECT {} FROM {})").format(
+            sql.SQL(", ").join(each.shadow for each in self.members),
+            sql.SQL(", ").join(others),
+            rows,
         )
 
     def is_outdated(self, installed: str) -> bool:

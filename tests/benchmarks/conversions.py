@@ -91,7 +91,9 @@ def pgbench(script: str, seconds: float, waits: str, *models: Any) -> float:
         text=True,
         check=True,
     ).stdout
-    first, second = (float(each) for each in re.findall(r"([\d.]+)\s+\d+\s+UPDATE", done))
+    first, second = (
+        float(each) for each in re.findall(r"([\d.]+)\s+\d+\s+(?:INSERT|UPDATE)", done)
+    )
     return first / second
 
 

@@ -1,0 +1,113 @@
+"""What a group costs beside shadows that stand alone: its backfill, and the site's writes.
+
+    python -m tests.benchmarks.groups --rows 1000000
+
+Tables of one shape stand side by side, and every figure is a ratio of two of them, the median of
+the rounds: see `conversions`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from tests.benchmarks.conversions import SETTINGS, WRITTEN, both_ways, in_turn, pgbench
+from tests.benchmarks.server import running
+
+INSERT = (
+    "INSERT INTO {table} (token, checksum, code, note) "
+    "VALUES ('t' || :value, 'c' || :value, 'o' || :value, '');"
+)
+UPDATE = "UPDATE {table} SET note = 'note ' || :value WHERE id = :id;"
+MEASURED = (
+    "a token and its checksum, filled in the time of the token alone",
+    "two tokens, filled in the time of two backfills",
+    "INSERT beside a token and its checksum, to the token alone",
+    "UPDATE of another column, likewise",
+    "INSERT beside two tokens, to two shadows apart",
+    "UPDATE of another column, likewise",
+)
+
+
+def fill(model: Any, rows: int) -> float:
+    """Make a table with its triggers, and fill its shadows; seconds."""
+    from django.db import connection  # noqa: PLC0415 - once Django is set up
+
+    from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
+    from migrations_playbook.replacement import Replacement  # noqa: PLC0415
+    from tests.benchmarks.group_models import SHADOWS  # noqa: PLC0415
+
+    table = model._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {table}")
+    with connection.schema_editor() as editor:
+        editor.create_model(model)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} (token, checksum, code, note) "  # noqa: S608 - a test's table
+            "SELECT md5(n::text), encode(sha256(md5(n::text)::bytea), 'hex'), md5('c' || n), "
+            "'note ' || n FROM generate_series(1, %s) AS n",
+            [rows],
+        )
+        cursor.execute(f"VACUUM (ANALYZE) {table}")
+        cursor.execute("CHECKPOINT")
+    for trigger in (each for shadow in SHADOWS[model] for each in shadow.triggers):
+        trigger.install(model)
+    began = time.monotonic()
+    for shadow in SHADOWS[model]:
+        for _ in backfill(Replacement(model, shadow), using="default", options=Options.plain()):
+            pass
+    return time.monotonic() - began
+
+
+def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
+    """Measure all; the ratios of the rounds, in the order of their names."""
+    from tests.benchmarks.group_models import Alone, Apart, Checked, Twice  # noqa: PLC0415
+
+    pairs = (Checked, Alone), (Twice, Apart)
+    found = [in_turn(rounds, partial(fill, one, rows), partial(fill, other, rows))
+             for one, other in pairs]  # fmt: skip
+    for pair in pairs:
+        for script in (INSERT, UPDATE):
+            ratio = partial(pgbench, script, seconds, "off")
+            found.append(both_ways(2 * rounds, ratio, *pair))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=2, help="twice as many of the writes")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of pgbench, each time")
+    parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.within:
+        import django  # noqa: PLC0415 - the parent process never sets Django up
+
+        django.setup()
+        json.dump(measure(max(options.rows, WRITTEN), options.rounds, options.seconds), sys.stdout)
+        return
+    with running(**SETTINGS) as server:
+        server.empty()
+        about = server.about("shared_buffers", "fsync")
+        words = ("-m", "tests.benchmarks.groups", "--within", *sys.argv[1:])
+        found = json.loads(server.python(*words))
+    for name, value in {"rows": options.rows, **about}.items():
+        sys.stdout.write(f"{name}: {value}\n")
+    sys.stdout.write("| | ratio of the times | lowest to highest |\n|---|---|---|\n")
+    for name, ratios in zip(MEASURED, found, strict=True):
+        low, high = min(ratios), max(ratios)
+        sys.stdout.write(
+            f"| {name} | {statistics.median(ratios):.2f} | {low:.2f} to {high:.2f} |\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
