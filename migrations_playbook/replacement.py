@@ -103,6 +103,11 @@ class Replacement(Called):
         return column_of(self.model, self.declaration.shadow)
 
     @property
+    def shadows(self) -> tuple[str, ...]:
+        """The names of the columns that a batch fills: of all shadows of the group."""
+        return tuple(each.shadow for each in self.group)
+
+    @property
     def key(self) -> tuple[str, ...]:
         """The primary key's columns, in their order: more than one for a composite key."""
         return tuple(column_of(self.model, field.name) for field in self.model._meta.pk_fields)

@@ -37,8 +37,9 @@ def say_null(connection: BaseDatabaseWrapper, replacement: Replacement, table: T
     Lock: none that conflicts with anything.
     """
     named = _name_before(connection, replacement, table)
+    replacement = _find_lacking(connection, replacement, table)
     made = sql.SQL("SELECT {} IS NOT NULL FROM {} WHERE {} LIMIT 1").format(
-        replacement.meaning.assigned, table.identifier, replacement.meaning.to_do
+        replacement.meaning.assigned, table.identifier, replacement.meaning.lacks
     )
     if named and fetch_value(connection, made, []):
         return (
@@ -50,6 +51,20 @@ def say_null(connection: BaseDatabaseWrapper, replacement: Replacement, table: T
         "nulls, so the column can never be filled. Correct it in Meta.triggers, then run "
         '"manage.py makemigrations" and "manage.py migrate".'
     )
+
+
+def _find_lacking(
+    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+) -> Replacement:
+    """Find the first of a group whose value rows lack that have another's; itself without any."""
+    shadows = sql.SQL(", ").join(map(sql.Identifier, replacement.shadows))
+    for each in replacement.group:
+        query = sql.SQL(
+            "SELECT EXISTS (SELECT FROM {} WHERE {} AND pg_catalog.num_nonnulls({}) > 0)"
+        ).format(table.identifier, each.meaning.lacks, shadows)
+        if fetch_value(connection, query, []):
+            return each
+    return replacement
 
 
 def refuse_failed(
@@ -65,7 +80,7 @@ def refuse_failed(
     failure = explain_failure(error)
     if is_connection_lost(error) or type(failure) is not PlaybookError:
         return
-    firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
+    firing = read_firing(connection, table, replacement.shadows, replacement.trigger_names)
     if firing:
         named = "; ".join(map(str, firing))
         raise PlaybookError(
@@ -75,5 +90,5 @@ def refuse_failed(
 
 
 def _name_before(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> str:
-    firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
+    firing = read_firing(connection, table, replacement.shadows, replacement.trigger_names)
     return name_before(firing)

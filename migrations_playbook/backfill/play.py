@@ -201,7 +201,7 @@ def find_firing(
     Raises:
         Refused: a trigger that cannot be left out, or does not fire.
     """
-    firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
+    firing = read_firing(connection, table, replacement.shadows, replacement.trigger_names)
     refuse_unskippable(table, firing, skipped)
     return [each for each in firing if each.name not in skipped]
 

@@ -148,6 +148,11 @@ class Meaning(ABC):
         return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
 
     @property
+    def lacks(self) -> sql.Composable:
+        """The condition under which a row is to do because of this shadow, not of its group's."""
+        return self.to_do
+
+    @property
     @abstractmethod
     def assigned(self) -> sql.Composable:
         """What a batch assigns to the shadow; null where the row stays to do."""

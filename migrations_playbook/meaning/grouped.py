@@ -68,11 +68,12 @@ class GroupedRotation(Rotation):
     @property
     def to_do(self) -> sql.Composable:
         """The condition under which a row is still to be filled: it lacks a member's value."""
-        lacking = (
-            sql.SQL("{} IS NULL AND {}").format(each.shadow, each.has_lives)
-            for each in self.members
-        )
-        return sql.SQL("({})").format(sql.SQL(" OR ").join(lacking))
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(each.lacks for each in self.members))
+
+    @property
+    def lacks(self) -> sql.Composable:
+        """The condition under which a row lacks the value of this member."""
+        return sql.SQL("{} IS NULL AND {}").format(self.shadow, self.has_lives)
 
     @property
     def has_lives(self) -> sql.Composable:

@@ -42,7 +42,7 @@ FIRING = sql.SQL("""
       JOIN pg_catalog.pg_trigger t ON t.tgrelid = c.oid
       JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
       LEFT JOIN pg_catalog.pg_constraint k ON k.oid = t.tgconstraint
-      LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = %s
+      LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = ANY (%s)
      WHERE (NOT t.tgisinternal OR t.tgparentid <> 0) AND coalesce(k.contype, 't') = 't'
        AND t.tgtype & 16 <> 0 AND t.tgenabled IN ('O', 'A')
        AND (t.tgattr = '' OR a.attnum = ANY (t.tgattr))
@@ -85,18 +85,21 @@ class SiteTrigger:
 
 
 def read_firing(
-    connection: BaseDatabaseWrapper, table: Table, column: str, besides: Collection[str] = ()
+    connection: BaseDatabaseWrapper,
+    table: Table,
+    columns: Collection[str],
+    besides: Collection[str] = (),
 ) -> list[SiteTrigger]:
-    """Read the enabled triggers that an update of a column of a table fires, by name.
+    """Read the enabled triggers that an update of columns of a table fires, by name.
 
     Arguments:
-        column: the column; may be missing yet.
+        columns: the columns; they may be missing yet.
         besides: the declared triggers' names, to be left out, as the quarantine's are.
     """
     rows = fetch_all(
         connection,
         FIRING.format(tree=TREE),
-        [table.oid, ASKS_IGNORE, LEAVING_OUT, table.oid, column, list(besides), OURS],
+        [table.oid, ASKS_IGNORE, LEAVING_OUT, table.oid, list(columns), list(besides), OURS],
     )
     return [SiteTrigger(*row) for row in rows]
 

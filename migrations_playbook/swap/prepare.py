@@ -169,7 +169,7 @@ def _name_meddling(
 ) -> PlaybookError:
     """Name the triggers of the site that may have kept new values from their rows."""
     replacement = pair.replacement
-    firing = read_firing(connection, pair.table, replacement.shadow, replacement.trigger_names)
+    firing = read_firing(connection, pair.table, replacement.shadows, replacement.trigger_names)
     before = name_before(firing)
     if not before:
         return hopeless

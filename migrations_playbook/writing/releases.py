@@ -149,15 +149,17 @@ def build_contract(label: str, shadow: str, loader: MigrationLoader) -> list[Ope
             if remains.is_called(label, shadow):
                 return [_drop_remains(remains)]
     was = _remembered(label, shadow, history)
-    if not was.forgotten:
-        raise WrongPhase(
-            f"The migrations still have {was}, so processes may select it. In a release "
-            f'before this one, run "{spell_command("forget", was.label, shadow)}".'
-        )
-    if was.contracted:
-        raise WrongPhase(
-            f'A migration drops {was} already. Run "manage.py migrate" where it has not been run.'
-        )
+    for each in (_remembered(was.label, each.shadow, history) for each in was.declaration.members):
+        if not each.forgotten:
+            raise WrongPhase(
+                f"The migrations still have {each}, so processes may select it. In a release "
+                f'before this one, run "{spell_command("forget", was.label, shadow)}".'
+            )
+        if each.contracted:
+            raise WrongPhase(
+                f"A migration drops {each} already. Run "
+                '"manage.py migrate" where it has not been run.'
+            )
     return [_drop(was.model.lower(), was.declaration)]
 
 

@@ -165,7 +165,7 @@ def test_of_a_partitioned_table_the_partitions_triggers_fire(database: Database)
         database.run(f"CREATE TRIGGER {name} {definition} EXECUTE FUNCTION note()")
     table = read_table(connection, replacement.identifier)
     assert table is not None
-    firing = read_firing(connection, table, replacement.shadow, replacement.trigger_names)
+    firing = read_firing(connection, table, replacement.shadows, replacement.trigger_names)
     assert [str(each) for each in firing] == [
         "cloned (after each row)",
         f"of_one on {leaf} (after each row)",

@@ -7,20 +7,22 @@ from django.apps import AppConfig, apps
 from django.contrib.postgres.functions import RandomUUID
 from django.core.management import call_command
 
-from migrations_playbook import HEX, RandomText, Shadow
+from migrations_playbook import Group, RandomText, Sha256, Shadow
 
 from .settings import STAGE, UNTOUCHED
 
-SHADOWS = {
+SHADOWS: dict[str, Group | Shadow] = {
     "oauth2_provider.Application": Shadow("client_id", "new_client_id", RandomText(40)),
     "oauth2_provider.Grant": Shadow("code", "new_code", RandomText(30)),
-    "oauth2_provider.AccessToken": Shadow(
-        "token_checksum", "new_token_checksum", RandomText(64, alphabet=HEX)
+    # Looked up by its checksum, which its `save()` makes of the token.
+    "oauth2_provider.AccessToken": Group(
+        Shadow("token", "new_token", RandomText(30)),
+        Shadow("token_checksum", "new_token_checksum", Sha256("new_token")),
     ),
     "oauth2_provider.RefreshToken": Shadow("token", "new_token", RandomText(30)),
     "oauth2_provider.IDToken": Shadow("jti", "new_jti", RandomUUID()),
 }
-TARGETS = [f"{label}.{each.shadow}" for label, each in SHADOWS.items()]
+TARGETS = [f"{label}.{each.members[0].shadow}" for label, each in SHADOWS.items()]
 
 
 class TestsConfig(AppConfig):
