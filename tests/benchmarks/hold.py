@@ -5,7 +5,8 @@
 Each shape is swapped and reverted a few times on an embedded server, with nobody else at work; the
 medians are told, with what the comparison of meanings takes of them, and beside each what a bare
 exchange of the two names takes on the same table. Retyped is a conversion from integer to bigint
-under so many views, which are made again.
+under so many views, which are made again. Members are a group of so many unique columns, the first
+of which draws; of one, a lone shadow.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ SHAPES = {
         "GRANT SELECT ON shown_{n} TO pg_monitor; COMMENT ON VIEW shown_{n} IS 'shown'"
     ),
 }
-DRAWN = "INSERT INTO held SELECT n, gen_random_uuid() FROM generate_series(0, 99) AS n"
+DRAWN = "INSERT INTO held SELECT n, {values} FROM generate_series(0, 99) AS n"
 COUNTED = "INSERT INTO held SELECT n, n FROM generate_series(0, 99) AS n"
 TYPES = {"retyped": ("integer", "bigint", COUNTED)}
 
 
+def name_columns(shape: str, count: int) -> list[str]:
+    """The live columns of a shape."""
+    others = [f"token_{n}" for n in range(1, count)] if shape == "members" else []
+    return ["token", *others]
+
+
 def make(session: psycopg.Connection[object], shape: str, count: int) -> None:
-    """Make a table with so many views or partitions, expanded."""
+    """Make a table with so many views, partitions or columns, expanded."""
+    columns = name_columns(shape, count)
     old, new, rows = TYPES.get(shape, ("uuid", "uuid", DRAWN))
     session.execute("DROP TABLE IF EXISTS held CASCADE")
     if shape == "partitions":
@@ -47,16 +55,17 @@ def make(session: psycopg.Connection[object], shape: str, count: int) -> None:
             "CREATE TABLE held (id bigint PRIMARY KEY, token uuid NOT NULL) PARTITION BY RANGE (id)"
         )
     else:
-        session.execute(
-            f"CREATE TABLE held (id bigint PRIMARY KEY, token {old} NOT NULL UNIQUE)".encode()
-        )
-    for n in range(count):
+        unique = ", ".join(f"{each} {old} NOT NULL UNIQUE" for each in columns)
+        session.execute(f"CREATE TABLE held (id bigint PRIMARY KEY, {unique})".encode())
+    for n in range(count if shape in SHAPES else 0):
         below = f"shown_{n - 1}" if n % 2 else "held"
         session.execute(SHAPES[shape].format(n=n, below=below).encode())
     if shape == "partitions":
         session.execute("CREATE INDEX held_token ON held (token)")
-    session.execute(rows.encode())
-    session.execute(f"ALTER TABLE held ADD new_token {new}".encode())
+    values = ", ".join("gen_random_uuid()" for _ in columns)
+    session.execute(rows.format(values=values).encode())
+    for each in columns:
+        session.execute(f"ALTER TABLE held ADD new_{each} {new}".encode())
 
 
 def rename(session: psycopg.Connection[object]) -> float:
@@ -97,7 +106,7 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
     from django.contrib.postgres.functions import RandomUUID  # noqa: PLC0415 - Django is set up
     from django.db import connection, models  # noqa: PLC0415
 
-    from migrations_playbook import Shadow  # noqa: PLC0415
+    from migrations_playbook import Group, Shadow  # noqa: PLC0415
     from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
     from migrations_playbook.replacement import Replacement  # noqa: PLC0415
     from migrations_playbook.swap.play import swap  # noqa: PLC0415
@@ -110,10 +119,13 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
         up, down = models.F("token"), models.F("new_token")
         shadow = Shadow(live="token", shadow="new_token", up=up, down=down)
 
+    columns = name_columns(shape, count)
+    if len(columns) > 1:
+        made = (Shadow(each, f"new_{each}", models.F("new_token")) for each in columns[1:])
+        shadow, *_ = Group(shadow, *made).members
+
     class Held(models.Model):
         id = models.BigIntegerField(primary_key=True)
-        token = fields[0]()
-        new_token = fields[1](null=True)
 
         class Meta:
             app_label = f"{shape}_{count}"
@@ -121,6 +133,10 @@ def measure(url: str, shape: str, count: int, rounds: int) -> Iterator[tuple[str
 
         def __str__(self) -> str:
             return str(self.pk)
+
+    for each in columns:
+        Held.add_to_class(each, fields[0]())
+        Held.add_to_class(f"new_{each}", fields[1](null=True))
 
     with psycopg.connect(url, autocommit=True) as session:
         make(session, shape, count)
@@ -144,11 +160,13 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="*", default=[1, 20, 200])
     parser.add_argument("--partitions", type=int, nargs="*", default=[100, 1000])
     parser.add_argument("--retyped", type=int, nargs="*", default=[10])
+    parser.add_argument("--members", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     shapes = [("views", count) for count in options.views]
     shapes += [("partitions", count) for count in options.partitions]
     shapes += [("retyped", count) for count in options.retyped]
+    shapes += [("members", count) for count in options.members]
     settings = {"max_locks_per_transaction": "512"}
     with (
         tempfile.TemporaryDirectory(prefix="playbook-hold-") as folder,
