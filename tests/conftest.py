@@ -20,7 +20,7 @@ from django.db import connections
 
 from app.embedded.server import Cluster
 from tests.fixtures.database import Database, admin_url, create_database, drop_database
-from tests.fixtures.server import describe_server, new_server
+from tests.fixtures.server import describe_server, new_server, server_home
 
 TEMPLATE = f"playbook_template_{os.getpid()}"
 
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not os.environ.get("DATABASE_URL"):
         if config.getoption("numprocesses", None):
             return  # each worker has a server of its own
-        folder = Path(tempfile.mkdtemp(prefix="playbook-tests-"))
+        folder = Path(tempfile.mkdtemp(prefix="playbook-tests-", dir=server_home()))
         _cluster = new_server(folder / "data", max_prepared_transactions="5")
         _cluster.start()
         os.environ["DATABASE_URL"] = _cluster.url()

@@ -15,7 +15,7 @@ from psycopg import IsolationLevel, sql
 
 from tests.fixtures.database import Database, admin_url
 from tests.fixtures.replica import replicated
-from tests.fixtures.server import new_server
+from tests.fixtures.server import new_server, server_home
 from tests.fixtures.subscriber import OnServer
 from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
 
@@ -117,7 +117,7 @@ def test_a_full_disk_stops_the_build_of_an_index_with_a_sentence_and_nothing_los
 
 
 def test_too_little_room_for_locks_is_foretold_with_the_setting() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="playbook-few-locks-"))
+    folder = Path(tempfile.mkdtemp(prefix="playbook-few-locks-", dir=server_home()))
     server = new_server(
         folder / "data",
         max_locks_per_transaction="16",

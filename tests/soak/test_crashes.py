@@ -19,7 +19,7 @@ from app.embedded.server import Cluster
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy
 from tests.fixtures.database import Database, backend_pid, wait_until
-from tests.fixtures.server import crash, new_server, on_server
+from tests.fixtures.server import crash, new_server, on_server, server_home
 from tests.soak.killed import Awaited, Moment
 from tests.soak.plays import Course, copy_of, play_here, read_state, undisturbed
 from tests.soak.statements import before_each_statement
@@ -41,7 +41,7 @@ CRASHES: list[tuple[str, Moment, str]] = [
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
     with (
-        tempfile.TemporaryDirectory(prefix="playbook-crashes-") as folder,
+        tempfile.TemporaryDirectory(prefix="playbook-crashes-", dir=server_home()) as folder,
         new_server(Path(folder) / "data") as server,
         on_server(server),
     ):
