@@ -24,11 +24,14 @@ class MigrationsPlaybookConfig(AppConfig):
         from migrations_playbook.contract.changes import refuse_changes  # noqa: PLC0415
         from migrations_playbook.contract.guard import refuse_bare_removals  # noqa: PLC0415
         from migrations_playbook.expand import checks  # noqa: F401, PLC0415 - registers them
+        from migrations_playbook.replacement import declared_replacements  # noqa: PLC0415
         from migrations_playbook.writing.autodetector import (  # noqa: PLC0415
             install_autodetector,
         )
 
         install_autodetector()
+        for replacement in declared_replacements():
+            replacement.declaration.follow_saves(replacement.model)
 
         pre_migrate.connect(
             refuse_bare_removals, dispatch_uid="migrations_playbook.refuse_bare_removals"

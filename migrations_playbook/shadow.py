@@ -39,6 +39,7 @@ from migrations_playbook.meaning.group_triggers import GroupFillTrigger, GroupKe
 from migrations_playbook.meaning.grouped import GroupedRotation, mark_sources
 from migrations_playbook.meaning.installed import read_descriptions
 from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation
+from migrations_playbook.meaning.saves import SavedPair
 from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger
 from migrations_playbook.postgres.names import unquoted
 
@@ -119,6 +120,13 @@ class Shadow:
         """
         self.add_field(model, field)
         _register(self.triggers, model)
+        self.follow_saves(model)
+
+    def follow_saves(self, model: type[models.Model]) -> None:
+        """Let an object of a model with a conversion be saved twice; see `meaning.saves`."""
+        if self.converts:
+            related = [each for each in model._meta.apps.get_models() if issubclass(each, model)]
+            SavedPair(self.live, self.shadow).follow({model, *related})
 
     def add_field(
         self, model: type[models.Model], field: models.Field[Any, Any] | None = None

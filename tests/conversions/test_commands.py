@@ -38,6 +38,19 @@ DECLARED = (
 )
 
 
+# A request that saves one object twice.
+TWICE = """
+from shop.models import Voucher
+voucher = Voucher.objects.get(code="1")
+voucher.size = 11
+voucher.save()
+voucher.code = "first"
+voucher.save()
+voucher = Voucher.objects.get(pk=voucher.pk)
+print(voucher.size, voucher.size_big)
+"""
+
+
 @pytest.fixture
 def fresh() -> Iterator[Database]:
     """A second database, with nothing in it."""
@@ -85,6 +98,7 @@ def test_an_integer_becomes_a_bigint(
         'ANALYZE "public"."shop_voucher" ("size_big");\n'
         "-- In one transaction\n"
     ) in planned
+    assert project.manage(database, "shell", "-v", "0", "-c", TWICE) == "11 11\n"
     assert "Verified 9 of 9 rows: 0 nulls, 0 duplicates, 0 out of step" in project.manage(
         database, "playbook", "swap"
     )
@@ -116,7 +130,7 @@ def test_an_integer_becomes_a_bigint(
     project.manage(database, *CLEAN)
     project.manage(database, "migrate")
     assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
-    assert database.value("SELECT sum(size) FROM shop_voucher") == 5000000042
+    assert database.value("SELECT sum(size) FROM shop_voucher") == 5000000052
     assert database.fetch(GARBAGE) == []
     go_back_and_there_again(project, database, fresh)
 

@@ -74,6 +74,8 @@ class Client:
         self.fields = self.plot.list_fields(model)
         # The field by which rows are looked up.
         self.role, self.field = next(iter(self.fields.items()))
+        if len(self.fields) > 1:
+            replacement.declaration.follow_saves(model)
         self.stamp: Any = model._meta.get_field(script.stamp) if script.stamp else None
         make = import_callable(script.row) if script.row else None
         self.factory = RowFactory(model, replacement, alias, make)
@@ -144,13 +146,16 @@ class Client:
         value = self.factory.draw_value(role)
         asked = time.monotonic()
         # A save() writes the first field as it was loaded, so it may bring the first field alone.
-        if role == self.role and self.random.random() < SAVED:
+        saved = role == self.role and self.random.random() < SAVED
+        if saved:
             setattr(self.kept[key], written.attname, value)
             self.save_kept(key)
         elif not self.rows.filter(pk=key).update(**{written.name: value}):
             raise WrongRowError
         self.note_written(key, role, value, asked)
-        self.kept[key] = self.fetch_row(key)
+        found = self.fetch_row(key)
+        if not saved:  # an object that was saved is saved again one day, as it is
+            self.kept[key] = found
 
     def create_row(self) -> None:
         """Add a row; the row is our own from then on."""
