@@ -12,10 +12,10 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.management.base import CommandError
-from django.db import DatabaseError, NotSupportedError, connections, models
+from django.db import DatabaseError, NotSupportedError, connections, models, router
 
 from migrations_playbook.errors import TRY_AGAIN, primary_message
-from migrations_playbook.expand.conversion_checks import check_conversion
+from migrations_playbook.expand.conversion_checks import check_conversion, warn_of_prepared
 from migrations_playbook.expand.field_checks import check_fields, check_model
 from migrations_playbook.expand.group_checks import check_group, follows
 from migrations_playbook.expand.migration_checks import check_migration, read_migrations
@@ -90,6 +90,26 @@ def check_migrations(app_configs: Sequence[AppConfig] | None, **options: Any) ->
         for migration in read_migrations(label)
         for error in check_migration(migration, found)
     ]
+
+
+@register("migrations_playbook")
+def check_sessions(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+    """Check the OPTIONS of the databases: what a session has prepared may outlive a type."""
+    return [
+        warning
+        for model, shadow in declarations(app_configs)
+        if not any(declaration_errors(model, shadow))
+        for warning in warn_of_prepared(model, shadow, _read_options(model))
+    ]
+
+
+def _read_options(model: Model) -> dict[str, dict[str, Any]]:
+    """Return the OPTIONS of each PostgreSQL database that may have the model's table."""
+    return {
+        alias: connections[alias].settings_dict.get("OPTIONS") or {}
+        for alias in connections
+        if connections[alias].vendor == "postgresql" and router.allow_migrate_model(alias, model)
+    }
 
 
 @register(Tags.database)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import FieldDoesNotExist, FieldError
 from django.db import DEFAULT_DB_ALIAS, connections, models
@@ -76,6 +77,40 @@ def check_conversion(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
         if problem is not None:
             number, message, hint = problem
             yield _error(model, number, f"Shadow({way}=...) {message}", hint)
+
+
+def warn_of_prepared(
+    model: Model, shadow: Shadow, databases: Mapping[str, Mapping[str, Any]]
+) -> Iterator[CheckMessage]:
+    """Yield a warning for each database whose statements would outlive a change of type.
+
+    psycopg deallocates a statement when a transaction is rolled back, and not when the statement
+    fails: where every statement is committed by itself, it fails for as long as the session lives.
+
+    Arguments:
+        databases: the OPTIONS of each PostgreSQL database of the model, by its alias.
+    """
+    live, made = (model._meta.get_field(name) for name in (shadow.live, shadow.shadow))
+    connection = connections[DEFAULT_DB_ALIAS]
+    types = {
+        (each.db_type(connection), getattr(each, "db_collation", None)) for each in (live, made)
+    }
+    if not shadow.converts or shadow.moves or len(types) == 1:
+        return
+    for alias, options in databases.items():
+        # Django's own cursor binds in the client, and such a cursor prepares nothing.
+        binds = options.get("server_side_binding") is True
+        if binds and options.get("prepare_threshold") is not None:
+            yield checks.Warning(
+                f"{model._meta.label}.{shadow.live} is to get another type, and the sessions of "
+                f'the database "{alias}" prepare statements on the server: after the swap each '
+                'that reads the column fails ("cached plan must not change result type"), until '
+                "its session ends or rolls a transaction back.",
+                hint=f"Take prepare_threshold out of the OPTIONS of {alias} before the swap, and "
+                "put it back when no process of before is left.",
+                obj=model,
+                id="playbook.W048",
+            )
 
 
 def _problems(

@@ -9,7 +9,7 @@ one's). Up is always of the older column, whatever its name is now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +32,7 @@ from migrations_playbook.meaning.sync import (
 from migrations_playbook.postgres.query import engine_transaction, execute, set_local
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Table
+from migrations_playbook.quarantine import setup
 from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.trigger_sql import SYNC_SETTINGS
 
@@ -120,6 +121,16 @@ class Conversion(Meaning):
         found = read_declared(installed)
         mine = read_declared(SyncInsertTrigger(self.declaration).get_func(self.model))
         return bool(found) and found != mine
+
+    def steps_before(
+        self, quarantine: Quarantine, staying: Iterable[str], *, revert: bool
+    ) -> list[Step]:
+        """Note what the swap leaves where it is; the sync's function bears the note. Lock: none."""
+        function = quarantine.bound.others.get(self.trigger_names[0])
+        names = [] if revert else [*staying]
+        if function is None or not (names or quarantine.bound.staying):
+            return []
+        return setup.note_staying(sql.Identifier(*function), names)
 
     def steps_after(self, quarantine: Quarantine, *, revert: bool) -> list[Step]:
         """Build nothing: the sync triggers are the same for either name."""

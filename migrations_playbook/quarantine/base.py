@@ -22,7 +22,7 @@ LAST = "~" + FIRST
 MAX_STEM = MAX_NAME_BYTES - len(LAST + "remember_delete_")
 # How the names of an earlier version's sequences end, which the retired column owns.
 OWNED = ("stale_writes", "last_stale_write")
-# The beginning of *ward*'s comment; the names follow, as JSON.
+# The beginning of the comment of *ward*, or of a sync trigger's function; names follow, as JSON.
 STAYING = "left where they were: "
 # The transaction's mark of the row deleted last.
 MOVED = "migrations_playbook.moved"
@@ -155,12 +155,14 @@ class Objects:
         sequences: the sequences owned by the column, as in an earlier version: schema and name by
             their addresses in pg_depend.
         staying: the indexes and CHECKs that the swap has left where they were, by name.
+        others: the other triggers that are bound to the column, with their functions.
     """
 
     triggers: dict[str, str]
     functions: tuple[tuple[str, str], ...]
     sequences: dict[tuple[str, int], tuple[str, str]]
     staying: frozenset[str]
+    others: dict[str, tuple[str, str]]
 
     @property
     def names(self) -> tuple[str, str] | None:
@@ -190,13 +192,14 @@ def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> 
                AND d.refobjid = t.tgrelid AND d.refobjsubid = %s
               JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
               JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-             WHERE t.tgrelid = %s AND starts_with(ltrim(t.tgname, '~'), %s)
+             WHERE t.tgrelid = %s
              ORDER BY t.tgname"""),
-        [number, table.oid, FIRST],
+        [number, table.oid],
     )
+    mine = [row for row in triggers if row[0].lstrip("~").startswith(FIRST)]
     return Objects(
-        {name: enabled for name, enabled, *_ in triggers},
-        tuple(dict.fromkeys((schema, function) for _, _, schema, function, _ in triggers)),
+        {name: enabled for name, enabled, *_ in mine},
+        tuple(dict.fromkeys((schema, function) for _, _, schema, function, _ in mine)),
         _read_owned_sequences(connection, table, shadow),
         frozenset(
             name
@@ -204,6 +207,7 @@ def read_objects(connection: BaseDatabaseWrapper, table: Table, shadow: str) -> 
             if note is not None and note.startswith(STAYING)
             for name in json.loads(note.removeprefix(STAYING))
         ),
+        {row[0]: (row[2], row[3]) for row in triggers if row not in mine},
     )
 
 

@@ -41,7 +41,7 @@ def ready_steps(quarantine: Quarantine, staying: Iterable[str] = ()) -> list[Ste
         *ward_steps(quarantine),
         *copy_steps(quarantine),
         *remember_steps(quarantine, leaked=retired, fresh=live),
-        *_note_staying(quarantine, sorted(staying)),
+        *(note_staying(quarantine.object("ward"), staying) if staying else []),
     ]
 
 
@@ -143,15 +143,23 @@ def _create_counts(quarantine: Quarantine) -> Iterator[Step]:
         )
 
 
-def _note_staying(quarantine: Quarantine, names: list[str]) -> Iterator[Step]:
-    if names:
-        yield Step(
-            "Note what is left where it is",
-            sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(
-                quarantine.object("ward"), sql.Literal(STAYING + json.dumps(names))
-            ),
+def note_staying(function: sql.Identifier, names: Iterable[str]) -> list[Step]:
+    """Build the note of what the swap leaves where it is; without any, the end of an earlier note.
+
+    Lock: none that a write of the site's would wait for.
+
+    Arguments:
+        function: whose comment is the note.
+    """
+    listed = sorted(names)
+    note = STAYING + json.dumps(listed) if listed else None
+    return [
+        Step(
+            "Note what is left where it is" if listed else "Forget what was left where it was",
+            sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(function, sql.Literal(note)),
             Lock.NONE,
         )
+    ]
 
 
 def _create_trigger(quarantine: Quarantine, trigger: Trigger, *, leaked: str) -> Step:

@@ -322,6 +322,30 @@ def test_what_the_other_type_does_not_take_is_refused_in_the_servers_words(
     )
 
 
+def test_what_is_on_the_shadow_column_alone_stays_there_and_is_there_after_a_revert(
+    empty_database: Database,
+) -> None:
+    database, labels = empty_database, expand(Label, LABELS)
+    fill(labels)
+    for statement in (
+        "CREATE INDEX apart ON zoo_label (code_text, note)",
+        "ALTER TABLE zoo_label ADD CONSTRAINT apart CHECK (code_text <> 'none')",
+        "CREATE INDEX usual ON zoo_label (code)",
+    ):
+        database.run(statement)
+    before = database.dump()
+    for _ in range(2):
+        exchange(labels)
+        assert "(code, note)" in database.value("SELECT pg_get_indexdef('apart'::regclass)")
+        exchange(labels, revert=True)
+        assert database.dump() == before
+    exchange(labels)
+    # What is made while exchanged goes back with its name.
+    database.run("CREATE INDEX later ON zoo_label (code DESC)")
+    exchange(labels, revert=True)
+    assert "(code DESC)" in database.value("SELECT pg_get_indexdef('later'::regclass)")
+
+
 def test_a_filter_of_a_publication_goes_there_and_back(
     empty_database: Database, references: Replacement
 ) -> None:
@@ -424,6 +448,7 @@ def test_a_chain_of_names_that_hide_each_other_goes_there_and_back_too(
             "CREATE VIEW rec AS WITH RECURSIVE t (n) AS "
             '(SELECT size FROM zoo_size UNION SELECT size FROM "V w") SELECT * FROM t'
         ),
+        "CREATE VIEW grouped AS SELECT id, size, note FROM zoo_size GROUP BY id",
         "CREATE VIEW late AS SELECT 1 AS id",
         "CREATE VIEW young AS SELECT size FROM zoo_size",
         "CREATE OR REPLACE VIEW late AS SELECT 1 AS id, size FROM young",

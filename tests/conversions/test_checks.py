@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from django.contrib.postgres.functions import RandomUUID
+from django.core.checks import WARNING
 from django.db import models
 from django.db.models import Count, F, Func, OuterRef, Subquery, Value
 from django.db.models.functions import Cast, Coalesce, Lower
 
 from migrations_playbook import Shadow
 from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.expand.conversion_checks import warn_of_prepared
 from tests.fixtures.models_conversions import (
     ADDRESSES,
     MOMENTS,
@@ -110,3 +112,26 @@ def test_a_shadow_that_says_neither_is_told() -> None:
 def test_a_rotation_of_another_type_is_told_still() -> None:
     found = complaints(Size, live="size", shadow="size_big", value=Lower(Value("a")))
     assert "playbook.E005" in [number for number, _ in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"server_side_binding": True, "prepare_threshold": 0}, True),
+        ({"server_side_binding": True}, False),
+        ({"prepare_threshold": 5}, False),
+        ({}, False),
+    ],
+)
+def test_a_database_whose_sessions_prepare_statements_is_named(
+    options: dict[str, Any], *, warned: bool
+) -> None:
+    """See test_facts for what would happen there."""
+    found = list(warn_of_prepared(Size, SIZES, {"default": {}, "large": options}))
+    assert [(each.id, each.level) for each in found] == [("playbook.W048", WARNING)] * warned
+    if warned:
+        assert 'zoo.Size.size is to get another type, and the sessions of the database "large"' in (
+            found[0].msg
+        )
+    # A column of the same type goes on being what was prepared.
+    assert not list(warn_of_prepared(Address, ADDRESSES, {"large": options}))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import NotSupportedError, connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 
 from migrations_playbook.backfill.events import Finished
 from migrations_playbook.backfill.play import backfill
@@ -309,3 +310,41 @@ def test_the_new_column_has_statistics_when_it_becomes_live(
     exchange(sizes)
     known = "SELECT count(*) FROM pg_stats WHERE tablename = 'zoo_size' AND attname = 'size'"
     assert empty_database.value(known) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "prepares"),
+    [
+        ({"server_side_binding": True, "prepare_threshold": 0}, True),
+        ({"server_side_binding": True}, False),
+        ({"prepare_threshold": 0}, False),
+    ],
+)
+def test_what_a_session_has_prepared_fails_after_the_exchange_until_a_rollback(
+    empty_database: Database, sizes: Replacement, options: dict[str, Any], *, prepares: bool
+) -> None:
+    """The check W048 says so. Django's own cursor prepares nothing, whatever is set."""
+    fill(sizes)
+    settings = connections["default"].settings_dict
+    session = DatabaseWrapper({**settings, "OPTIONS": options}, alias="default")
+
+    def read() -> None:
+        with session.cursor() as cursor:
+            cursor.execute("SELECT size FROM zoo_size WHERE id = %s", [1])
+            cursor.fetchall()
+
+    try:
+        for _ in range(3):
+            read()
+        exchange(sizes)
+        if prepares:
+            for _ in range(2):
+                with pytest.raises(NotSupportedError, match="must not change result type"):
+                    read()
+            session.set_autocommit(autocommit=False)
+            with pytest.raises(NotSupportedError):
+                read()
+            session.rollback()
+        read()
+    finally:
+        session.close()

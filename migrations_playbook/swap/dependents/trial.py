@@ -142,6 +142,12 @@ def _make_copy(connection: BaseDatabaseWrapper, pair: Pair) -> None:
             sql.Identifier(name), pair.identifier
         ),
     )
+    # A view that groups by the primary key alone may show all columns, and hangs on the key.
+    key = sql.SQL(", ").join(map(sql.Identifier, pair.replacement.key))
+    find_failure(
+        connection,
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(sql.Identifier("pg_temp", name), key),
+    )
     for step in pair.rename_steps(sql.Identifier("pg_temp", name)):
         execute(connection, step.statement)
 

@@ -7,6 +7,7 @@ columns. The partitions' clones of a trigger come and go with the trigger.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from psycopg import sql
 
@@ -48,6 +49,7 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
         TRIGGERS.format(columns=COLUMNS),
         pair.columns,
     )
+    declared = _declared_conditions(pair)
     relations = {each.table.oid: each for each in pair.relations}
     original = {oid: parent for oid, _, parent, *_ in rows if parent}
     clones: dict[int, list[tuple[int, Pair, str]]] = {}
@@ -88,7 +90,7 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
                 after_rename=(
                     Step(
                         f"Put the trigger {label} on the new columns",
-                        sql.SQL(definition),
+                        sql.SQL(_with_condition(definition, declared.get((name, note)))),
                         Lock.ACCESS_EXCLUSIVE,
                     ),
                     *(
@@ -103,6 +105,30 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
             ),
             reading.chain.refuse(("pg_trigger", oid)),
         )
+
+
+def _declared_conditions(pair: Pair) -> dict[tuple[str, str | None], str]:
+    """Render the WHEN of each declared trigger, by its name and the hash that its comment is.
+
+    As declared it names no type. Its text may: PostgreSQL compares a varchar as a text, and what
+    it writes of that would stay a cast for good.
+    """
+    found: dict[tuple[str, str | None], str] = {}
+    for each in pair.members:
+        model: Any = each.replacement.model
+        for trigger in each.replacement.declaration.triggers if each.changes_type else ():
+            named = trigger.get_pgid(model), trigger.compile(model).hash
+            found[named] = trigger.render_condition(model)
+    return found
+
+
+def _with_condition(definition: str, condition: str | None) -> str:
+    """Put another WHEN into a trigger's definition; None for the same."""
+    if not condition:
+        return definition
+    before, _, rest = definition.partition(" WHEN (")
+    _, function, called = rest.rpartition(" EXECUTE FUNCTION ")
+    return f"{before} {condition}{function}{called}"
 
 
 def _enabled(pair: Pair, name: str, enabled: str) -> Iterator[Step]:

@@ -11,7 +11,7 @@ from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Object
 
-GENERATED = "its stored values come from the leaked ones; drop it, and add it again after the swap"
+GENERATED = "its stored values come from the {}; drop it, and add it again after the swap"
 UNKNOWN = "the swap does not know how to carry it over; drop it, and create it again after the swap"
 
 
@@ -55,5 +55,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
             f"on {column}",
             frozenset({column}),
             frozenset({(catalog, oid)}),
-            refused=GENERATED if generated else UNKNOWN,
+            refused=GENERATED.format(pair.replacement.meaning.words.retired)
+            if generated
+            else UNKNOWN,
         )
