@@ -7,7 +7,7 @@ they write, and what the books must say in the end.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,6 +20,8 @@ from migrations_playbook.replacement import Replacement
 if TYPE_CHECKING:
     from migrations_playbook.rehearsal.traffic.audit import Audit
 
+# Values that are drawn by one statement.
+DRAWN = 500
 # The two fields of a shadow.
 Role = Literal["live", "shadow"]
 
@@ -79,8 +81,8 @@ class Plot(ABC):
         """Tell whether a value of a field stands for one row."""
 
     @abstractmethod
-    def draw_values(self, alias: str, count: int) -> list[dict[Role, Any]]:
-        """Draw values that no row has, for each field that a client may set.
+    def draw_values(self, alias: str) -> Iterator[dict[Role, Any]]:
+        """Draw values that no row has, without an end, for each field that a client may set.
 
         Lock: none.
         """

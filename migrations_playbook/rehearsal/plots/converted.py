@@ -10,7 +10,7 @@ a while ago, may change nothing, or be as good as a write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, LiteralString
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -19,7 +19,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
 from migrations_playbook.meaning.sync import Maker
-from migrations_playbook.rehearsal.plots.base import Plot, Role
+from migrations_playbook.rehearsal.plots.base import DRAWN, Plot, Role
 from migrations_playbook.rehearsal.plots.samples import find_sampler
 from migrations_playbook.rehearsal.traffic.audit import Audit
 from migrations_playbook.trigger_sql import SYNC_SETTINGS
@@ -96,11 +96,12 @@ class ConvertedPlot(Plot):
                 f"{self.replacement} has no way down: release N must be gone before the swap, and "
                 "the first write after it ends the revert, so there is nothing to rehearse."
             )
-        live, shadow = self._list_declared()
-        if find_sampler([live, shadow]) is None:
+        fields = self._list_declared()
+        if find_sampler(list(fields)) is None:
+            kind = type(fields[1]).__name__
             return PlaybookError(
-                f"The clients of a rehearsal know no values of a {type(shadow).__name__} to write, "
-                f"so {self.replacement} cannot be rehearsed."
+                f"The clients of a rehearsal know no values of a {kind} to write, so "
+                f"{self.replacement} cannot be rehearsed."
             )
         return None
 
@@ -127,19 +128,21 @@ class ConvertedPlot(Plot):
         """Tell whether a field is unique."""
         return bool(field.unique)
 
-    def draw_values(self, alias: str, count: int) -> list[dict[Role, Any]]:
-        """Draw pairs of values, each made of the other. Lock: none."""
-        live, shadow = self._list_declared()
-        sample = find_sampler([live, shadow])
+    def draw_values(self, alias: str) -> Iterator[dict[Role, Any]]:
+        """Draw pairs of values, the live one made of the other. Lock: none."""
+        sample = find_sampler(list(self._list_declared()))
         assert sample is not None
-        connection = connections[alias]
+        conversion = self.replacement.conversion
         query = sql.SQL("SELECT source, {} FROM unnest(%s::{}[]) AS source").format(
-            sql.SQL(self.replacement.conversion.down("source").replace("%", "%%")),
-            sql.SQL(self.replacement.conversion.up.made_type),
+            sql.SQL(conversion.down("source").replace("%", "%%")),
+            sql.SQL(conversion.up.made_type),
         )
-        with connection.cursor() as cursor:
-            cursor.execute(query, [[sample() for _ in range(count)]])
-            return [{"live": older, "shadow": newer} for newer, older in cursor.fetchall()]
+        while True:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(query, [[sample() for _ in range(DRAWN)]])
+                drawn = cursor.fetchall()
+            for newer, older in drawn:
+                yield {"live": older, "shadow": newer}
 
     def open_books(self, audit: Audit) -> None:
         """Make the functions that evaluate both ways, and the view of what must come of a write."""

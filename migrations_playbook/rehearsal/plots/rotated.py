@@ -10,13 +10,13 @@ A lookup by a value exchanged since misses, rightly: such is the purpose of a ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from django.db import connections, models
 from psycopg import sql
 
-from migrations_playbook.rehearsal.plots.base import Plot, Role
+from migrations_playbook.rehearsal.plots.base import DRAWN, Plot, Role
 from migrations_playbook.rehearsal.traffic.audit import Audit
 
 
@@ -33,15 +33,18 @@ class RotatedPlot(Plot):
         """Tell that a token stands for one row."""
         return True
 
-    def draw_values(self, alias: str, count: int) -> list[dict[Role, Any]]:
+    def draw_values(self, alias: str) -> Iterator[dict[Role, Any]]:
         """Draw live values as the declared value is drawn. Lock: none."""
         # A volatile function is called for each row of its SELECT.
         query = sql.SQL("SELECT {} FROM pg_catalog.generate_series(1, %s)").format(
             self.replacement.rotation.value
         )
-        with connections[alias].cursor() as cursor:
-            cursor.execute(query, [count])
-            return [{"live": value} for (value,) in cursor.fetchall()]
+        while True:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(query, [DRAWN])
+                drawn = cursor.fetchall()
+            for (value,) in drawn:
+                yield {"live": value}
 
     def open_books(self, audit: Audit) -> None:
         """Open no more books: the first copy of the table has the leaked values."""

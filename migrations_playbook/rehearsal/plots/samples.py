@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -26,13 +27,14 @@ def find_sampler(fields: list[Any]) -> Callable[[], Any] | None:
     Returns:
         A function that hardly ever makes a value twice; None for a type that is not known.
     """
+    numbers = _count_numbers(fields)
     samplers: tuple[tuple[Any, Callable[[], Any]], ...] = (
         (models.UUIDField, uuid.uuid4),
         (models.DateTimeField, _draw_time),
         (models.DateField, _draw_date),
-        (models.IntegerField, partial(_draw_number, fields)),
-        (models.DecimalField, lambda: Decimal(_draw_number(fields))),
-        (models.FloatField, lambda: float(_draw_number(fields))),
+        (models.IntegerField, lambda: next(numbers)),
+        (models.DecimalField, lambda: Decimal(next(numbers))),
+        (models.FloatField, lambda: float(next(numbers))),
         (models.CharField | models.TextField, partial(_draw_text, fields)),
     )
     return next((make for kind, make in samplers if isinstance(fields[-1], kind)), None)
@@ -47,8 +49,8 @@ def _draw_date() -> date:
     return _draw_time().date()
 
 
-def _draw_number(fields: list[Any]) -> int:
-    """Draw an integer that every field of numbers takes."""
+def _count_numbers(fields: list[Any]) -> Iterator[int]:
+    """Count from anywhere, within what each field of numbers takes: so two hardly ever meet."""
     bounds: list[int] = [INTEGER]
     for each in fields:
         if isinstance(each, models.DecimalField):
@@ -56,7 +58,8 @@ def _draw_number(fields: list[Any]) -> int:
         elif isinstance(each, models.IntegerField):
             operations = connections[DEFAULT_DB_ALIAS].ops
             bounds.append(operations.integer_field_range(each.get_internal_type())[1])
-    return secrets.randbelow(min(bounds))
+    first = secrets.randbelow(min(bounds))
+    return (number % min(bounds) for number in itertools.count(first))
 
 
 def _draw_text(fields: list[Any]) -> str:

@@ -7,7 +7,6 @@ conversion one that fits both columns.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from django.db import models
@@ -17,8 +16,8 @@ from migrations_playbook.rehearsal.plots.kinds import plot_of
 from migrations_playbook.rehearsal.script import RowMaker
 from migrations_playbook.replacement import Replacement
 
-# Values that are drawn at once, and rows of one statement.
-DRAWN, BATCH = 500, 2_000
+# Rows of one statement.
+BATCH = 2_000
 
 
 class RowFactory:
@@ -43,7 +42,7 @@ class RowFactory:
         self._make = make
         self._plot = plot_of(replacement)
         self._role, self._field = next(iter(self._plot.list_fields(model).items()))
-        self._drawn: deque[dict[Role, Any]] = deque()
+        self._values = self._plot.draw_values(alias)
 
     def read_fields(self) -> dict[str, Any]:
         """Read the fields that a new row sets."""
@@ -71,6 +70,4 @@ class RowFactory:
 
     def draw_value(self, role: Role) -> Any:
         """Draw a value that no row has, for one of the two fields."""
-        if not self._drawn:
-            self._drawn.extend(self._plot.draw_values(self.alias, DRAWN))
-        return self._drawn.popleft()[role]
+        return next(self._values)[role]
