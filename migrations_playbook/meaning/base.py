@@ -133,6 +133,11 @@ class Meaning(ABC):
         return ()
 
     @property
+    def kin(self) -> tuple[Meaning, ...]:
+        """The meanings that are drawn and made together with this one, itself included."""
+        return (self,)
+
+    @property
     def live(self) -> sql.Identifier:
         """The live field's column, to be composed into SQL."""
         return sql.Identifier(self.column_names[0])

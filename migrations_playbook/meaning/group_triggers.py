@@ -7,7 +7,7 @@ order of the group. The duties are those that `rotation` tells, for each member.
 - Where its value is equal to the live one, its sources are drawn again.
 - It may be no secret by itself (a prefix), so that the values of two rows, or the old value and the
   new, are the same. So only a member that draws tells that a save is stale, which then changes no
-  live column of the group.
+  live column of what is drawn and made together.
 
 The function's first line is the declaration: see `base.DECLARED`.
 """
@@ -35,9 +35,7 @@ END IF;
 RETURN NEW;"""
 
 KEEP = """-- migrations_playbook: {declared}
-IF {stale} THEN
-    {restore}
-END IF;
+{stale}
 FOR draw IN 1..100 LOOP
     {draws}
     EXIT WHEN ({clashes}) IS NOT TRUE;
@@ -90,11 +88,18 @@ class GroupKeepTrigger(KeepTrigger):
         members = list_members(model, self.declaration)
         return KEEP.format(
             declared=json.dumps(describe_group(model, self.declaration)),
-            stale=" OR ".join(_is_stale(each) for each in members if not each.sources),
-            restore=" ".join("NEW.{live} := OLD.{live};".format(**each.names) for each in members),
+            stale="\n".join(map(_restore, dict.fromkeys(each.kin for each in members))),
             draws="\n    ".join(map(_keep_value, members)),
             clashes=_write_clashes(members, "OLD.{shadow} IS NULL"),
         )
+
+
+def _restore(kin: Iterable[GroupedRotation]) -> str:
+    """Write the statement to keep the live values where a save is stale: of all drawn together."""
+    return "IF {stale} THEN {kept} END IF;".format(
+        stale=" OR ".join(_is_stale(each) for each in kin if not each.sources),
+        kept=" ".join("NEW.{live} := OLD.{live};".format(**each.names) for each in kin),
+    )
 
 
 def _has_value(member: GroupedRotation) -> str:

@@ -51,6 +51,14 @@ class GroupedRotation(Rotation):
         return tuple(dict.fromkeys((self, *behind)))
 
     @property
+    def kin(self) -> tuple[GroupedRotation, ...]:
+        """The members that are drawn and made together with this one, in their order."""
+        kin: set[GroupedRotation] = {self}
+        for _ in self.members:
+            kin |= {one for each in self.members if kin & {*each.lineage} for one in each.lineage}
+        return tuple(each for each in self.members if each in kin)
+
+    @property
     def names(self) -> dict[str, str]:
         """The columns' names, quoted for a trigger; see `name_columns`."""
         return name_columns(self.model, self.declaration)

@@ -131,11 +131,7 @@ class Pair:
 
     def kin_of(self, member: Member) -> tuple[Member, ...]:
         """List the members that are drawn and made together with a member; itself included."""
-        kin = {member.replacement.meaning}
-        for _ in self.members:
-            for meaning in [each.replacement.meaning for each in self.members]:
-                both = {meaning, *meaning.sources}
-                kin |= both if both & kin else set()
+        kin = member.replacement.meaning.kin
         return tuple(each for each in self.members if each.replacement.meaning in kin)
 
     def members_on(self, names: Iterable[str]) -> tuple[Member, ...]:

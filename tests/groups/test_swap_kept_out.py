@@ -146,3 +146,11 @@ def test_of_two_secrets_that_are_drawn_apart_a_stale_one_keeps_no_new_one_from_i
     assert saved.code == new
     # The stale token is kept out, with its copy.
     assert (saved.token, saved.token_copy) == (fresh.token, fresh.token_copy)
+    # Likewise once they are exchanged back, for an object that was loaded while they were not.
+    play(replacement, revert=True)
+    before = Both._default_manager.get(pk=stale.pk)
+    saved.code = another = Both().code
+    saved.save()
+    reverted = Both._default_manager.get(pk=stale.pk)
+    assert reverted.code == another
+    assert (reverted.token, reverted.token_copy) == (before.token, before.token_copy)

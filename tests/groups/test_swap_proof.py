@@ -1,16 +1,20 @@
+# ruff: noqa: DJ001 - a shadow is null, and nobody reads the model
 """What is made of a token is its own token's: before the exchange, and proven after it."""
 
 from __future__ import annotations
 
 import pytest
+from django.db import models
+from django.db.models import Func
 
+from migrations_playbook import HEX, Group, RandomText, Shadow
 from migrations_playbook.errors import Refused, VerificationFailed
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import mend, swap, verify
 from migrations_playbook.swap.reports import Made, Preparing, Together, Verified
 from tests.fixtures.database import Database
-from tests.fixtures.models_groups import Access, draw_token, fill_access
-from tests.fixtures.models_zoo import play
+from tests.fixtures.models_groups import Access, Grouped, draw_token, fill_access
+from tests.fixtures.models_zoo import expand, fill, play
 from tests.fixtures.tickets import past_the_triggers
 
 # Fresh checksums that are not of their own token.
@@ -122,6 +126,37 @@ def test_what_the_site_makes_by_itself_since_is_told_and_no_failure(
     # Nor do they keep the columns from being exchanged back and again.
     play(filled, revert=True)
     assert play(filled).passed
+
+
+class Marked(Grouped):
+    """A token with what a function of the site's own makes of it."""
+
+    token = models.TextField(default=draw_token)
+    mark = models.TextField(unique=True, default=draw_token)
+    new_token = models.TextField(null=True)
+    new_mark = models.TextField(null=True)
+
+
+def test_what_a_function_of_the_sites_makes_is_drawn_and_proven(empty_database: Database) -> None:
+    empty_database.run(
+        "CREATE FUNCTION public.mark_of(text) RETURNS text LANGUAGE sql IMMUTABLE "
+        "AS $$SELECT 'mark of ' || $1$$"
+    )
+    mark = Func("new_token", function="mark_of", output_field=models.TextField())
+    marked = Group(
+        Shadow(live="token", shadow="new_token", value=RandomText(32, HEX)),
+        Shadow(live="mark", shadow="new_mark", value=mark),
+    )
+    replacement = expand(Marked, marked.members[0])
+    fill(replacement)
+    past_the_triggers(empty_database, "UPDATE zoo_marked SET new_mark = 'none'")
+    with pytest.raises(Refused, match=r"3 rows of .* have a new_mark that is not made"):
+        play(replacement)
+    *_, proof = swap(replacement, using="default", redraw=True)
+    assert isinstance(proof, Verified)
+    assert proof.passed
+    right = "SELECT count(*) FROM zoo_marked WHERE mark = 'mark of ' || token"
+    assert empty_database.value(right) == 3
 
 
 def test_the_quarantines_of_all_members_are_put_back(

@@ -39,7 +39,7 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, clash: Depend
     assert unique is not None, f"{clash} is not unique"
     with engine_transaction(connection):
         hold_names(connection, pair)
-        pin_search_path(connection, *pair.type_schemas)
+        pin_declared_path(connection, pair)
         _draw(
             connection,
             pair,
@@ -79,7 +79,7 @@ def redraw_leaked(
     pair, drawn = inventory.pair, 0
     with engine_transaction(connection):
         hold_names(connection, pair)
-        pin_search_path(connection, *pair.type_schemas)
+        pin_declared_path(connection, pair)
         for member in pair.members:
             quarantine = inventory.quarantine(member)
             for name, value in unsettled_texts(quarantine).items():
@@ -154,6 +154,14 @@ def _leaked_rows(
             member.table.identifier,
             is_remembered_sql(inventory.quarantine(member), member.shadow.name),
         )
+
+
+def pin_declared_path(connection: BaseDatabaseWrapper, pair: Pair) -> None:
+    """Look the names of the declared expressions up as the triggers do, until the commit.
+
+    The operators of the columns' types are found before.
+    """
+    pin_search_path(connection, *pair.type_schemas, "public")
 
 
 def is_unchanged(member: Member) -> sql.Composable:

@@ -14,7 +14,6 @@ from migrations_playbook.postgres.query import (
     engine_transaction,
     fetch_row,
     fetch_value,
-    pin_search_path,
     set_local,
 )
 from migrations_playbook.quarantine.base import Quarantine
@@ -31,6 +30,7 @@ from migrations_playbook.swap.rows.collisions import (
     copy_untriggered,
     is_written_since,
     not_rotated,
+    pin_declared_path,
     redraw_duplicates,
     redraw_leaked,
 )
@@ -73,7 +73,7 @@ class RotatedRows(Rows):
     def _count(self, connection: BaseDatabaseWrapper, condition: sql.Composable) -> int:
         """Count rows by a condition for a statement with parameters."""
         with engine_transaction(connection):
-            pin_search_path(connection, *self.pair.type_schemas)
+            pin_declared_path(connection, self.pair)
             query = sql.SQL("SELECT count(*) FROM {} WHERE {}")
             return int(fetch_value(connection, query.format(self.pair.identifier, condition), []))
 
@@ -156,6 +156,7 @@ def _prove_made(
     The site makes both by itself once they are exchanged, and as it likes: a row that it has
     written since, or that came past the triggers, is counted apart.
     """
+    pin_declared_path(connection, pair)
     astray, own = fetch_row(
         connection,
         sql.SQL("""
