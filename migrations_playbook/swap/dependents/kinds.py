@@ -20,6 +20,7 @@ from migrations_playbook.swap.dependents import (
     replica_identity,
     statistics,
     table,
+    through_functions,
     triggers,
     twins,
     views,
@@ -48,5 +49,6 @@ KINDS: tuple[DependentKind, ...] = (
     publications.KIND,
     functions.KIND,
     whole_rows.KIND,
+    through_functions.KIND,
     positions.KIND,
 )

@@ -16,7 +16,6 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
-from migrations_playbook.postgres.tables import READ_BY
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
@@ -34,6 +33,7 @@ from migrations_playbook.swap.dependents.renewal import (
     twin_address,
     twin_name,
 )
+from migrations_playbook.swap.dependents.through_functions import SEEN, seen_parameters
 from migrations_playbook.swap.dependents.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
@@ -44,14 +44,15 @@ COPIES = (
 
 
 def read_materialized_views(reading: Reading) -> Iterator[Dependent]:
-    """Yield the materialized views that read either column, directly or through views.
+    """Yield the materialized views that read either column, or through views and functions.
 
     Lock: none on the table but ACCESS SHARE; ACCESS EXCLUSIVE on the materialized view for the
     moment of its replacement, or for a refresh without CONCURRENTLY.
     """
     connection, pair = reading.connection, reading.pair
     for copy, twin in _with_twins(pair, _read_copies(connection, pair)):
-        how = describe_columns(pair, copy.names) if copy.direct else "through a view"
+        how = describe_columns(pair, copy.names if copy.direct else ())
+        how = "through a function" if copy.called else how
         rules = [each.rule for each in (copy, twin) if each is not None and each.direct]
         each = Dependent(
             "materialized view",
@@ -115,21 +116,7 @@ def _refusal(reading: Reading, each: Copy) -> str | None:
 
 
 COPIES_OF = sql.SQL("""
-    WITH RECURSIVE reader (oid, rule, direct) AS (
-        (SELECT r.ev_class, r.oid, col.name IS NOT NULL
-           FROM pg_catalog.pg_depend d
-           JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN'
-           JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
-           LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-          WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-            AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = ANY (%s)
-            -- A whole row, as in to_json(t), is in the query's tree but not in pg_depend.
-            AND (col.name IS NOT NULL
-                 OR r.ev_action::text LIKE '%%:varattno 0 :vartype ' || t.reltype || ' %%'))
-        UNION
-        SELECT r.ev_class, r.oid, false
-          FROM {read_by}
-         WHERE r.ev_class <> reader.oid)
+    WITH RECURSIVE {seen}
     SELECT c.oid, r.rule, n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
            r.direct,
            ARRAY(SELECT DISTINCT col.name FROM pg_catalog.pg_depend d
@@ -168,9 +155,10 @@ COPIES_OF = sql.SQL("""
            EXISTS (SELECT FROM pg_catalog.pg_rewrite w
                      JOIN unnest(%s::oid[]) AS relation (oid)
                        ON w.ev_action::text ~ replace(%s, '%%s', relation.oid::text)
-                    WHERE w.oid = r.rule)
-      FROM (SELECT oid, rule, bool_or(direct) AS direct FROM reader
-             GROUP BY oid, rule) AS r
+                    WHERE w.oid = r.rule),
+           r.called
+      FROM (SELECT oid, rule, bool_or(direct) AS direct, bool_and(called) AS called FROM seen
+             WHERE class = 'pg_catalog.pg_class'::regclass GROUP BY oid, rule) AS r
       JOIN pg_catalog.pg_class c ON c.oid = r.oid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
@@ -181,8 +169,8 @@ COPIES_OF = sql.SQL("""
 def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     rows = fetch_all(
         connection,
-        COPIES_OF.format(columns=COLUMNS, read_by=READ_BY),
-        [*pair.columns, pair.oids, *pair.columns, pair.oids, ALIAS_LIST],
+        COPIES_OF.format(columns=COLUMNS, seen=SEEN),
+        [*seen_parameters(pair), *pair.columns, pair.oids, ALIAS_LIST],
     )
     # A view without a text was dropped by another process while the query ran.
     return [Copy(*row) for row in rows if row[11] is not None]

@@ -33,6 +33,7 @@ class Copy(Named):
         populated: whether the view holds data at all.
         text: its query, with the names as they are now.
         by_position: whether the query names the table's columns by position.
+        called: whether it reads the column through a function alone.
     """
 
     oid: int
@@ -52,6 +53,7 @@ class Copy(Named):
     options: list[str]
     comment: str | None
     by_position: bool
+    called: bool
 
 
 def twin_name(pair: Pair, name: str) -> str:

@@ -27,6 +27,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import READ_BY
+from migrations_playbook.swap.dependents.through_functions import SEEN, seen_parameters
 from migrations_playbook.swap.pair import Member, Pair
 
 AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')
@@ -229,8 +230,12 @@ def _shown_query(
 
 
 READERS = sql.SQL("""
-    WITH RECURSIVE reader (oid, depth) AS (
-        SELECT unnest(%s::oid[]), 0
+    WITH RECURSIVE {seen}, reader (oid, depth) AS (
+        (SELECT unnest(%s::oid[]), 0
+         UNION ALL
+         -- A copy of what a function returns. (A view of that keeps nothing.)
+         SELECT seen.oid, 1 FROM seen JOIN pg_catalog.pg_class c ON c.oid = seen.oid
+          WHERE seen.called AND seen.class = 'pg_catalog.pg_class'::regclass AND c.relkind = 'm')
         UNION
         SELECT r.ev_class, reader.depth + 1
           FROM {read_by}
@@ -251,7 +256,7 @@ READERS = sql.SQL("""
      WHERE found.depth > 0
        AND (c.relkind = 'v' OR c.relkind = 'm' AND c.relispopulated)
        AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-     ORDER BY found.depth, c.oid""").format(read_by=READ_BY)
+     ORDER BY found.depth, c.oid""").format(read_by=READ_BY, seen=SEEN)
 
 
 def read_readers(connection: BaseDatabaseWrapper, pair: Pair, member: Member) -> list[Reader]:
@@ -268,7 +273,7 @@ def read_readers(connection: BaseDatabaseWrapper, pair: Pair, member: Member) ->
     rows = fetch_all(
         connection,
         READERS,
-        [pair.oids, pair.table.oid, member.live.number],
+        [*seen_parameters(pair), pair.oids, pair.table.oid, member.live.number],
     )
     # Where the retired values and the key are known to be, by relation and attribute number.
     place = Places.of(pair)
