@@ -3,6 +3,9 @@ PYTHON ?= python3
 ROWS ?= 1000000
 STEPS ?= 10000
 SECONDS ?= 600
+# One more than the cores of a small machine, since some tests wait. Who has nothing left takes over
+# from the others, and neighbours stay together with what they share.
+PARALLEL ?= -n 3 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,13 +24,13 @@ demo: $(STAMP) ## Rehearse the rotation of ROWS tickets (1000000) under live tra
 	@$(BIN)/python manage.py playbook rehearse --rows $(ROWS) --seconds 5 --report reports/rehearsal
 
 test: $(STAMP) ## Run the tests (one file, or options: make test ARGS="tests/tickets/test_seed.py -x")
-	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,-n 2) $(ARGS)
+	@$(BIN)/python -m pytest $(if $(DATABASE_URL),,$(PARALLEL)) $(ARGS)
 
 test-german: $(STAMP) ## Run the tests on a server that speaks German: Debian's, from apt-get install postgresql
 ifeq ($(TRANSLATED),)
 	@echo 'Skipped: there is no PostgreSQL that speaks German in /usr/lib/postgresql (apt-get install postgresql).'
 else
-	@TEST_POSTGRES_BIN=$(TRANSLATED) TEST_POSTGRES_LANGUAGE=de $(BIN)/python -m pytest -n 2 $(ARGS)
+	@TEST_POSTGRES_BIN=$(TRANSLATED) TEST_POSTGRES_LANGUAGE=de $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 endif
 
 soak: $(STAMP) ## Look for faults at length: STEPS steps of random histories (10000), SECONDS of kills (600)
@@ -60,8 +63,9 @@ clean: ## Remove the environment, the caches, the reports and the embedded datab
 	@rm -rf $(VENV) .postgres build reports .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Dependency groups need pip 25.1, newer than the one that some Pythons bring. The umask lets the
-# user that root's embedded PostgreSQL runs as read its programs.
+# Dependency groups need pip 25.1, newer than the one that some Pythons bring. Nothing is compiled,
+# which takes as long as the rest: Python does so with what it imports. The umask lets the user that
+# root's embedded PostgreSQL runs as read its programs.
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo '$(PYTHON) is missing or older than Python 3.11: name a newer one with "make PYTHON=python3.13".' >&2; exit 1; }
@@ -69,6 +73,6 @@ $(STAMP): requirements.txt pyproject.toml
 		{ echo '$(PYTHON) has no venv module: install it (on Debian: apt-get install python3-venv).' >&2; exit 1; }
 	@echo 'Building $(VENV) from requirements.txt and the dev group of pyproject.toml ...'
 	@umask 022; $(PYTHON) -m venv --clear $(VENV)
-	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@umask 022; $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt --group dev
+	@umask 022; $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade 'pip>=25.1'
+	@umask 022; $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt --group dev
 	@touch $@

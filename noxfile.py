@@ -56,4 +56,4 @@ def suite(session: nox.Session, django: str, postgres: str) -> None:
         if postgres in EMBEDDED
         else {"TEST_POSTGRES_BIN": str(programs)}
     )
-    session.run("pytest", "-q", "-n", "2", *session.posargs, env=server)
+    session.run("pytest", "-q", "-n", "3", "--dist", "worksteal", *session.posargs, env=server)
