@@ -77,27 +77,30 @@ def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) 
         sql.SQL("""
             SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
                    pg_catalog.array_agg(DISTINCT t.tgname::text),
-                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names
+                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names, bound.others
               FROM pg_catalog.pg_trigger t
               JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
               CROSS JOIN LATERAL (
-                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names
+                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
+                              FILTER (WHERE d.refobjsubid IS NOT NULL) AS names,
+                          pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS others
                      FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = t.tgrelid AND a.attnum > 0
-                      AND a.attnum IN (
-                          SELECT d.refobjsubid FROM pg_catalog.pg_depend d
-                           WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid
-                             AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                             AND d.refobjid = t.tgrelid)) AS bound
+                     LEFT JOIN (SELECT DISTINCT refobjsubid, refobjid
+                                  FROM pg_catalog.pg_depend
+                                 WHERE classid = 'pg_catalog.pg_trigger'::regclass
+                                   AND objid = t.oid
+                                   AND refclassid = 'pg_catalog.pg_class'::regclass) AS d
+                       ON d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+                    WHERE a.attrelid = t.tgrelid AND a.attnum > 0 AND NOT a.attisdropped) AS bound
              WHERE NOT t.tgisinternal AND t.tgparentid = 0
                AND t.tgrelid = coalesce(%s::oid, t.tgrelid)
                AND pg_catalog.array_length(bound.names, 1) > 1
                AND (EXISTS (SELECT FROM pg_catalog.unnest(%s::text[]) AS beginning
                              WHERE starts_with(t.tgname, beginning))
                     OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
-             GROUP BY 1, 2, 3, 6
+             GROUP BY 1, 2, 3, 6, 7
              ORDER BY 1, 2"""),
         [None if table is None else table.oid, BEGINNINGS, FIRST],
     )
@@ -129,18 +132,21 @@ def _read_pairs(
     triggers: list[str],
     texts: list[str],
     columns: list[str],
+    every: list[str],
 ) -> Iterator[Installed]:
     """Read which columns that the triggers are bound to are the live ones, and which the shadows.
 
     Arguments:
         columns: the columns' names, the older ones first.
+        every: those of all columns of the table. The triggers of a group are bound to its shadows,
+            and not to every live column.
     """
     said = [(text, each) for text in texts for each in read_descriptions(text)]
     for text, each in said:
         live, shadow = unquoted(each["live"]), unquoted(each["shadow"])
-        if {live, shadow} <= set(columns):
+        if shadow in columns and live in every:
             moves = each.get("moves", False)
-            swapped = not moves and columns.index(live) > columns.index(shadow)
+            swapped = not moves and every.index(live) > every.index(shadow)
             yield Installed(
                 schema, table, visible, live, shadow, swapped, text, "up" in each, moves=moves
             )

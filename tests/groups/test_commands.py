@@ -138,6 +138,55 @@ def test_a_member_is_not_dropped_alone(project: Project, fresh: Database) -> Non
     assert columns_of(fresh) == ["checksum", "code", "id"]
 
 
+REMOVAL = """
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("shop", "{after}")]
+    operations = [migrations.RemoveField("voucher", "{field}")]
+"""
+
+
+def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_before(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    removal = "shop/migrations/0003_removal.py"
+    said = []
+    for swapped in (False, True):
+        if swapped:
+            project.manage(database, "playbook", "swap")
+        for field in ("new_code", "a_checksum"):
+            after = "0002_expand_voucher_new_code"
+            project.write(removal, REMOVAL.format(after=after, field=field))
+            code, complaint = project.refusal(database, "migrate")
+            assert (code, complaint.count("\n")) == (1, 1)
+            said.append(complaint)
+        (project.folder / removal).unlink()
+    assert all("holds the fresh values" in each for each in said[:2])
+    assert all("is filled and exchanged together with others" in each for each in said[2:])
+    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
+    assert database.fetch(lives) == [(9, 9)]
+    project.write_models(PLAIN)
+    project.manage(database, "playbook", "forget", "shop.Voucher.a_checksum")
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert "playbook contract shop.Voucher.new_code" in status["next"]
+    project.manage(database, "playbook", "contract")
+    project.manage(database, "migrate")
+    assert columns_of(database) == ["checksum", "code", "id"]
+    assert database.fetch(lives) == [(9, 9)]
+    ours = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
+    assert database.fetch(ours) == []
+    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+
+
 def test_a_follower_joins_a_shadow_that_is_filled_already(
     project: Project, empty_database: Database
 ) -> None:

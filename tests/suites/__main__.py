@@ -36,6 +36,8 @@ NEEDED = (
     "pytest-mock<4",
 )
 OURS = Path(__file__).parent / "oauth_toolkit"
+# Under other names pytest would take them for tests of ours.
+CALLED = {"fixtures.py": "conftest.py", "tokens.py": "test_tokens.py"}
 # What is fetched, a folder a version.
 FETCHED = PROJECT / ".suites" / SUITE
 STAGES = ("untouched", "expanded", "exchanged")
@@ -116,7 +118,7 @@ def make_site(folder: Path) -> Path:
     shutil.rmtree(site / "oauth2_provider")
     tests = site / "tests"
     for path in OURS.glob("*.py"):
-        shutil.copy(path, tests / path.name.replace("fixtures", "conftest"))
+        shutil.copy(path, tests / CALLED.get(path.name, path.name))
     package = tests / "oauth2_migrations"
     package.mkdir()
     (package / "__init__.py").write_text(

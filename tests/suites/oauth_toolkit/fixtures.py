@@ -17,7 +17,9 @@ from django.urls import reverse
 from django.utils import timezone
 from jwcrypto import jwk, jwt
 from oauth2_provider import models
+from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.settings import oauth2_settings as theirs
+from oauthlib.common import Request
 
 from migrations_playbook import status
 
@@ -27,6 +29,8 @@ from .settings import STAGE, UNTOUCHED
 
 # How an application proves who it is: several tests write the same.
 SECRET = "1234567890abcdefghijklmnopqrstuvwxyz"
+# Whom the tokens of the set-up log in: see `ask_tokens`.
+LOGGED_IN: dict[str, bool] = {}
 # A preset, an application and a scope, for which tokens are fetched.
 Fetch = Callable[[dict[str, Any], Any, str], SimpleNamespace]
 # Claims, other than the right ones, for which a token is signed.
@@ -41,9 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """Play to the stage of this run, with the rows of a site that has been at work before."""
     with django_db_blocker.unblock():
+        write_rows()
+        stale = models.AccessToken.objects.get()
         if STAGE == "exchanged":
-            write_rows()
             exchange()
+        LOGGED_IN.update(ask_tokens(stale))
+        # The tests count theirs.
+        get_user_model().objects.all().delete()
         # Of an empty table no row is left to be filled.
         phases = {} if STAGE == UNTOUCHED else {each.phase for each in status.read("default")}
     assert phases == {"untouched": {}, "expanded": {"filled"}, "exchanged": {"swapped"}}[STAGE]
@@ -62,11 +70,37 @@ def write_rows() -> None:
 
 
 def exchange() -> None:
-    """Fill and swap every shadow; the rows then go, for the tests count theirs."""
+    """Fill and swap every shadow."""
     for target in TARGETS:
         call_command("playbook", "backfill", target)
         call_command("playbook", "swap", target)
-    get_user_model().objects.all().delete()
+
+
+def ask_tokens(stale: Any) -> dict[str, bool]:
+    """Ask whom the tokens log in: the one of before, the row's, and one that is made now.
+
+    Arguments:
+        stale: the row, as a process of before has it in hand, and saves it.
+    """
+    before = stale.token
+    stale.save()
+    row = models.AccessToken.objects.get()
+    usual = {"user": row.user, "application": row.application, "expires": row.expires}
+    models.AccessToken.objects.create(token="made now", **usual)
+    asked = {"before": before, "row": row.token, "now": "made now"}
+    return {name: logs_in(token) for name, token in asked.items()}
+
+
+def logs_in(token: str) -> bool:
+    """Tell whether a token logs somebody in, by django-oauth-toolkit's own validator."""
+    request = Request("http://testserver/")
+    return bool(OAuth2Validator().validate_bearer_token(token, [], request))
+
+
+@pytest.fixture
+def logged_in() -> dict[str, bool]:
+    """Whom the tokens of the set-up have logged in."""
+    return LOGGED_IN
 
 
 class Settings:
