@@ -138,6 +138,26 @@ def test_a_member_is_not_dropped_alone(project: Project, fresh: Database) -> Non
     assert columns_of(fresh) == ["checksum", "code", "id"]
 
 
+def test_a_small_table_is_filled_and_swapped_by_migrate(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "playbook", "ensure", "shop.Voucher.a_checksum")
+    assert "live='code', shadow='new_code'" in "".join(
+        path.read_text().replace('"', "'").replace("\n", "").replace("            ", " ")
+        for path in (project.folder / "shop" / "migrations").glob("0003*.py")
+    )
+    database.run("CREATE TABLE was AS SELECT * FROM shop_voucher")
+    project.manage(database, "migrate")
+    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
+    assert database.fetch(lives) == [(9, 9)]
+    same = "SELECT count(*) FROM was JOIN shop_voucher AS now USING (id) WHERE {0}.{1} = {2}.{1}"
+    assert database.value(same.format("was", "code", "now")) == 0
+    assert database.value(same.format("was", "checksum", "now")) == 0
+
+
 REMOVAL = """
 from django.db import migrations
 

@@ -8,6 +8,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.optimizer import MigrationOptimizer
 
 from migrations_playbook.operations import (
+    DropGroup,
     DropShadow,
     EnsureSwapped,
     WithTableLock,
@@ -115,3 +116,23 @@ def test_what_forgets_something_else_stays(other: Operation) -> None:
 def test_the_contract_of_another_shadow_stays() -> None:
     other = DropShadow("voucher", live="code", shadow="newer_code")
     assert squashed(LOCKED, FORGOTTEN, other) == ["SquashedExpand voucher", "DropShadow voucher"]
+
+
+def test_a_group_is_contracted_as_a_whole() -> None:
+    """A member that joins later has an expand of its own."""
+    mark = migrations.AddField("voucher", "new_mark", models.TextField(null=True))
+    joined = WithTableLock("voucher", [mark])
+    forgotten = migrations.SeparateDatabaseAndState(
+        state_operations=[
+            *FORGOTTEN.state_operations,
+            migrations.RemoveField("voucher", "new_mark"),
+        ]
+    )
+    dropped = DropGroup("voucher", columns={"mark": "new_mark", "code": "new_code"})
+    everything = (make("Voucher"), LOCKED, joined, forgotten)
+    assert squashed(*everything, dropped) == ["CreateModel Voucher"]
+    assert squashed(*everything, DROPPED) == [
+        "CreateModel Voucher",
+        "SquashedExpand voucher",
+        "DropShadow voucher",
+    ]
