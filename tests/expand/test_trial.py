@@ -17,6 +17,7 @@ from migrations_playbook import RandomText
 from migrations_playbook.operations import WithTableLock
 from migrations_playbook.replacement import find_replacement
 from tests.fixtures.database import Database, role
+from tests.fixtures.server import server_version
 from tests.fixtures.tickets import add_old_tickets, bring_to, nulls
 from tickets.models import Ticket
 
@@ -145,6 +146,12 @@ def test_a_check_that_needs_more_than_the_live_column_is_left_to_the_swap(
         "ALTER TABLE tickets_ticket ADD CHECK (redeemed_at IS NULL OR token IS NOT NULL), "
         "ADD CHECK (tickets_ticket IS NOT NULL OR true)"
     )
+    expand(RandomUUID())
+
+
+@pytest.mark.skipif(server_version() < 18, reason="NOT ENFORCED came with PostgreSQL 18")
+def test_a_check_that_is_not_enforced_refuses_no_value(expand: Expand, database: Database) -> None:
+    database.run("ALTER TABLE tickets_ticket ADD CHECK (token IS NULL) NOT ENFORCED")
     expand(RandomUUID())
 
 

@@ -6,11 +6,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
-from tests.fixtures.database import Database
+from tests.fixtures.database import Database, role
 from tests.fixtures.tickets import read_status
 from tickets.models import Ticket
 
 WARD = "migrations_playbook_ward_tickets_ticket_new_token"
+MEMORY = "migrations_playbook_leaked_tickets_ticket_new_token"
 DECLARED = ("pgtrigger_fill_new_token_6fffd", "pgtrigger_keep_new_token_7d896")
 UNDONE = {
     "a trigger dropped": (
@@ -28,6 +29,14 @@ UNDONE = {
     "a declared trigger disabled": (
         "ALTER TABLE tickets_ticket DISABLE TRIGGER pgtrigger_fill_new_token_6fffd",
         'the declared trigger "pgtrigger_fill_new_token_6fffd" is disabled, which a revert needs',
+    ),
+    "the memory dropped": (
+        f"DROP TABLE {MEMORY}",
+        f'"{MEMORY}" is missing, so that writes of the site fail',
+    ),
+    "a count dropped": (
+        "DROP SEQUENCE migrations_playbook_hits_tickets_ticket_new_token",
+        '"migrations_playbook_hits_tickets_ticket_new_token" is missing',
     ),
     "the unique constraint dropped as unused": (
         "ALTER TABLE tickets_ticket DROP CONSTRAINT tickets_ticket_token_key_new_token",
@@ -56,6 +65,22 @@ def test_it_is_said_by_the_proof_and_the_status_and_mended(database: Database, w
     assert Ticket.objects.get().token == fresh
     with pytest.raises(IntegrityError), transaction.atomic():
         Ticket.objects.create(token=stale.token)
+    Ticket.objects.get().delete()
+
+
+def test_a_memory_that_the_tables_owner_has_lost_is_said_and_given_back(
+    database: Database,
+) -> None:
+    Ticket.objects.create()
+    with role(database, "keeper"):
+        database.run("GRANT CREATE ON SCHEMA public TO keeper")
+        database.run("ALTER TABLE tickets_ticket OWNER TO keeper")
+        call_command("swap_token_columns")
+        database.run(f"ALTER TABLE {MEMORY} OWNER TO CURRENT_USER")
+        with pytest.raises(CommandError, match=f'"{MEMORY}" is out of reach'):
+            call_command("swap_token_columns", verify=True)
+        call_command("swap_token_columns", mend=True)
+        Ticket.objects.get().delete()
 
 
 @pytest.mark.parametrize("dropped", DECLARED)

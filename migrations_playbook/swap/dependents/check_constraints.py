@@ -94,7 +94,9 @@ def _prove(
     if twin is None:
         yield pair.alter_table(
             f"Check of {spell_shadows(members)} what {each.name} checks of {spell_lives(members)}",
-            sql.SQL("ADD CONSTRAINT {} {} NOT VALID").format(name, sql.SQL(plain)),
+            sql.SQL("ADD CONSTRAINT {} {}{}").format(
+                name, sql.SQL(plain), sql.SQL(" NOT VALID" if each.enforced else "")
+            ),
         )
     if each.validated and not (twin is not None and twin.validated):
         proof = pair.alter_table(
@@ -113,7 +115,7 @@ def _try_values(
     pair: Pair, each: Constraint, twin: Constraint | None, definition: str
 ) -> Iterator[Step]:
     """Look for a fresh value that fails, before a twin could make the site's writes fail."""
-    if twin is not None:
+    if twin is not None or not each.enforced:
         return
     expression = _plain(definition).removesuffix(" NO INHERIT")
     members = pair.members_on(each.on)

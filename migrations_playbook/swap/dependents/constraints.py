@@ -42,6 +42,11 @@ class Constraint:
     incoming: bool
 
     @property
+    def enforced(self) -> bool:
+        """Whether PostgreSQL checks it at all (PostgreSQL 18 lets one be written down only)."""
+        return not self.definition.endswith(" NOT ENFORCED")
+
+    @property
     def covers(self) -> frozenset[Object]:
         """The constraint's address in the catalog, as pg_depend has it."""
         return frozenset({("pg_constraint", self.oid)})

@@ -21,6 +21,7 @@ from migrations_playbook.swap.dependents.inventory import read_inventory
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import prepare
 from tests.fixtures.database import Database, role, wait_until
+from tests.fixtures.server import server_version
 from tickets.models import Ticket
 
 APP = "behaviour_app"
@@ -186,6 +187,19 @@ def test_a_check_is_kept_for_the_live_column(app: Database) -> None:
     def look() -> None:
         with pytest.raises(errors.CheckViolation):
             app.run("INSERT INTO tickets_ticket (token) VALUES (%s)", uuid.UUID(int=0))
+
+    in_every_phase(app, look)
+
+
+@pytest.mark.skipif(server_version() < 18, reason="NOT ENFORCED came with PostgreSQL 18")
+def test_a_check_that_is_not_enforced_goes_along_and_refuses_nothing(app: Database) -> None:
+    app.run(
+        "ALTER TABLE tickets_ticket ADD CONSTRAINT wished CHECK (token IS NULL) "
+        "NO INHERIT NOT ENFORCED"
+    )
+
+    def look() -> None:
+        assert "CHECK ((token IS NULL)) NO INHERIT NOT ENFORCED" in app.dump()
 
     in_every_phase(app, look)
 
