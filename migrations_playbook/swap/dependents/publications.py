@@ -40,55 +40,58 @@ def read_publications(reading: Reading) -> Iterator[Dependent]:
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
-    listed_names = set()
-    for oid, on_schema, on_table, name, owner, columns, condition, names in read_bound(
-        reading,
-        "pg_publication_rel",
-        LISTED,
+    listed = set()
+    for oid, schema, table, name, owner, columns, condition, names in read_bound(
+        reading, "pg_publication_rel", LISTED
     ):
-        listed_names.add(name)
-        publication, table = sql.Identifier(name), sql.Identifier(on_schema, on_table)
-        listed = (
-            sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
-            if columns
-            else sql.SQL("")
-        )
-        where = (
-            sql.SQL(" WHERE ({})").format(sql.SQL(condition))
-            if condition is not None
-            else sql.SQL("")
-        )
+        listed.add(name)
+        address = ("pg_publication_rel", oid)
         yield Dependent(
             "publication",
             name,
             f"{describe_columns(reading.pair, names)}; {SUBSCRIBERS}",
             frozenset(names),
-            frozenset({("pg_publication_rel", oid)}),
+            frozenset({address}),
             refused=not_owned(reading.connection, "publication", name, owner)
-            or reading.chain.refuse(("pg_publication_rel", oid)),
-            steps=Steps(
-                before_rename=(
-                    Step(
-                        f"Take the table out of the publication {name}",
-                        sql.SQL("ALTER PUBLICATION {} DROP TABLE ONLY {}").format(
-                            publication, table
-                        ),
-                        Lock.SHARE_UPDATE_EXCLUSIVE,
-                    ),
-                ),
-                after_rename=(
-                    Step(
-                        f"Publish the new columns in {name}",
-                        sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}{}{}").format(
-                            publication, table, listed, where
-                        ),
-                        Lock.SHARE_UPDATE_EXCLUSIVE,
-                    ),
-                ),
-            ),
+            or reading.chain.refuse(address),
+            steps=_publish_again(name, sql.Identifier(schema, table), columns, condition),
         )
+    for name in _read_with_table(reading):
+        if name not in listed:
+            yield Dependent("publication", name, f"with the whole table; {SUBSCRIBERS}")
 
-    for (name,) in fetch_all(
+
+def _publish_again(
+    name: str, table: sql.Identifier, columns: list[str], condition: str | None
+) -> Steps:
+    """Take a table out of a publication, and add it with the same columns and filter."""
+    publication = sql.Identifier(name)
+    added = [sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}").format(publication, table)]
+    if columns:
+        added.append(sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns))))
+    if condition is not None:
+        added.append(sql.SQL("WHERE ({})").format(sql.SQL(condition)))
+    return Steps(
+        before_rename=(
+            Step(
+                f"Take the table out of the publication {name}",
+                sql.SQL("ALTER PUBLICATION {} DROP TABLE ONLY {}").format(publication, table),
+                Lock.SHARE_UPDATE_EXCLUSIVE,
+            ),
+        ),
+        after_rename=(
+            Step(
+                f"Publish the new columns in {name}",
+                sql.SQL(" ").join(added),
+                Lock.SHARE_UPDATE_EXCLUSIVE,
+            ),
+        ),
+    )
+
+
+def _read_with_table(reading: Reading) -> list[str]:
+    """Read the publications that have the table or a partition, by name."""
+    rows = fetch_all(
         reading.connection,
         sql.SQL("""
             SELECT DISTINCT p.pubname
@@ -97,9 +100,8 @@ def read_publications(reading: Reading) -> Iterator[Dependent]:
               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
              WHERE c.oid = ANY (%s) ORDER BY p.pubname"""),
         [reading.pair.oids],
-    ):
-        if name not in listed_names:
-            yield Dependent("publication", name, f"with the whole table; {SUBSCRIBERS}")
+    )
+    return [name for (name,) in rows]
 
 
 KIND = DependentKind(

@@ -213,7 +213,7 @@ def read_remade_views(reading: Reading) -> Iterator[Dependent]:
                 after_rename=(
                     # By then what reads them has let them go.
                     *((drop,) if first else ()),
-                    *_make(view, mine),
+                    *_make(view, mine, me),
                     *_define(view, parts[view.oid]),
                     *_grant(view, mine, granted, me),
                     *_comment(view, comments[view.oid]),
@@ -262,7 +262,7 @@ def _refusals(
         )
 
 
-def _make(view: View, mine: Holding) -> Iterator[Step]:
+def _make(view: View, mine: Holding, me: str) -> Iterator[Step]:
     yield Step(
         f"Make the view {view} again",
         sql.SQL("CREATE VIEW {}{} AS\n{}").format(
@@ -272,11 +272,14 @@ def _make(view: View, mine: Holding) -> Iterator[Step]:
         ),
         Lock.NONE,
     )
-    yield Step(
-        f"Give {view} to its owner",
-        sql.SQL("ALTER VIEW {} OWNER TO {}").format(view.identifier, sql.Identifier(mine.owner)),
-        Lock.NONE,
-    )
+    if mine.owner != me:
+        yield Step(
+            f"Give {view} to its owner",
+            sql.SQL("ALTER VIEW {} OWNER TO {}").format(
+                view.identifier, sql.Identifier(mine.owner)
+            ),
+            Lock.NONE,
+        )
 
 
 def _define(view: View, parts: list[list[Any]]) -> Iterator[Step]:

@@ -17,6 +17,8 @@ from migrations_playbook.swap.dependents.base import (
 )
 from migrations_playbook.swap.dependents.reading import Reading, read_bound
 
+WEAK = Lock.SHARE_UPDATE_EXCLUSIVE
+
 STATISTICS = """
     SELECT o.oid, m.nspname, c.relname, n.nspname, o.stxname,
            pg_catalog.pg_get_userbyid(o.stxowner),
@@ -34,72 +36,45 @@ def read_statistics(reading: Reading) -> Iterator[Dependent]:
 
     Lock: SHARE UPDATE EXCLUSIVE on the table.
     """
-    for (
-        oid,
-        on_schema,
-        on_table,
-        schema,
-        name,
-        owner,
-        definition,
-        target,
-        note,
-        names,
-    ) in read_bound(
-        reading,
-        "pg_statistic_ext",
-        STATISTICS,
-    ):
-        identifier = sql.Identifier(schema, name)
-        label = f"{schema}.{name}"
-        weak = Lock.SHARE_UPDATE_EXCLUSIVE
-        again = [
-            Step(f"Put the statistics {label} on the new columns", sql.SQL(definition), weak),
-            Step(
-                f"Keep the owner of {label}",
-                sql.SQL("ALTER STATISTICS {} OWNER TO {}").format(
-                    identifier, sql.Identifier(owner)
-                ),
-                weak,
-            ),
-        ]
-        if target is not None and target != -1:
-            again.append(
-                Step(
-                    f"Keep the target of {label}",
-                    sql.SQL("ALTER STATISTICS {} SET STATISTICS {}").format(
-                        identifier, sql.Literal(target)
-                    ),
-                    weak,
-                )
-            )
-        again += comment_steps(label, sql.SQL("STATISTICS {}").format(identifier), note)
+    rows = read_bound(reading, "pg_statistic_ext", STATISTICS)
+    for oid, on_schema, on_table, schema, name, owner, definition, target, note, names in rows:
+        identifier, label = sql.Identifier(schema, name), f"{schema}.{name}"
+        address = ("pg_statistic_ext", oid)
+        drop = sql.SQL("DROP STATISTICS {}").format(identifier)
+        collect = sql.SQL("ANALYZE {}").format(sql.Identifier(on_schema, on_table))
+        commented = sql.SQL("STATISTICS {}").format(identifier)
         yield Dependent(
             "statistics",
             label,
             describe_columns(reading.pair, names),
             frozenset(names),
-            frozenset({("pg_statistic_ext", oid)}),
+            frozenset({address}),
             refused=not_owned(reading.connection, "statistics", label, owner)
-            or reading.chain.refuse(("pg_statistic_ext", oid)),
+            or reading.chain.refuse(address),
             steps=Steps(
                 before_rename=(
-                    Step(
-                        f"Take the statistics {label} off the old columns",
-                        sql.SQL("DROP STATISTICS {}").format(identifier),
-                        weak,
-                    ),
+                    Step(f"Take the statistics {label} off the old columns", drop, WEAK),
                 ),
-                after_rename=tuple(again),
-                follow_up=(
+                after_rename=(
                     Step(
-                        f"Collect the statistics {label}",
-                        sql.SQL("ANALYZE {}").format(sql.Identifier(on_schema, on_table)),
-                        weak,
+                        f"Put the statistics {label} on the new columns", sql.SQL(definition), WEAK
                     ),
+                    *_keep(label, identifier, owner, target),
+                    *comment_steps(label, commented, note),
                 ),
+                follow_up=(Step(f"Collect the statistics {label}", collect, WEAK),),
             ),
         )
+
+
+def _keep(label: str, identifier: sql.Identifier, owner: str, target: int | None) -> Iterator[Step]:
+    """Give statistics that are made again the owner and the target that they had."""
+    alter = sql.SQL("ALTER STATISTICS {} ").format(identifier)
+    owned = sql.SQL("OWNER TO {}").format(sql.Identifier(owner))
+    yield Step(f"Keep the owner of {label}", alter + owned, WEAK)
+    if target is not None and target != -1:
+        targeted = sql.SQL("SET STATISTICS {}").format(sql.Literal(target))
+        yield Step(f"Keep the target of {label}", alter + targeted, WEAK)
 
 
 KIND = DependentKind(

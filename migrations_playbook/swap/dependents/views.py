@@ -7,9 +7,11 @@ mean the other columns. Privileges, comments and other views on the view stay.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
+from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
@@ -54,6 +56,60 @@ VIEWS = sql.SQL("""
      GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""")
 
 
+@dataclass(frozen=True)
+class Query(Named):
+    """The query of a view, or a rule of a table or a view, that reads either column.
+
+    Arguments:
+        rule: its name in pg_rewrite.
+        relation: the view, or the rule's table or view.
+        kind: `relkind` of that.
+        owner: whose it is.
+        options: of a view, security_barrier and the like.
+        mine: whether it is nobody else's temporary view.
+        text: as PostgreSQL writes it.
+        names: which of the columns it is bound to.
+        lets_go: whether it reads a view that is made again.
+        event: the event of a rule.
+        by_position: whether it names the columns by their position.
+    """
+
+    oid: int
+    rule: str
+    relation: int
+    schema: str
+    name: str
+    kind: str
+    owner: str
+    options: list[str]
+    mine: bool
+    text: str
+    names: list[str]
+    lets_go: bool
+    event: str
+    by_position: bool
+
+    @property
+    def is_view(self) -> bool:
+        """Whether this is a view's own query."""
+        return self.rule == "_RETURN"
+
+    @property
+    def label(self) -> str:
+        """The name for a person."""
+        return str(self) if self.is_view else f"{self.rule} on {self}"
+
+    @property
+    def restated(self) -> sql.Composable:
+        """The statement that says the text again."""
+        text = self.text.rstrip().removesuffix(";")
+        if not self.is_view:
+            return sql.SQL("CREATE OR REPLACE {}").format(sql.SQL(text.removeprefix("CREATE ")))
+        return sql.SQL("CREATE OR REPLACE VIEW {}{} AS\n{}").format(
+            self.identifier, with_options(self.options), sql.SQL(text)
+        )
+
+
 def read_views(reading: Reading) -> Iterator[Dependent]:
     """Yield the views and rules bound to either column; the youngest first.
 
@@ -62,74 +118,55 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
 
     Lock: ACCESS EXCLUSIVE on each view, and on each table with such a rule.
     """
-    connection, pair, chain = reading.connection, reading.pair, reading.chain
+    pair, remade = reading.pair, reading.chain.oids
     rows = fetch_all(
-        connection,
+        reading.connection,
         VIEWS.format(columns=COLUMNS),
-        [chain.oids, pair.oids, ALIAS_LIST, *pair.columns, chain.oids],
+        [remade, pair.oids, ALIAS_LIST, *pair.columns, remade],
     )
-    for (
-        oid, rule, relation, schema, name, kind, owner, options, mine, text, names, lets_go, event,
-        alias,
-    ) in rows:  # fmt: skip
-        if relation in chain.oids and not alias:
+    for each in (Query(*row) for row in rows):
+        if each.relation in remade and not each.by_position:
             continue
-        identifier = sql.Identifier(schema, name)
-        shown = f"{schema}.{name}"
-        covers = frozenset({("pg_rewrite", oid)})
-        how, columns = describe_columns(pair, names), frozenset(names)
-        is_view = rule == "_RETURN"
-        what = "view" if is_view else "rule"
-        label = shown if is_view else f"{rule} on {shown}"
-        refused = not_owned(connection, "view" if kind == VIEW else "table", shown, owner)
-        if not mine:
-            refused = "it is a temporary view of another session; end that session first"
-        if is_view and refused is None:
-            refused = may_not_create(connection, schema)
-        if alias and refused is None:
-            refused = BY_POSITION
-        if refused is None:
-            refused = chain.refuse(("pg_class", relation) if is_view else ("pg_rewrite", oid))
-        if refused is not None:
-            yield Dependent(what, label, how, columns, covers, refused=refused)
-            continue
-        statement: sql.Composable = sql.SQL(text.rstrip().removesuffix(";"))
-        if is_view:
-            statement = sql.SQL("CREATE OR REPLACE VIEW {}{} AS\n{}").format(
-                identifier, with_options(options), statement
-            )
-        else:
-            statement = sql.SQL("CREATE OR REPLACE {}").format(
-                sql.SQL(text.rstrip().removesuffix(";").removeprefix("CREATE "))
-            )
-        yield Dependent(
+        what = "view" if each.is_view else "rule"
+        found = Dependent(
             what,
-            label,
-            how,
-            columns,
-            covers,
-            Steps(
-                locked_before=(lock_step(shown, identifier, kind, owner),)
-                if relation not in pair.oids
-                else (),
-                before_rename=(_let_go(label, rule, identifier, event),) if lets_go else (),
-                after_rename=(
-                    Step(
-                        f"Let the {what} {label} read the new columns",
-                        statement,
-                        Lock.ACCESS_EXCLUSIVE,
-                    ),
-                ),
-            ),
+            each.label,
+            describe_columns(pair, each.names),
+            frozenset(each.names),
+            frozenset({("pg_rewrite", each.oid)}),
+            refused=next(_refusals(reading, each), None),
         )
+        let_read = f"Let the {what} {each.label} read the new columns"
+        steps = Steps(
+            locked_before=(lock_step(str(each), each.identifier, each.kind, each.owner),)
+            if each.relation not in pair.oids
+            else (),
+            before_rename=(_let_go(each),) if each.lets_go else (),
+            after_rename=(Step(let_read, each.restated, Lock.ACCESS_EXCLUSIVE),),
+        )
+        yield found if found.refused else replace(found, steps=steps)
 
 
-def _let_go(label: str, rule: str, on: sql.Identifier, event: str) -> Step:
+def _refusals(reading: Reading, each: Query) -> Iterator[str]:
+    """Yield why a view or a rule cannot be restated, the first reason first."""
+    if not each.mine:
+        yield "it is a temporary view of another session; end that session first"
+    kind = "view" if each.kind == VIEW else "table"
+    yield from filter(None, (not_owned(reading.connection, kind, str(each), each.owner),))
+    if each.is_view:
+        yield from filter(None, (may_not_create(reading.connection, each.schema),))
+    if each.by_position:
+        yield BY_POSITION
+    address = ("pg_class", each.relation) if each.is_view else ("pg_rewrite", each.oid)
+    yield from filter(None, (reading.chain.refuse(address),))
+
+
+def _let_go(each: Query) -> Step:
     """Let a rule do nothing while the view that it reads is made again."""
     return Step(
-        f"Let the rule {label} read nothing",
+        f"Let the rule {each.label} read nothing",
         sql.SQL("CREATE OR REPLACE RULE {} AS ON {} TO {} DO INSTEAD NOTHING").format(
-            sql.Identifier(rule), sql.SQL(event), on
+            sql.Identifier(each.rule), sql.SQL(each.event), each.identifier
         ),
         Lock.ACCESS_EXCLUSIVE,
     )
