@@ -58,8 +58,11 @@ def unsettled_texts(quarantine: Quarantine) -> dict[str, str]:
 
 
 def text_settings(quarantine: Quarantine) -> sql.Composable:
-    """Compose the same settings as clauses of CREATE FUNCTION."""
+    """Compose the same settings, and those of its kin, as clauses of CREATE FUNCTION."""
+    settings = {
+        name: value for each in quarantine.together for name, value in unsettled_texts(each).items()
+    }
     return sql.SQL("").join(
         sql.SQL(" SET {} = {}").format(sql.SQL(name), sql.Literal(value))
-        for name, value in unsettled_texts(quarantine).items()
+        for name, value in settings.items()
     )

@@ -143,10 +143,11 @@ def _create(
     """Build the steps to create a function with the rights of the table's owner.
 
     So the application needs no right on the memory and the sequences. The schemas of the types are
-    in the function's path, for their operators.
+    in the function's path, for their operators; those of the kin's too, which *ward* compares.
     """
     columns = quarantine.table.columns
-    schemas = [columns[each].type_schema for each in quarantine.compared]
+    compared = [name for each in quarantine.together for name in each.compared]
+    schemas = [columns[each].type_schema for each in compared]
     retired = sql.Identifier(quarantine.retired)
     parts |= {
         "live": sql.Identifier(quarantine.live),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from migrations_playbook.errors import LockNotAvailable, Refused
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused
 from migrations_playbook.management.swap import SwapCommand
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
@@ -202,6 +202,25 @@ def test_an_exchange_that_fails_in_its_midst_leaves_both_columns_as_they_were(
         )
     assert failures > 3
     assert alike(empty_database, OLD if revert else FRESH) == 3
+
+
+def test_a_session_that_is_ended_in_the_exchange_leaves_both_columns_as_they_were(
+    empty_database: Database, filled: Replacement
+) -> None:
+    """Once the first member's columns are renamed, and the second one's are being renamed."""
+    empty_database.run(
+        "CREATE FUNCTION memory.kill() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN "
+        "IF EXISTS (SELECT FROM pg_attribute "
+        "WHERE attrelid = 'public.zoo_access'::regclass AND attname ~ 'token_checksum.*between') "
+        "THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; END$$"
+    )
+    empty_database.run("CREATE EVENT TRIGGER k ON ddl_command_end EXECUTE FUNCTION memory.kill()")
+    with pytest.raises(ConnectionLost, match="the swap was not committed"):
+        play(filled)
+    assert alike(empty_database, OLD) == 3
+    assert alike(empty_database, "t.new_token = was.new_token") == 3
+    empty_database.run("DROP EVENT TRIGGER k")
+    assert play(filled).passed
 
 
 def test_a_column_renamed_by_hand_is_told_and_refused(

@@ -1,17 +1,30 @@
+# ruff: noqa: DJ001 - a shadow is null, and nobody reads the model
 """After the swap the leaked values of a group are kept out together."""
 
 from __future__ import annotations
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, models
+from django.db.models.functions import Cast
 from psycopg import errors
 
+from migrations_playbook import Group, Shadow
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.quarantine.watch import read_stale_writes
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database
-from tests.fixtures.models_groups import BOTH, PASS, Access, Both, Pass, draw_token, fill_access
-from tests.fixtures.models_zoo import expand, fill, play
+from tests.fixtures.models_groups import (
+    BOTH,
+    PASS,
+    Access,
+    Both,
+    Grouped,
+    Pass,
+    draw_token,
+    fill_access,
+)
+from tests.fixtures.models_zoo import WORDS, WordField, expand, fill, play
+from tests.fixtures.words import add_words
 
 TOKENS = "SELECT token, token_checksum FROM zoo_access WHERE id = %s"
 
@@ -154,3 +167,34 @@ def test_of_two_secrets_that_are_drawn_apart_a_stale_one_keeps_no_new_one_from_i
     reverted = Both._default_manager.get(pk=stale.pk)
     assert reverted.code == another
     assert (reverted.token, reverted.token_copy) == (before.token, before.token_copy)
+
+
+class CopiedWord(Grouped):
+    """A token of a type whose operators stand in public, and its copy as a plain text."""
+
+    token = WordField(unique=True, default=draw_token)
+    copy = models.TextField(default=draw_token)
+    new_token = WordField(null=True)
+    new_copy = models.TextField(null=True)
+
+
+def test_a_stale_copy_of_a_value_with_operators_of_its_own_is_kept_out(
+    empty_database: Database,
+) -> None:
+    add_words(empty_database)
+    # Compared as texts they would be other values; without the cast they could not be compared.
+    empty_database.run("DROP CAST (word AS text)")
+    words = Group(
+        Shadow(live="token", shadow="new_token", value=WORDS.value),
+        Shadow(live="copy", shadow="new_copy", value=Cast("new_token", models.TextField())),
+    )
+    replacement = expand(CopiedWord, words.members[0])
+    fill(replacement)
+    stale = CopiedWord._default_manager.earliest("id")
+    play(replacement)
+    fresh = CopiedWord._default_manager.get(pk=stale.pk)
+    stale.token = str(stale.token).upper()
+    stale.save()
+    kept = CopiedWord._default_manager.get(pk=stale.pk)
+    assert (kept.token, kept.copy) == (fresh.token, fresh.copy)
+    assert hits(replacement) == [1, 1]

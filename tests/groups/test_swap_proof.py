@@ -13,7 +13,7 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import mend, swap, verify
 from migrations_playbook.swap.reports import Made, Preparing, Together, Verified
 from tests.fixtures.database import Database
-from tests.fixtures.models_groups import Access, Grouped, draw_token, fill_access
+from tests.fixtures.models_groups import BOTH, Access, Both, Grouped, draw_token, fill_access
 from tests.fixtures.models_zoo import expand, fill, play
 from tests.fixtures.tickets import past_the_triggers
 
@@ -87,6 +87,24 @@ def test_a_fresh_checksum_that_has_leaked_is_drawn_again_with_its_token(
     assert prove(filled).passed
     leaked = "SELECT count(*) FROM zoo_access t JOIN memory.was ON t.token = was.token"
     assert empty_database.value(leaked) == 0
+
+
+def test_a_value_that_is_drawn_again_takes_along_what_is_made_of_it_and_nothing_else(
+    empty_database: Database,
+) -> None:
+    replacement = expand(Both, BOTH.members[0])
+    fill(replacement)
+    empty_database.run("CREATE TABLE was AS SELECT * FROM zoo_both")
+    past_the_triggers(
+        empty_database,
+        "UPDATE zoo_both t SET new_token = other.token, new_token_copy = other.token "
+        "FROM zoo_both other WHERE t.id = 1 AND other.id = 2",
+    )
+    assert play(replacement).passed
+    assert empty_database.fetch(
+        "SELECT t.code = was.new_code, t.token <> was.new_token, t.token_copy = t.token "
+        "FROM zoo_both t JOIN was USING (id) ORDER BY id"
+    ) == [(True, True, True), (True, False, True), (True, False, True)]
 
 
 def test_a_checksum_of_another_token_fails_the_proof_which_advises_no_revert(
