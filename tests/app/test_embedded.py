@@ -19,6 +19,7 @@ import pytest
 from app.embedded.programs import ServerError
 from app.embedded.server import Cluster
 from tests.fixtures.database import wait_until
+from tests.fixtures.nursery import run_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,15 +102,8 @@ def kill_server(cluster: Cluster) -> int:
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     chosen = ("DATABASE_URL", "EMBEDDED_POSTGRES_VERSION")
     inherited = {name: value for name, value in os.environ.items() if name not in chosen}
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=inherited | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    program = ["manage.py", *arguments]
+    return run_program(program, cwd=ROOT, env=inherited | environment, timeout=60)
 
 
 def as_server_user(data_dir: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures.nursery import run_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -14,15 +15,7 @@ OTHERS = "DATABASE_URL", "DJANGO_SECRET_KEY", "DJANGO_DEBUG", "DJANGO_ALLOWED_HO
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in OTHERS}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=inherited | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_program(arguments, cwd=ROOT, env=inherited | environment, timeout=60)
 
 
 def setting(name: str, **environment: str) -> str:
