@@ -27,8 +27,6 @@ from migrations_playbook.swap.reports import Verified, put_together
 from migrations_playbook.swap.rows.kinds import rows_of
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
-# Unread views are named; so is the memory, by this.
-MEMORY = "the memory of leaked values"
 # Each role's privileges on the live columns: role, privilege, and the place, where there are more.
 Rights = frozenset[tuple[str, str, str]]
 

@@ -13,7 +13,6 @@ from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
     fetch_value,
-    pin_search_path,
     set_local,
 )
 from migrations_playbook.postgres.site_triggers import IGNORE, spell_ignored
@@ -22,6 +21,7 @@ from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
+from migrations_playbook.swap.rows.conditions import not_rotated, pin_declared_path
 
 # How many values a row may draw to get another than its live value.
 DRAWING_ROUNDS = 20
@@ -154,47 +154,6 @@ def _leaked_rows(
             member.table.identifier,
             is_remembered_sql(inventory.quarantine(member), member.shadow.name),
         )
-
-
-def pin_declared_path(connection: BaseDatabaseWrapper, pair: Pair) -> None:
-    """Look the names of the declared expressions up as the triggers do, until the commit.
-
-    The operators of the columns' types are found before.
-    """
-    pin_search_path(connection, *pair.type_schemas, "public")
-
-
-def is_unchanged(member: Member) -> sql.Composable:
-    """Compose the condition that a row has the same value in both columns."""
-    return sql.SQL("{} = {}").format(member.live.identifier, member.shadow.identifier)
-
-
-def is_written_since(pair: Pair, member: Member) -> sql.Composable:
-    """Compose the condition that the site has written a row's value since an exchange.
-
-    What is made of other values is written with those.
-    """
-    kin = (each for each in pair.kin_of(member) if not each.replacement.meaning.sources)
-    return sql.SQL(" OR ").join(map(is_unchanged, (member, *kin)))
-
-
-def not_rotated(inventory: Inventory, member: Member, *, exchanged: bool) -> sql.Composable:
-    """Compose the condition that an exchange would not give a row the value that is declared.
-
-    A drawn value is the live one. (After a revert such a row was written while swapped, and its
-    value has not leaked.) What is made of other values is not made of the row's own: a prefix may
-    be the same as the live one. The site has written its values since an exchange as it likes.
-
-    For a statement with parameters.
-    """
-    if not member.replacement.meaning.sources:
-        return is_unchanged(member)
-    astray = member.replacement.rotation.is_astray("shadow")
-    if not exchanged:
-        return astray
-    return sql.SQL("({}) AND ({}) IS NOT TRUE").format(
-        astray, is_written_since(inventory.pair, member)
-    )
 
 
 def _draw(

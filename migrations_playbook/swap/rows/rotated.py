@@ -28,11 +28,13 @@ from migrations_playbook.swap.reports import Made, Verified
 from migrations_playbook.swap.rows.base import Rows
 from migrations_playbook.swap.rows.collisions import (
     copy_untriggered,
+    redraw_duplicates,
+    redraw_leaked,
+)
+from migrations_playbook.swap.rows.conditions import (
     is_written_since,
     not_rotated,
     pin_declared_path,
-    redraw_duplicates,
-    redraw_leaked,
 )
 
 if TYPE_CHECKING:
