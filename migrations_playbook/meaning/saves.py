@@ -16,12 +16,15 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
 from django.db.models.signals import post_init, post_save, pre_save
 
-# The attribute of an object's state that has what is remembered, for each pair of fields.
-REMEMBERED = "migrations_playbook"
+# Of a field that an object has not loaded.
+DEFERRED = models.NOT_PROVIDED
 
 
 class SavedPair:
     """The two fields of a conversion, in the objects of its model.
+
+    An object's state remembers the two values of its last load or save(), and whether the database
+    may have changed one of them since.
 
     Arguments:
         live: the live field's name.
@@ -29,61 +32,63 @@ class SavedPair:
     """
 
     def __init__(self, live: str, shadow: str) -> None:
-        self.live, self.shadow = live, shadow
+        self.names = live, shadow
+        self._key = f"migrations_playbook: {live}, {shadow}"
 
     def follow(self, models_of_it: Iterable[type[models.Model]]) -> None:
         """Follow the objects of a model, its proxies and its children from now on."""
         for model in models_of_it:
-            for signal, receiver in (
-                (post_init, self.begin),
-                (pre_save, self.renew),
-                (post_save, self.conclude),
-            ):
-                identity = (REMEMBERED, self.live, self.shadow)
-                signal.connect(receiver, sender=model, weak=False, dispatch_uid=identity)
+            for signal, receiver in self._receivers:
+                signal.connect(receiver, sender=model, weak=False, dispatch_uid=self._key)
+
+    def leave(self, model: type[models.Model]) -> None:
+        """Follow the objects of a model no more."""
+        for signal, _ in self._receivers:
+            signal.disconnect(sender=model, dispatch_uid=self._key)
+
+    @property
+    def _receivers(self) -> tuple[tuple[Any, Any], ...]:
+        return (post_init, self.begin), (pre_save, self.renew), (post_save, self.conclude)
 
     def begin(self, instance: models.Model, **_: Any) -> None:
         """Remember the values of an object that has been loaded, or made."""
-        self._remember(instance, self._read(instance), outdated=False)
+        vars(instance._state)[self._key] = *self._read(instance), False
 
     def renew(self, instance: models.Model, *, using: str, raw: bool, **_: Any) -> None:
         """Read anew, before a save(), what the object has not changed since the last one."""
-        before, outdated = self._recall(instance)
+        *before, outdated = self._recall(instance)
         if not outdated or raw or instance._state.adding:
             return
         now = self._read(instance)
-        same = [name for name, value in now.items() if name in before and before[name] == value]
+        same = [
+            name
+            for name, value, old in zip(self.names, now, before, strict=True)
+            if value is not DEFERRED and value == old and not hasattr(value, "resolve_expression")
+        ]
         try:
             instance.refresh_from_db(using=using, fields=same)
         except ObjectDoesNotExist:
             return  # this save() inserts it again
-        now = self._read(instance)
-        self._remember(instance, before | {name: now[name] for name in same}, outdated=True)
+        for position, name in enumerate(self.names):
+            if name in same:
+                before[position] = vars(instance)[name]
+        vars(instance._state)[self._key] = *before, outdated
 
     def conclude(self, instance: models.Model, *, created: bool, **_: Any) -> None:
         """Remember, after a save(), the values, and whether the database has changed one."""
-        before, _outdated = self._recall(instance)
-        now = self._read(instance)
+        *before, _outdated = self._recall(instance)
+        live, shadow = now = self._read(instance)
         # A new row without a shadow value is no danger: null in the shadow alone is no change.
-        given = now.get(self.live) is None or now.get(self.shadow) is not None
-        self._remember(instance, now, outdated=given if created else now != before)
+        outdated = live is None or shadow is not None if created else [*now] != before
+        vars(instance._state)[self._key] = *now, outdated
 
-    def _read(self, instance: models.Model) -> dict[str, Any]:
-        """Read the two values; without a deferred one, and without an expression."""
-        found = {name: vars(instance).get(name, self) for name in (self.live, self.shadow)}
-        return {
-            name: value
-            for name, value in found.items()
-            if value is not self and not hasattr(value, "resolve_expression")
-        }
+    def _read(self, instance: models.Model) -> tuple[Any, Any]:
+        live, shadow = self.names
+        values = instance.__dict__
+        return values.get(live, DEFERRED), values.get(shadow, DEFERRED)
 
-    def _remember(self, instance: models.Model, values: dict[str, Any], *, outdated: bool) -> None:
-        # A dictionary of its own: a copy of the object shares the old one.
-        state = vars(instance._state)
-        pair = {(self.live, self.shadow): (values, outdated)}
-        state[REMEMBERED] = state.get(REMEMBERED, {}) | pair
-
-    def _recall(self, instance: models.Model) -> tuple[dict[str, Any], bool]:
-        remembered = vars(instance._state).get(REMEMBERED, {})
-        found: tuple[dict[str, Any], bool] = remembered.get((self.live, self.shadow), ({}, False))
+    def _recall(self, instance: models.Model) -> tuple[Any, Any, bool]:
+        found: tuple[Any, Any, bool] = vars(instance._state).get(
+            self._key, (DEFERRED, DEFERRED, False)
+        )
         return found

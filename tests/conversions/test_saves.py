@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.db.models.signals import post_init, post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
-from migrations_playbook.meaning.saves import REMEMBERED
+from migrations_playbook.meaning.saves import SavedPair
 from tests.fixtures.database import Database
 from tests.fixtures.models_conversions import SIZES, Size
 from tests.fixtures.models_zoo import expand, fill
@@ -22,9 +21,7 @@ def sizes(empty_database: Database) -> Iterator[Any]:
     fill(expand(Size, SIZES))
     SIZES.follow_saves(Size)
     yield Size
-    identity: Any = (REMEMBERED, "size", "size_big")
-    for signal in (post_init, pre_save, post_save):
-        signal.disconnect(sender=Size, dispatch_uid=identity)
+    SavedPair("size", "size_big").leave(Size)
 
 
 def row_of(instance: Any) -> tuple[Any, ...]:

@@ -16,6 +16,41 @@ WORDS_OF_A_TYPE = re.compile(
 )
 # Django's second index of a text, for LIKE, which not every type has.
 FOR_LIKE = re.compile(r"\w+_pattern_ops\b")
+# Lines with the names that they are about, and the types of columns.
+DEFINITIONS = """
+    WITH it AS (SELECT {}::regclass AS oid),
+    named AS (
+        SELECT d.classid, d.objid, array_agg(a.attname::text) AS columns
+          FROM it JOIN pg_depend d ON d.refobjid = it.oid
+          JOIN pg_attribute a ON a.attrelid = it.oid AND a.attnum = d.refobjsubid
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+         GROUP BY d.classid, d.objid)
+    SELECT format('column %s %s %s', a.attname, a.attnotnull,
+                  pg_get_expr(d.adbin, d.adrelid)), ARRAY[a.attname::text],
+           format_type(a.atttypid, a.atttypmod)
+           || CASE WHEN a.attcollation <> t.typcollation
+                   THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+      FROM it JOIN pg_attribute a ON a.attrelid = it.oid
+      JOIN pg_type t ON t.oid = a.atttypid
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT format('constraint %s %s', conname, pg_get_constraintdef(c.oid)),
+           ARRAY(SELECT attname::text FROM pg_attribute
+                  WHERE attrelid = it.oid AND attnum = ANY (c.conkey)), ''
+      FROM it JOIN pg_constraint c ON c.conrelid = it.oid
+    UNION ALL
+    SELECT pg_get_indexdef(i.indexrelid),
+           ARRAY(SELECT attname::text FROM pg_attribute
+                  WHERE attrelid = it.oid AND attnum = ANY (i.indkey)) || named.columns, ''
+      FROM it JOIN pg_index i ON i.indrelid = it.oid
+      LEFT JOIN named
+        ON named.classid = 'pg_class'::regclass AND named.objid = i.indexrelid
+    UNION ALL
+    SELECT pg_get_triggerdef(t.oid), ARRAY[t.tgname::text] || named.columns, ''
+      FROM it JOIN pg_trigger t ON t.tgrelid = it.oid
+      LEFT JOIN named ON named.classid = 'pg_trigger'::regclass AND named.objid = t.oid
+     WHERE NOT t.tgisinternal"""
 
 
 @dataclass(frozen=True)
@@ -117,42 +152,6 @@ def read_schema(
     Arguments:
         pair: the names of the live and of the shadow column.
     """
-    rows = connection.execute(
-        sql.SQL("""
-            WITH it AS (SELECT {}::regclass AS oid),
-            named AS (
-                SELECT d.classid, d.objid, array_agg(a.attname::text) AS columns
-                  FROM it JOIN pg_depend d ON d.refobjid = it.oid
-                  JOIN pg_attribute a ON a.attrelid = it.oid AND a.attnum = d.refobjsubid
-                 WHERE d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
-                 GROUP BY d.classid, d.objid)
-            SELECT format('column %s %s %s', a.attname, a.attnotnull,
-                          pg_get_expr(d.adbin, d.adrelid)), ARRAY[a.attname::text],
-                   format_type(a.atttypid, a.atttypmod)
-                   || CASE WHEN a.attcollation <> t.typcollation
-                           THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
-              FROM it JOIN pg_attribute a ON a.attrelid = it.oid
-              JOIN pg_type t ON t.oid = a.atttypid
-              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-             WHERE a.attnum > 0 AND NOT a.attisdropped
-            UNION ALL
-            SELECT format('constraint %s %s', conname, pg_get_constraintdef(c.oid)),
-                   ARRAY(SELECT attname::text FROM pg_attribute
-                          WHERE attrelid = it.oid AND attnum = ANY (c.conkey)), ''
-              FROM it JOIN pg_constraint c ON c.conrelid = it.oid
-            UNION ALL
-            SELECT pg_get_indexdef(i.indexrelid),
-                   ARRAY(SELECT attname::text FROM pg_attribute
-                          WHERE attrelid = it.oid AND attnum = ANY (i.indkey)) || named.columns, ''
-              FROM it JOIN pg_index i ON i.indrelid = it.oid
-              LEFT JOIN named
-                ON named.classid = 'pg_class'::regclass AND named.objid = i.indexrelid
-            UNION ALL
-            SELECT pg_get_triggerdef(t.oid), ARRAY[t.tgname::text] || named.columns, ''
-              FROM it JOIN pg_trigger t ON t.tgrelid = it.oid
-              LEFT JOIN named ON named.classid = 'pg_trigger'::regclass AND named.objid = t.oid
-             WHERE NOT t.tgisinternal
-            """).format(table.as_string())
-    ).fetchall()
+    rows = connection.execute(sql.SQL(DEFINITIONS).format(table.as_string())).fetchall()
     definitions = (Definition(line, frozenset(names), kind) for line, names, kind in rows)
     return Schema(frozenset(definitions), pair)
