@@ -13,6 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.expressions import BaseExpression, F, OuterRef, Subquery, Window
 from django.db.models.functions import Cast
 
+from migrations_playbook.expand.field_checks import INCOMPARABLE
 from migrations_playbook.expand.value_checks import CALL, GUESSABLE, LITERAL
 from migrations_playbook.meaning.expressions import (
     flatten,
@@ -26,8 +27,6 @@ from migrations_playbook.shadow import Shadow
 
 Model = type[models.Model]
 
-# Types without an equality, so that nobody could tell whether a value has changed.
-INCOMPARABLE = {"json", "xml", "point", "polygon"}
 # Functions that make another value each time.
 RESTLESS = GUESSABLE | {"gen_random_uuid", "gen_random_bytes", "uuidv4", "uuid_generate_v4"}
 # Called without a parenthesis.

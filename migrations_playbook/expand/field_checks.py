@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import FieldDoesNotExist
-from django.db import connections, models
+from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.migrations.writer import MigrationWriter
 
-from migrations_playbook.postgres.names import MAX_NAME_BYTES
+from migrations_playbook.postgres.names import MAX_NAME_BYTES, base_type
 from migrations_playbook.shadow import Shadow, shadow_field
 
 Model = type[models.Model]
@@ -19,6 +19,9 @@ Field: TypeAlias = "models.Field[Any, Any]"
 
 # The options that make a field's type: the shadow must have the same.
 TYPE_OPTIONS = {"max_length", "db_collation", "max_digits", "decimal_places", "base_field", "size"}
+
+# Types without an equality: nobody could tell whether a value has changed, or is another one.
+INCOMPARABLE = {"json", "jsonpath", "xml", "point", "polygon"}
 
 
 def check_model(model: Model) -> Iterator[CheckMessage]:
@@ -115,6 +118,15 @@ def _check_types(model: Model, live: Field, shadow: Field) -> Iterator[CheckMess
             hint=f"Write {write_field(shadow.name, live)}.",
             obj=model,
             id="playbook.E005",
+        )
+    kind = base_type(live, connections[DEFAULT_DB_ALIAS])
+    if kind in INCOMPARABLE:
+        yield Error(
+            f"Shadow: {live.name} is a {kind}: the type has no equality, so nobody could tell a "
+            "leaked value from a fresh one.",
+            hint="Convert it to jsonb or text first.",
+            obj=model,
+            id="playbook.E045",
         )
 
 

@@ -89,6 +89,12 @@ def test_a_type_without_an_equality_is_told() -> None:
     assert (found, "a json" in message) == ("playbook.E045", True)
 
 
+def test_so_is_one_whose_values_are_to_be_drawn_anew() -> None:
+    drawn = Cast(Value("{}"), PlainJson())
+    found = dict(complaints(Text, live="body_json", shadow="other_json", value=drawn))
+    assert "body_json is a json: the type has no equality" in found["playbook.E045"]
+
+
 def test_keys_are_told_whatever_the_shadow_means() -> None:
     for live in ("id", "other"):
         found = complaints(Document, live=live, shadow=f"{live}_big", up=F(live))
