@@ -35,6 +35,7 @@ endif
 
 soak: $(STAMP) ## Look for faults at length: STEPS steps of random histories (10000), SECONDS of kills (600)
 	@$(BIN)/python -m tests.soak.histories $(STEPS)
+	@$(BIN)/python -m tests.soak.conversions $(STEPS)
 	@$(BIN)/python -m tests.soak.kills $(SECONDS)
 
 matrix: $(STAMP) ## Run the tests on other versions of Python, Django and PostgreSQL (ARGS="-l" lists them)

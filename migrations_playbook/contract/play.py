@@ -18,18 +18,21 @@ from psycopg import sql
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.meaning.base import read_declared
+from migrations_playbook.meaning.conversion import DROP_SAFE, SAFE, create_safe
+from migrations_playbook.meaning.expressions import SOURCE
 from migrations_playbook.meaning.installed import read_descriptions, read_installed
 from migrations_playbook.meaning.sync import counts
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.names import plain_name
-from migrations_playbook.postgres.query import fetch_all, fetch_value
+from migrations_playbook.postgres.query import execute, fetch_all, fetch_value, local_settings
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
 from migrations_playbook.postgres.tables import TREE, Table, is_empty, read_table
 from migrations_playbook.quarantine.base import FIRST, name_quarantine, read_objects
 from migrations_playbook.quarantine.setup import drop_steps
 from migrations_playbook.shadow import Shadow
+from migrations_playbook.trigger_sql import SYNC_SETTINGS
 
 
 def contract(
@@ -78,6 +81,7 @@ def contract(
     made = _read_ways(connection, table, triggers)
     if made.get("moves"):
         refuse_unconverted(connection, table, live=live, shadow=shadow)
+        refuse_out_of_step(connection, table, live=live, shadow=shadow, made=made)
     else:
         refuse_loss(connection, table, live=live, shadow=shadow, converts="up" in made)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
@@ -180,6 +184,52 @@ def refuse_unconverted(
             f"{left:,} rows of {table} have a {shadow!r} of which no {live!r} was made, and the "
             f'value would be lost; nothing was changed. Run "{spell_command(STATUS)}" for the next '
             'command, then "manage.py migrate" again.'
+        )
+
+
+def refuse_out_of_step(
+    connection: BaseDatabaseWrapper, table: Table, *, live: str, shadow: str, made: dict[str, Any]
+) -> None:
+    """Refuse to drop a column while it has values of which another one was made.
+
+    Such rows came past the triggers: from a replica's apply worker, or while one was disabled.
+
+    Lock: ACCESS SHARE on the table; a sequential scan.
+
+    Arguments:
+        connection: in a transaction.
+        made: see `_read_ways`.
+
+    Raises:
+        Refused: with their number.
+    """
+    kept, dropped = table.columns[live], table.columns[shadow]
+    ways = {"up": (dropped, kept), "down": (kept, dropped)}
+    explained = []
+    with local_settings(connection, SYNC_SETTINGS):
+        for way, (source, target) in ways.items():
+            text = made[way].replace(SOURCE, "source")
+            execute(connection, create_safe(way, text, source, target))
+            bytewise = sql.SQL(' COLLATE pg_catalog."C"' if target.collation else "")
+            explained.append(
+                sql.SQL("{} IS NOT DISTINCT FROM {}({}){}").format(
+                    sql.Identifier(target.name), SAFE[way], sql.Identifier(source.name), bytewise
+                )
+            )
+        left = fetch_value(
+            connection,
+            sql.SQL("SELECT count(*) FROM {} WHERE NOT ({})").format(
+                table.identifier, sql.SQL(" OR ").join(explained)
+            ),
+        )
+        for statement in DROP_SAFE:
+            execute(connection, statement)
+    if left:
+        raise Refused(
+            f"{left:,} rows of {table} have a {shadow!r} that is out of step with {live!r}: one of "
+            "the two would be lost; nothing was changed. "
+            f'Run "{spell_command("swap", "", "", "--mend")}", which keeps {shadow!r}, then '
+            '"manage.py migrate" again.'
         )
 
 

@@ -31,7 +31,7 @@ from migrations_playbook.meaning.sync import (
 )
 from migrations_playbook.postgres.query import engine_transaction, execute, set_local
 from migrations_playbook.postgres.steps import Step
-from migrations_playbook.postgres.tables import Table
+from migrations_playbook.postgres.tables import Column, Table
 from migrations_playbook.quarantine import setup
 from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.trigger_sql import SYNC_SETTINGS
@@ -40,6 +40,7 @@ from migrations_playbook.trigger_sql import SYNC_SETTINGS
 UNCONVERTIBLE = (pg_errors.DataError, pg_errors.RaiseException, pg_errors.CheckViolation)
 # The names of two functions of a transaction's own; see `Conversion.make_safe`.
 SAFE = {way: sql.Identifier("pg_temp", f"migrations_playbook_{way}") for way in ("up", "down")}
+DROP_SAFE = [sql.SQL("DROP FUNCTION {}").format(each) for each in SAFE.values()]
 
 
 @dataclass(frozen=True)
@@ -167,30 +168,11 @@ class Conversion(Meaning):
             ("up", self.up, older, newer),
             ("down", self.down, newer, older),
         ):
-            body = f"""
-                DECLARE made {target.type};
-                BEGIN
-                    made := {maker("source")};
-                    RETURN made;
-                EXCEPTION WHEN OTHERS THEN
-                    RETURN NULL;
-                END"""
-            execute(
-                connection,
-                sql.SQL(
-                    "CREATE FUNCTION {name}(source {source}) RETURNS {target}"
-                    " LANGUAGE plpgsql AS {body}"
-                ).format(
-                    name=SAFE[way],
-                    source=sql.SQL(source.type),
-                    target=sql.SQL(target.type),
-                    body=sql.Literal(body),
-                ),
-            )
+            execute(connection, create_safe(way, maker("source"), source, target))
 
     def drop_safe(self) -> list[sql.Composed]:
         """Compose the statements to drop the two functions, before a commit."""
-        return [sql.SQL("DROP FUNCTION {}").format(each) for each in SAFE.values()]
+        return list(DROP_SAFE)
 
     def out_of_step(self, table: Table) -> sql.Composable:
         """Compose the condition of a row that neither way explains; see `make_safe`.
@@ -227,6 +209,33 @@ class Conversion(Meaning):
         """Compose what the column under the shadow name should be; see `make_safe`."""
         way = "down" if self.is_exchanged(table) else "up"
         return sql.SQL("{}({})").format(SAFE[way], self.live)
+
+
+def create_safe(way: str, text: str, source: Column, target: Column) -> sql.Composed:
+    """Compose the function that goes a way, and gives null where a value cannot be converted.
+
+    Arguments:
+        way: "up" or "down".
+        text: the expression, of a column called `source`.
+        source: the column that is converted.
+        target: the column whose values are made.
+    """
+    body = f"""
+        DECLARE made {target.type};
+        BEGIN
+            made := {text};
+            RETURN made;
+        EXCEPTION WHEN OTHERS THEN
+            RETURN NULL;
+        END"""
+    return sql.SQL(
+        "CREATE FUNCTION {name}(source {source}) RETURNS {target} LANGUAGE plpgsql AS {body}"
+    ).format(
+        name=SAFE[way],
+        source=sql.SQL(source.type),
+        target=sql.SQL(target.type),
+        body=sql.Literal(body),
+    )
 
 
 def _escaped(text: str) -> sql.SQL:

@@ -324,7 +324,12 @@ class Maker:
 
     def explains(self, target: str, source: str) -> str:
         """Write the condition that one column is what is made of the other."""
-        return f"{target} IS NOT DISTINCT FROM ({self(source)}){self.collation}"
+        made = self(source)
+        kind = self._target.db_type(connections[DEFAULT_DB_ALIAS]) or ""
+        if "(" in kind and not self.collation:
+            # As an assignment rounds to the column's scale. (Of a text too long it refuses to cut.)
+            made = f"CAST({made} AS {kind})"
+        return f"{target} IS NOT DISTINCT FROM ({made}){self.collation}"
 
 
 def _write_exchanged(up: Maker, live: str, columns: dict[str, str]) -> str:

@@ -193,7 +193,8 @@ def mend(
     refuse_read_only(connection)
     request = SwapRequest(connection, replacement, revert=True)
     if not replacement.meaning.keeps_out:
-        objection = is_expanded(request) or is_not_done_already(request)
+        moves = replacement.declaration.moves
+        objection = is_expanded(request) or (None if moves else is_not_done_already(request))
         if objection is not None:
             raise objection
         yield from map(Preparing, rows_of(request.pair).mend(connection))

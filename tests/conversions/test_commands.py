@@ -204,7 +204,11 @@ def test_a_column_is_renamed_with_both_names_served(
     past_the_triggers(database, "UPDATE shop_voucher SET amount = NULL WHERE code = 'b'")
     code, complaint = project.refusal(database, "migrate")
     assert "1 rows of public.shop_voucher have a 'size' of which no 'amount' was made" in complaint
-    database.run("UPDATE shop_voucher SET amount = 2 WHERE code = 'b'")
+    past_the_triggers(database, "UPDATE shop_voucher SET amount = 7 WHERE code = 'b'")
+    code, complaint = project.refusal(database, "migrate")
+    assert "1 rows of public.shop_voucher have a 'size' that is out of step" in complaint
+    project.manage(database, "playbook", "swap", "--mend")
+    assert database.fetch(BOTH) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
     project.manage(database, "migrate")
     project.manage(database, *CLEAN)
     assert json.loads(project.manage(database, "playbook", "status", "--json")) == []

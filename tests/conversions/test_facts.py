@@ -21,11 +21,13 @@ from tests.fixtures.database import Database
 from tests.fixtures.models_conversions import (
     ADDRESSES,
     MOMENTS,
+    PRICES,
     REFERENCES,
     SECRETS,
     SIZES,
     Address,
     Moment,
+    Price,
     Reference,
     Secret,
     Size,
@@ -173,6 +175,16 @@ def test_a_source_that_may_be_null_is_done_where_it_is_null(empty_database: Data
     assert (finished.complete, finished.rows_remaining) == (True, 0)
     empty_database.run("UPDATE zoo_address SET email = NULL WHERE id = 1")
     assert empty_database.value("SELECT count(email_lower) FROM zoo_address") == 0
+
+
+def test_a_value_that_the_newer_column_rounds_is_done_and_agrees(empty_database: Database) -> None:
+    prices = expand(Price, PRICES)
+    assert filling(prices).rows_remaining == 0
+    empty_database.run("UPDATE zoo_price SET price = 2.3456, price_short = 2.35 WHERE id = 1")
+    rows = empty_database.fetch("SELECT price_short::text FROM zoo_price ORDER BY id")
+    assert rows == [("2.35",), ("1.23",), ("1.23",)]
+    assert disagreements(prices) == 0
+    assert exchange(prices).passed
 
 
 def test_every_session_makes_the_same_value(empty_database: Database) -> None:
