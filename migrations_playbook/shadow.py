@@ -41,7 +41,6 @@ from migrations_playbook.meaning.installed import read_descriptions
 from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, Rotation
 from migrations_playbook.meaning.saves import SavedPair
 from migrations_playbook.meaning.sync import SyncInsertTrigger, SyncUpdateTrigger
-from migrations_playbook.postgres.names import unquoted
 
 # As django-pgtrigger does. Where INSTALLED_APPS lacks the package, a check says so, and not Django,
 # which knows no `Meta.triggers` and would end in a traceback.
@@ -204,7 +203,7 @@ def read_shadows(installed: str, fields: Mapping[str, str]) -> tuple[Shadow, ...
     """
     named = []
     for each in read_descriptions(installed):
-        live, shadow = (fields.get(unquoted(each[role])) for role in ("live", "shadow"))
+        live, shadow = (fields.get(each[role]) for role in ("live", "shadow"))
         if live is None or shadow is None:
             return ()
         named.append((live, shadow, each))

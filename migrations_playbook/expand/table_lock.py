@@ -30,6 +30,7 @@ from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.logs import keep_journal
+from migrations_playbook.meaning.installed import read_descriptions, read_installed
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
@@ -37,10 +38,10 @@ from migrations_playbook.postgres.query import adopt_transaction, keep_interrupt
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.steps import run_steps
-from migrations_playbook.postgres.tables import read_table
+from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.quarantine.base import read_objects
 from migrations_playbook.quarantine.setup import forget_steps
-from migrations_playbook.replacement import declared_replacements
+from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 POSTGRES = "postgresql"
@@ -209,6 +210,7 @@ class WithTableLock(TableOperation):
             own = [each for each in self._triggers if each.pgid in replacement.trigger_names]
             if replacement.model._meta.label_lower != label or table is None or not own:
                 continue
+            refuse_leaving(connection, replacement, table)
             if {each.live for each in replacement.group} <= table.columns.keys():
                 later = replacement.meaning.find_later_trigger(connection, table)
                 if later is not None:
@@ -262,6 +264,27 @@ class WithTableLock(TableOperation):
 
 
 WithTableLock.__module__ = "migrations_playbook.operations"
+
+
+def refuse_leaving(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Refuse triggers that would fill a group without a member that the installed ones fill.
+
+    The column of the member would stay: neither exchanged with the others, nor dropped with them.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the member.
+    """
+    for each in read_installed(connection, table):
+        filled = {member["shadow"] for member in read_descriptions(each.text or "")}
+        left = ", ".join(sorted(filled - {*replacement.shadows}))
+        if each.shadow in replacement.shadows and left:
+            raise Refused(
+                f"{left} of {table} is filled together with {replacement.shadow}, and would be "
+                "left behind; nothing was changed. Write its Shadow into the Group again and "
+                'delete this migration, then run "manage.py migrate" again.'
+            )
 
 
 def refuse_without_transaction(schema_editor: BaseDatabaseSchemaEditor) -> None:

@@ -120,7 +120,10 @@ def read_descriptions(text: str) -> list[dict[str, Any]]:
     Returns:
         Of each the columns' names, and its expressions as SQL; nothing of another function.
     """
-    declared: dict[str, Any] = read_declared(text) or read_drawn(text) or {}
+    drawn = read_drawn(text)
+    if drawn is not None:
+        return [drawn | {role: unquoted(drawn[role]) for role in ("live", "shadow")}]
+    declared = read_declared(text)
     group: list[dict[str, Any]] = declared.get("group", [declared] if declared else [])
     return group
 
@@ -143,7 +146,7 @@ def _read_pairs(
     """
     said = [(text, each) for text in texts for each in read_descriptions(text)]
     for text, each in said:
-        live, shadow = unquoted(each["live"]), unquoted(each["shadow"])
+        live, shadow = each["live"], each["shadow"]
         if shadow in columns and live in every:
             moves = each.get("moves", False)
             swapped = not moves and every.index(live) > every.index(shadow)

@@ -224,3 +224,56 @@ def test_a_follower_joins_a_shadow_that_is_filled_already(
     assert database.fetch(SHADOWS) == [(9, 9)]
     same = "SELECT count(*) FROM was NATURAL JOIN shop_voucher"
     assert database.value(same) == 9
+
+
+def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.write_models(PLAIN)
+    project.manage(database, "playbook", "forget")
+    project.manage(database, "migrate")
+    for (name,) in database.fetch("SELECT tgname FROM pg_trigger WHERE tgname ~ '^pgtrigger'"):
+        database.run(f"DROP TRIGGER {name} ON shop_voucher")
+    database.run("INSERT INTO shop_voucher (code, checksum) VALUES ('pruned', 'pruned')")
+    filled = project.manage(database, "playbook", "backfill", "shop.Voucher.a_checksum")
+    assert "Filled 10 rows" in filled
+    database.run("INSERT INTO shop_voucher (code, checksum) VALUES ('restored', 'restored')")
+    assert database.fetch(SHADOWS) == [(11, 11)]
+
+    for path in (project.folder / "shop" / "migrations").glob("000[23]*.py"):
+        path.unlink()
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert (status["shadow"], status["phase"]) == ("new_code", "filled")
+    assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
+    project.manage(database, "playbook", "swap", "shop.Voucher.a_checksum")
+    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
+    assert database.fetch(lives) == [(11, 11)]
+    project.manage(database, "playbook", "contract")
+    project.manage(database, "migrate")
+    assert columns_of(database) == ["checksum", "code", "id"]
+
+
+def test_a_member_does_not_leave_the_group(project: Project, empty_database: Database) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.write_models(ALONE)
+    project.manage(database, "makemigrations", "shop")
+    code, complaint = project.refusal(database, "migrate")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "a_checksum of public.shop_voucher is filled together with new_code" in complaint
+    code, complaint = project.refusal(database, "playbook", "contract", "shop.Voucher.a_checksum")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "The migrations still have shop.Voucher.new_code" in complaint
+    project.write_models(DECLARED)
+    for path in (project.folder / "shop" / "migrations").glob("0003*.py"):
+        path.unlink()
+    project.manage(database, *CLEAN)
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    assert database.fetch(SHADOWS) == [(9, 9)]

@@ -11,6 +11,7 @@ from django.db.models.functions import Left, NullIf
 
 from migrations_playbook import HEX, Group, RandomText, Shadow
 from migrations_playbook.errors import Refused
+from migrations_playbook.expand.table_checks import check_table
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
@@ -60,6 +61,18 @@ def test_a_sound_group_passes_and_leaves_nothing_behind(empty_database: Database
 def test_what_would_be_no_value_of_each_row_is_refused(value: Any, says: str) -> None:
     with pytest.raises(Refused, match=says):
         try_group(value)
+
+
+def test_the_checks_of_the_table_look_at_what_each_member_is_given() -> None:
+    assert [check_table(connection, each) for each in Replacement(Pass, PASS.members[0]).group] == [
+        [],
+        [],
+        [],
+    ]
+    constant = Shadow("mark", "new_mark", Left("new_secret", 1))
+    group = Group(Shadow("secret", "new_secret", DRAWN), constant)
+    (error,) = check_table(connection, Replacement(Pass, group.members[1]))
+    assert (error.id, "made the same value" in error.msg) == ("playbook.E016", True)
 
 
 def test_a_check_that_the_live_values_pass_is_one_for_what_follows_too(
