@@ -238,8 +238,9 @@ def is_filled(request: SwapRequest) -> PlaybookError | None:
             f'"{replacement.command("backfill", "--list-failed")}" lists by key the rows whose '
             "values cannot be converted."
         )
+    columns = '" or "'.join(each.shadow for each in replacement.group)
     return WrongPhase(
-        f'Column "{replacement.shadow}" of {replacement.label} still has {left:,} null rows. '
+        f'Column "{columns}" of {replacement.label} still has {left:,} null rows. '
         f'Run "{replacement.command("backfill")}" first.'
     )
 

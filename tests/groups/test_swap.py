@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused
+from migrations_playbook.errors import ConnectionLost, LockNotAvailable, Refused, WrongPhase
 from migrations_playbook.management.swap import SwapCommand
 from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
@@ -22,6 +22,7 @@ from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements
 from tests.fixtures.models_groups import ACCESS, Access, fill_access
 from tests.fixtures.models_zoo import play
+from tests.fixtures.tickets import past_the_triggers
 
 FOLLOWER = Replacement(Access, ACCESS.members[1])
 # Rows whose live columns have what was remembered of other columns, or of the same.
@@ -103,6 +104,19 @@ def test_the_columns_are_exchanged_and_reverted_together(
         play(asked, revert=True)
         assert alike(empty_database, OLD) == 3
         assert empty_database.dump() == before
+
+
+def test_a_row_that_lacks_a_member_refuses_the_swap(
+    empty_database: Database, filled: Replacement
+) -> None:
+    past_the_triggers(
+        empty_database, "UPDATE zoo_access SET new_token_checksum = NULL WHERE id = 1"
+    )
+    with pytest.raises(WrongPhase) as caught:
+        play(filled)
+    assert str(caught.value).startswith(
+        'Column "new_token" or "new_token_checksum" of zoo.Access still has 1 null rows. Run '
+    )
 
 
 def test_what_is_bound_to_both_columns_is_carried_over_once_and_back(

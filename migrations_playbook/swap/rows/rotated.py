@@ -98,9 +98,10 @@ class RotatedRows(Rows):
     def say_hopeless(self, rounds: int) -> PlaybookError:
         """Say that the value expression is too narrow."""
         replacement = self.pair.replacement
+        shadows = " and ".join(each.declaration.shadow for each in replacement.group)
         return PlaybookError(
             f"After {rounds} rounds the values of {replacement.label}."
-            f"{replacement.declaration.shadow} still collide: the value expression has too "
+            f"{shadows} still collide: the value expression has too "
             "little room for the table. Widen it in Meta.triggers, then run "
             '"manage.py makemigrations" and "manage.py migrate".'
         )
