@@ -290,6 +290,10 @@ def test_a_view_of_an_extension_is_named(empty_database: Database, sizes: Replac
             ),
             'again): its default token: column "token" is of type uuid but default expression',
         ),
+        (
+            "CREATE MATERIALIZED VIEW chosen AS SELECT upper(token) FROM zoo_reference",
+            "materialized view public.chosen (on token): function upper(uuid) does not exist",
+        ),
     ],
     ids=[
         "a view",
@@ -307,6 +311,7 @@ def test_a_view_of_an_extension_is_named(empty_database: Database, sizes: Replac
         "a rule of another table",
         "a rule of a view",
         "a default of a view",
+        "a materialized view",
     ],
 )
 def test_what_the_other_type_does_not_take_is_refused_in_the_servers_words(
@@ -320,6 +325,21 @@ def test_what_the_other_type_does_not_take_is_refused_in_the_servers_words(
     assert (
         empty_database.value("SELECT count(*) FROM pg_constraint WHERE conname ~ 'playbook'") == 0
     )
+
+
+def test_a_materialized_view_of_the_table_is_renewed_with_the_other_type_and_back(
+    empty_database: Database, references: Replacement
+) -> None:
+    database = empty_database
+    database.run("CREATE MATERIALIZED VIEW copies AS SELECT id, token FROM zoo_reference")
+    database.run("CREATE UNIQUE INDEX copies_id ON copies (id, token)")
+    before = database.dump()
+    for revert, now in ((False, "uuid"), (True, "text")):
+        for _ in swap(references, using="default", revert=revert, refresh=True):
+            pass
+        assert type_of(database, "copies", "token") == now
+        assert database.value("SELECT count(*) FROM copies JOIN zoo_reference USING (token)") == 9
+    assert database.dump() == before
 
 
 def test_what_is_on_the_shadow_column_alone_stays_there_and_is_there_after_a_revert(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from django.db import models
 from django.db.models.functions import Cast
 
 from migrations_playbook import Shadow
+from migrations_playbook.errors import Refused
 from tests.fixtures.database import Database
 from tests.fixtures.models_partitioned import Partitioned, Ranges, make
 from tests.fixtures.models_zoo import add_shadow, fill, play
@@ -45,3 +47,52 @@ def test_the_rows_of_every_partition_stay_in_step_and_may_move(empty_database: D
     empty_database.run("UPDATE by_range SET new_token = %s WHERE key = 25 AND number = 1", UUID)
     found = "SELECT token FROM by_range WHERE key = 25 AND number = 1"
     assert empty_database.value(found) == UUID
+
+
+BOUND = """
+CREATE VIEW whole WITH (security_barrier) AS SELECT key, number, token FROM by_range;
+CREATE VIEW part AS SELECT key, number, token FROM other.high;
+CREATE VIEW both_of AS SELECT w.token, p.token AS high FROM whole w LEFT JOIN part p USING (key);
+CREATE VIEW grouped AS SELECT key, number, token FROM by_range GROUP BY key, number;
+CREATE TABLE seen (key integer);
+CREATE POLICY few ON seen USING (key IN (SELECT key FROM whole WHERE token IS NOT NULL));
+CREATE POLICY those ON other.high USING (EXISTS (SELECT FROM both_of WHERE high IS NOT NULL));
+CREATE RULE noted AS ON DELETE TO mid DO ALSO INSERT INTO seen SELECT key FROM part;
+CREATE TRIGGER a_trigger BEFORE UPDATE OF token ON other.high FOR EACH ROW
+    WHEN (NEW.token IS NULL) EXECUTE FUNCTION suppress_redundant_updates_trigger();
+CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql
+    BEGIN ATOMIC SELECT count(high) FROM both_of; END;
+CREATE STATISTICS some_statistics ON key, token FROM other.high;
+CREATE PUBLICATION outgoing FOR TABLE mid WHERE (token IS NOT NULL);
+CREATE INDEX of_its_own ON "Low" (token) WHERE number > 1;
+"""
+
+
+def test_what_is_bound_to_the_table_and_its_partitions_goes_there_and_back(
+    empty_database: Database,
+) -> None:
+    make(empty_database, Ranges)
+    texts = add_shadow(Texts, TEXTS)
+    fill(texts)
+    empty_database.run(BOUND)
+    before = empty_database.dump()
+    for _ in range(2):
+        assert play(texts).passed
+        types = "SELECT DISTINCT pg_typeof(token)::text, pg_typeof(high)::text FROM both_of"
+        assert empty_database.fetch(types) == [("text", "text")]
+        assert empty_database.value("SELECT counted()") > 0
+        assert play(texts, revert=True).passed
+        assert empty_database.dump() == before
+
+
+def test_what_a_partition_has_that_does_not_go_with_the_type_is_refused_early(
+    empty_database: Database,
+) -> None:
+    make(empty_database, Ranges)
+    texts = add_shadow(Texts, TEXTS)
+    fill(texts)
+    empty_database.run("CREATE POLICY chosen ON other.high USING (token <> gen_random_uuid())")
+    before = empty_database.dump()
+    with pytest.raises(Refused, match=r"policy chosen on other.high .*: operator does not exist"):
+        play(texts)
+    assert empty_database.dump() == before
