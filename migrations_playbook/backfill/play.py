@@ -162,7 +162,7 @@ def plan_backfill(replacement: Replacement, *, using: str, options: Options) -> 
     Raises:
         WrongPhase, Refused: as `backfill`.
     """
-    connection = postgresql(using)
+    connection, replacement = postgresql(using), replacement.lead
     table = fillable_table(connection, replacement)
     rows = count_nulls(connection, replacement, table)
     every = options.vacuum_every
