@@ -2,8 +2,8 @@
 
 `SELECT * INTO a, b`, `INSERT INTO t VALUES (...)`, a history trigger's `INSERT ... SELECT OLD.*`:
 the text of a function is nobody's business but its own until it runs. After the exchange the two
-columns stand in each other's places. Functions that take or return the row, and the table's
-triggers, are named, for a person to look at.
+columns stand in each other's places. Functions that take or return the row, the table's triggers,
+and columns that keep whole rows are named, for a person to look at.
 
 Where the exchange changes the type, a function may declare the type of before, or `%TYPE`, which a
 session that has run the function keeps to its end. So those whose text names the column are named.
@@ -54,8 +54,40 @@ def read_positions(reading: Reading) -> Iterator[Dependent]:
     )
     for (name,) in rows:
         yield Dependent("function", name, HOW)
+    yield from _read_kept_rows(reading)
     if pair.changes_type:
         yield from _read_texts(reading, {name for (name,) in rows})
+
+
+def _read_kept_rows(reading: Reading) -> Iterator[Dependent]:
+    """Yield the columns of any table that keep whole rows, by the row's type; by name.
+
+    A kept row has its values by position: the two names change places over it as well.
+    """
+    rows = fetch_all(
+        reading.connection,
+        sql.SQL("""
+            WITH RECURSIVE kin (oid) AS (
+                SELECT c.reltype FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s)
+                UNION
+                -- An array of it, a domain over it, a composite type with it.
+                SELECT t.oid
+                  FROM kin
+                  JOIN pg_catalog.pg_type t
+                    ON t.typelem = kin.oid OR t.typbasetype = kin.oid
+                    OR t.typtype = 'c'
+                       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                                    WHERE a.attrelid = t.typrelid AND a.atttypid = kin.oid))
+            SELECT a.attname || ' of table ' || c.oid::regclass::text
+              FROM kin
+              JOIN pg_catalog.pg_attribute a ON a.atttypid = kin.oid AND NOT a.attisdropped
+              JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm')
+             WHERE NOT pg_catalog.pg_is_other_temp_schema(c.relnamespace)
+             ORDER BY 1"""),
+        [reading.pair.oids],
+    )
+    for (name,) in rows:
+        yield Dependent("column", name, HOW)
 
 
 def _read_texts(reading: Reading, seen: set[str]) -> Iterator[Dependent]:

@@ -2,9 +2,9 @@
 
 A materialized view of what a function returns reads no column of the table: the function does. One
 with a parsed body is bound to the column, and pg_depend leads from there to its callers. A body of
-text is bound to nothing, so a function counts whose text names the table and the column, or a star.
-An index or a generated column may be made by such a function, of any table, where the function says
-that it is immutable and is not.
+text is bound to nothing, so a function counts whose text reads from the table, and names the column
+or a star. An index or a generated column may be made by such a function, of any table, where the
+function says that it is immutable and is not.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def seen_parameters(pair: Pair) -> list[Any]:
     """List the parameters of `SEEN`."""
     tables = "|".join(re.escape(each.table.name) for each in pair.relations)
     lives = "|".join(re.escape(name) for name in sorted(pair.lives))
-    words = [rf"\m({tables})\M", rf"\m({lives})\M|\*"]
+    # A word alone may be another thing's: many a table is called "order", or "value".
+    reads = rf'(?:\m(?:from|join)|,)\s*(?:only\s+)?(?:[^\s,;()]+\.)?"?(?:{tables})"?(?!\w)'
+    words = [reads, rf"\m({lives})\M|\*"]
     return [*pair.columns, pair.oids, *pair.columns, pair.oids, words]
 
 

@@ -193,10 +193,17 @@ def test_code_that_may_go_by_position_is_listed(
     filled.run(
         "CREATE FUNCTION shown(tickets_ticket) RETURNS text LANGUAGE sql AS 'SELECT $1.id::text'"
     )
+    filled.run("CREATE DOMAIN one_row AS tickets_ticket")
+    filled.run("CREATE TABLE kept_rows (one one_row, several tickets_ticket[])")
     call_command("swap_token_columns", dry_run=True)
     said = capsys.readouterr().out
-    for name in ("public.remember()", "public.shown(public.tickets_ticket)"):
-        assert f"function {name} (perhaps by position, look yourself): left as it is" in said
+    for name in (
+        "function public.remember()",
+        "function public.shown(public.tickets_ticket)",
+        "column one of table public.kept_rows",
+        "column several of table public.kept_rows",
+    ):
+        assert f"{name} (perhaps by position, look yourself): left as it is" in said
 
 
 def test_a_view_that_means_something_else_is_not_committed(

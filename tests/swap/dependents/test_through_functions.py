@@ -14,8 +14,8 @@ PARSED = (
 )
 TEXT = (
     "CREATE FUNCTION tokens() RETURNS SETOF uuid LANGUAGE plpgsql AS $$ DECLARE ticket record; "
-    "BEGIN FOR ticket IN SELECT * FROM public.tickets_ticket LOOP RETURN NEXT ticket.token; "
-    "END LOOP; END $$"
+    'BEGIN FOR ticket IN SELECT * FROM ONLY public."tickets_ticket" '
+    "LOOP RETURN NEXT ticket.token; END LOOP; END $$"
 )
 ONE = (
     "CREATE FUNCTION token_of(bigint) RETURNS text IMMUTABLE LANGUAGE sql "
@@ -79,7 +79,10 @@ def test_a_copy_that_is_made_while_swapped_of_an_old_function_fails_the_proof(
 
 
 def test_a_copy_of_another_functions_values_is_none_of_its_business(filled: Database) -> None:
-    filled.run("CREATE FUNCTION tokens() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'")
+    filled.run(
+        "CREATE FUNCTION tokens() RETURNS uuid LANGUAGE sql AS "
+        "'/* token * 1, like that of public.tickets_ticket */ SELECT gen_random_uuid()'"
+    )
     filled.run("CREATE MATERIALIZED VIEW copies AS SELECT tokens() AS token")
     before = filled.fetch("SELECT token FROM copies")
     call_command("swap_token_columns")
