@@ -22,11 +22,26 @@ from tests.fixtures.models_ready_made import (
     Ready,
 )
 from tests.fixtures.models_zoo import expand, fill
+from tests.fixtures.tickets import past_the_triggers
 
 CASE_INSENSITIVE = (
     "CREATE COLLATION case_insensitive "
     "(provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 )
+
+
+ALIEN = (
+    "SET timezone = 'Asia/Tokyo'; SET datestyle = 'German, DMY'; SET intervalstyle = 'iso_8601'; "
+    "SET extra_float_digits = -10; SET bytea_output = 'escape'; SET search_path = hostile, public"
+)
+
+
+def make_collation(database: Database, ready: Ready) -> None:
+    """Make what only one of the conversions needs, and not every server has."""
+    if ready.model is Insensitive:
+        if database.value("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'") < 2:
+            pytest.skip("this build of PostgreSQL has no ICU, and so no such collation")
+        database.run(CASE_INSENSITIVE)
 
 
 def exchange(replacement: Replacement, *, revert: bool = False) -> Converted:
@@ -78,10 +93,7 @@ def test_a_ready_made_conversion_is_kept_in_step_there_and_back(
         ready.model,
         ready.pairs,
     )
-    if model is Insensitive:
-        if database.value("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'") < 2:
-            pytest.skip("this build of PostgreSQL has no ICU, and so no such collation")
-        database.run(CASE_INSENSITIVE)
+    make_collation(database, ready)
     database.run(f"ALTER DATABASE {database.name} SET timezone = 'UTC'")
     connection.close()
     assert list(declaration_errors(model, ready.shadow)) == []
@@ -118,6 +130,38 @@ def test_a_ready_made_conversion_is_kept_in_step_there_and_back(
         with pytest.raises(Refused, match=r"1 rows of zoo\.\w+ have a value that has no way back"):
             exchange(replacement, revert=True)
         assert_rows(database, ready, {1: one[::-1], 2: two[::-1]})
+
+
+@pytest.mark.parametrize("ready", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_ready_made_conversion_withstands_sessions_repeated_saves_and_what_passes_triggers_by(
+    empty_database: Database, ready: Ready
+) -> None:
+    database, (one, two, three, _) = empty_database, ready.pairs
+    make_collation(database, ready)
+    database.run("CREATE SCHEMA hostile")
+    for name, kind in (("sha256(bytea)", "bytea"), ("timezone(text, timestamp)", "timestamptz")):
+        database.run(
+            f"CREATE FUNCTION hostile.{name} RETURNS {kind} LANGUAGE sql AS 'SELECT NULL::{kind}'"
+        )
+    replacement = expand(ready.model, ready.shadow)
+    fill(replacement)
+    table = ready.model._meta.db_table
+    with database.connect(autocommit=True) as alien:
+        alien.execute(ALIEN)
+        for pk, (value, _) in enumerate((one, two, three), start=1):
+            alien.execute(f"UPDATE {table} SET value = %s WHERE id = %s", [value, pk])  # noqa: S608
+    database.run(f"ALTER DATABASE {database.name} SET timezone = 'UTC'")
+    connection.close()
+    for note in ("saved", "once more"):
+        for row in ready.model._default_manager.all():
+            row.note = note  # type: ignore[attr-defined]
+            row.save()
+    assert_rows(database, ready, {1: one, 2: two, 3: three})
+    # What comes past the triggers is brought in step by the swap: the live value is kept.
+    database.run(f"DELETE FROM {table} WHERE id = 2")  # noqa: S608
+    past_the_triggers(database, f"UPDATE {table} SET value = '{two[0]}' WHERE id = 1")  # noqa: S608
+    assert exchange(replacement).passed
+    assert_rows(database, ready, {1: two[::-1], 3: three[::-1]})
 
 
 def test_a_change_that_the_type_calls_none_is_followed_too(empty_database: Database) -> None:
