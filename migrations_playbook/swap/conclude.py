@@ -29,7 +29,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.dependents.reading import read_operator_schemas
+from migrations_playbook.swap.dependents.definitions.reading import read_operator_schemas
 from migrations_playbook.swap.gate import finishing_command
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof.verify import verify_values

@@ -27,7 +27,7 @@ from migrations_playbook.postgres.tables import FOREIGN, Table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory, read_inventory
-from migrations_playbook.swap.dependents.table import read_lacking_rights
+from migrations_playbook.swap.dependents.own.table import read_lacking_rights
 from migrations_playbook.swap.pair import Pair, refuse_overtaken
 from migrations_playbook.swap.rows.kinds import rows_of
 

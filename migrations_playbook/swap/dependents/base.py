@@ -16,7 +16,7 @@ from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.pair import Object, Pair
 
 if TYPE_CHECKING:
-    from migrations_playbook.swap.dependents.reading import Reading
+    from migrations_playbook.swap.dependents.definitions.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -186,3 +186,16 @@ def comment_steps(what: str, on: sql.Composable, text: str | None) -> Iterator[S
             sql.SQL("COMMENT ON {} IS {}").format(on, sql.Literal(text)),
             Lock.SHARE_UPDATE_EXCLUSIVE,
         )
+
+
+def with_options(options: list[str]) -> sql.Composable:
+    """Build the WITH clause with a relation's options; empty without any."""
+    if not options:
+        return sql.SQL("")
+    pairs = [option.split("=", 1) for option in options]
+    return sql.SQL(" WITH ({})").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+            for name, value in pairs
+        )
+    )

@@ -26,7 +26,7 @@ from migrations_playbook.postgres.tables import FOREIGN
 from migrations_playbook.quarantine.base import Objects, Quarantine, name_quarantine, read_objects
 from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent, Key, Steps
-from migrations_playbook.swap.dependents.reading import Reading, read_operator_schemas
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_operator_schemas
 from migrations_playbook.swap.dependents.unknown import read_unknown
 from migrations_playbook.swap.pair import Member, Object, Pair
 

@@ -4,29 +4,31 @@ To add a kind: a module beside this file, which ends with its `KIND`, and a row 
 pg_depend that no kind claims is refused (`unknown`), so a missing kind is seen.
 """
 
-from migrations_playbook.swap.dependents import check_constraints as checks
-from migrations_playbook.swap.dependents import (
+from migrations_playbook.swap.dependents.base import DependentKind
+from migrations_playbook.swap.dependents.own import check_constraints as checks
+from migrations_playbook.swap.dependents.own import (
     columns,
     foreign_keys,
-    functions,
     later_triggers,
-    materialized,
     not_null,
-    policies,
-    positions,
     privileges,
-    publications,
-    remade,
     replica_identity,
     statistics,
     table,
-    through_functions,
     triggers,
     twins,
+)
+from migrations_playbook.swap.dependents.readers import (
+    functions,
+    materialized,
+    policies,
+    positions,
+    publications,
+    remade,
+    through_functions,
     views,
     whole_rows,
 )
-from migrations_playbook.swap.dependents.base import DependentKind
 
 KINDS: tuple[DependentKind, ...] = (
     table.KIND,

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Dependent
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Object
 
 GENERATED = "its stored values come from the {}; drop it, and add it again after the swap"

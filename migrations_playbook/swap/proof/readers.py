@@ -27,7 +27,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import READ_BY
-from migrations_playbook.swap.dependents.through_functions import SEEN, seen_parameters
+from migrations_playbook.swap.dependents.readers.through_functions import SEEN, seen_parameters
 from migrations_playbook.swap.pair import Member, Pair
 
 AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')

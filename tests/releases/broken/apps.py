@@ -21,9 +21,10 @@ from migrations_playbook.postgres.query import execute
 from migrations_playbook.quarantine import setup
 from migrations_playbook.rehearsal.scratch import compose_conninfo
 from migrations_playbook.rehearsal.traffic.client import Client
-from migrations_playbook.swap.dependents import kinds, triggers
+from migrations_playbook.swap.dependents import kinds
 from migrations_playbook.swap.dependents.base import Dependent
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.own import triggers
 from migrations_playbook.swap.rows import rotated
 
 

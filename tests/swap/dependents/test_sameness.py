@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.management import CommandError, call_command
 
-from migrations_playbook.swap.dependents import materialized, views
+from migrations_playbook.swap.dependents.readers import materialized, views
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import WORDS, Words, expand, fill

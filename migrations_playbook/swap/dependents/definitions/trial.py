@@ -23,9 +23,9 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     set_local,
 )
-from migrations_playbook.swap.dependents.attempts import Attempt, read_attempts
-from migrations_playbook.swap.dependents.chains import Chain, View, read_readers
-from migrations_playbook.swap.dependents.restate import find_failure
+from migrations_playbook.swap.dependents.definitions.attempts import Attempt, read_attempts
+from migrations_playbook.swap.dependents.definitions.chains import Chain, View, read_readers
+from migrations_playbook.swap.dependents.definitions.restate import find_failure
 from migrations_playbook.swap.pair import Object, Pair
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 REFUSED = "it keeps what {} has made of the {}; drop it, and create it again after the swap"

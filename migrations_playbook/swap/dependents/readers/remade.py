@@ -25,11 +25,12 @@ from migrations_playbook.swap.dependents.base import (
     DependentKind,
     Steps,
     comment_steps,
+    with_options,
 )
-from migrations_playbook.swap.dependents.chains import View
-from migrations_playbook.swap.dependents.privileges import Grant, find_barred, grant_steps
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.views import VIEW, lock_step, with_options
+from migrations_playbook.swap.dependents.definitions.chains import View
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.own.privileges import Grant, find_barred, grant_steps
+from migrations_playbook.swap.dependents.readers.views import VIEW, lock_step
 
 # A view's parts: the name and the text of each, and its address.
 PARTS = """

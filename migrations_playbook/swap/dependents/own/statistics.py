@@ -15,7 +15,7 @@ from migrations_playbook.swap.dependents.base import (
     comment_steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading, read_bound
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
 
 WEAK = Lock.SHARE_UPDATE_EXCLUSIVE
 

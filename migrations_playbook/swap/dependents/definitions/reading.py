@@ -12,16 +12,21 @@ from migrations_playbook.postgres.query import Row, fetch_all
 from migrations_playbook.postgres.roles import find_missing_grants
 from migrations_playbook.postgres.server import is_read_only
 from migrations_playbook.quarantine.base import Objects
-from migrations_playbook.swap.dependents import restate
-from migrations_playbook.swap.dependents.chains import READERS, Chain
-from migrations_playbook.swap.dependents.constraints import (
+from migrations_playbook.swap.dependents.definitions import restate
+from migrations_playbook.swap.dependents.definitions.chains import READERS, Chain
+from migrations_playbook.swap.dependents.definitions.constraints import (
     Constraint,
     checks_to_restate,
     read_constraints,
 )
-from migrations_playbook.swap.dependents.indexes import Family, Index, build_families, read_indexes
-from migrations_playbook.swap.dependents.restate import Definitions
-from migrations_playbook.swap.dependents.trial import read_chain
+from migrations_playbook.swap.dependents.definitions.indexes import (
+    Family,
+    Index,
+    build_families,
+    read_indexes,
+)
+from migrations_playbook.swap.dependents.definitions.restate import Definitions
+from migrations_playbook.swap.dependents.definitions.trial import read_chain
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 

@@ -9,8 +9,8 @@ from psycopg import sql
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps, comment_steps
-from migrations_playbook.swap.dependents.constraints import Constraint
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.constraints import Constraint
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import Member, Object, Pair
 
 

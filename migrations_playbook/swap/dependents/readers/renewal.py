@@ -14,8 +14,7 @@ from psycopg import sql
 from migrations_playbook.postgres.names import Named, compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import comment_steps
-from migrations_playbook.swap.dependents.views import with_options
+from migrations_playbook.swap.dependents.base import comment_steps, with_options
 from migrations_playbook.swap.pair import Pair
 
 

@@ -10,7 +10,7 @@ from psycopg import sql
 from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import comment_steps
-from migrations_playbook.swap.dependents.indexes import Family, Index, Part
+from migrations_playbook.swap.dependents.definitions.indexes import Family, Index, Part
 
 
 def exchange_names(part: Part) -> Iterator[Step]:

@@ -20,9 +20,10 @@ from migrations_playbook.swap.dependents.base import (
     DependentKind,
     Steps,
     describe_columns,
+    with_options,
 )
-from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
@@ -182,19 +183,6 @@ def lock_step(shown: str, relation: sql.Identifier, kind: str, owner: str) -> St
     else:
         statement = sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(relation)
     return Step(f"Lock {shown}, as its readers do before the table", statement, Lock.NONE)
-
-
-def with_options(options: list[str]) -> sql.Composable:
-    """Build the WITH clause with a relation's options; empty without any."""
-    if not options:
-        return sql.SQL("")
-    pairs = [option.split("=", 1) for option in options]
-    return sql.SQL(" WITH ({})").format(
-        sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
-            for name, value in pairs
-        )
-    )
 
 
 KIND = DependentKind(

@@ -8,15 +8,15 @@ from psycopg import sql
 
 from migrations_playbook.postgres.roles import not_owned
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.attempts import policy_clauses
 from migrations_playbook.swap.dependents.base import (
     Dependent,
     DependentKind,
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading, read_bound
-from migrations_playbook.swap.dependents.views import lock_step
+from migrations_playbook.swap.dependents.definitions.attempts import policy_clauses
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
+from migrations_playbook.swap.dependents.readers.views import lock_step
 
 POLICIES = """
     SELECT o.oid, o.polname, c.oid, n.nspname, c.relname,

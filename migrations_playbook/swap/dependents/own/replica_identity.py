@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import spell_lives
 
 

@@ -16,8 +16,8 @@ from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.restate import try_default
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.definitions.restate import try_default
 from migrations_playbook.swap.pair import COLUMNS, Member, Object, Pair
 
 STORAGES = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}

@@ -16,7 +16,7 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
-from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
+from migrations_playbook.swap.dependents.definitions.parse_trees import WHOLE_ROW
 from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 # The objects that read either column, or a view that does. Where a text has the object's own name,

@@ -21,7 +21,7 @@ from migrations_playbook.swap.dependents.base import (
     comment_steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 TRIGGERS = sql.SQL("""

@@ -25,8 +25,9 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     Unique,
     describe_columns,
+    with_options,
 )
-from migrations_playbook.swap.dependents.indexes import (
+from migrations_playbook.swap.dependents.definitions.indexes import (
     Family,
     Index,
     Name,
@@ -34,9 +35,9 @@ from migrations_playbook.swap.dependents.indexes import (
     needed_names,
     read_taken_names,
 )
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.restate import Definitions
-from migrations_playbook.swap.dependents.twin_names import (
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.definitions.restate import Definitions
+from migrations_playbook.swap.dependents.own.twin_names import (
     cluster_on,
     deferrable_clause,
     drop_twin,
@@ -47,7 +48,6 @@ from migrations_playbook.swap.dependents.twin_names import (
     make_constraint,
     return_names,
 )
-from migrations_playbook.swap.dependents.views import with_options
 from migrations_playbook.swap.pair import Object
 
 FOR_LIKE = "for LIKE, which the other type has not"

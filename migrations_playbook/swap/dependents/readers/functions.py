@@ -15,9 +15,9 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST, MERGE_ACTION
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.views import BY_POSITION
+from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST, MERGE_ACTION
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.readers.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS
 
 FUNCTIONS = sql.SQL("""

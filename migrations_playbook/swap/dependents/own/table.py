@@ -10,7 +10,7 @@ from migrations_playbook.expand.soundness import unsound
 from migrations_playbook.postgres.roles import current_role, find_missing_grants
 from migrations_playbook.postgres.server import lock_room, read_standbys
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import Pair
 
 STANDBY = (

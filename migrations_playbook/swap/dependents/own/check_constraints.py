@@ -21,13 +21,13 @@ from migrations_playbook.swap.dependents.base import (
     comment_steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.constraints import (
+from migrations_playbook.swap.dependents.definitions.constraints import (
     Constraint,
     own_checks,
     restatable_checks,
 )
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.restate import Definitions
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.definitions.restate import Definitions
 from migrations_playbook.swap.pair import Object, Pair, spell_lives, spell_shadows
 
 

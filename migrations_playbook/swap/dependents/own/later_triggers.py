@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import FIRST, LAST
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 
 # `tgtype` has a bit each for ROW, BEFORE, INSERT and UPDATE. The type `name` compares bytes.
 LATER = sql.SQL("""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, describe_columns
-from migrations_playbook.swap.dependents.constraints import Constraint
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.constraints import Constraint
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import Object
 
 

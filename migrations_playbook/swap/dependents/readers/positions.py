@@ -19,7 +19,7 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import FIRST
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 
 HOW = "perhaps by position, look yourself"
 OF_THE_TYPE = "its text names the column; look whether it declares the type"

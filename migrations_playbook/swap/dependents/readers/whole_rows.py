@@ -14,8 +14,8 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.parse_trees import WHOLE_ROW
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 
 REFUSED = (
     "the exchange would leave it as it was made, of the other values; drop it, and create it again "

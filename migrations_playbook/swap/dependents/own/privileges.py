@@ -16,7 +16,7 @@ from migrations_playbook.postgres.query import fetch_all, fetch_value, server_ve
 from migrations_playbook.postgres.roles import current_role
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind, Steps
-from migrations_playbook.swap.dependents.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.pair import COLUMNS, Member, Pair
 
 # The first server version that tells the right to SET ROLE from membership.

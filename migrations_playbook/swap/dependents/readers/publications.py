@@ -15,7 +15,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.reading import Reading, read_bound
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
 
 # A rename does not replicate: see docs/dependents.md.
 SUBSCRIBERS = "its subscribers keep what they have"

@@ -22,9 +22,9 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.parse_trees import ALIAS_LIST
-from migrations_playbook.swap.dependents.reading import Reading
-from migrations_playbook.swap.dependents.renewal import (
+from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
+from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.readers.renewal import (
     Copy,
     drop_twin,
     leave_twin,
@@ -33,8 +33,8 @@ from migrations_playbook.swap.dependents.renewal import (
     twin_address,
     twin_name,
 )
-from migrations_playbook.swap.dependents.through_functions import SEEN, seen_parameters
-from migrations_playbook.swap.dependents.views import BY_POSITION
+from migrations_playbook.swap.dependents.readers.through_functions import SEEN, seen_parameters
+from migrations_playbook.swap.dependents.readers.views import BY_POSITION
 from migrations_playbook.swap.pair import COLUMNS, Pair
 
 COPIES = (

@@ -16,8 +16,8 @@ from psycopg import sql
 from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import READ_BY
-from migrations_playbook.swap.dependents.parse_trees import WHOLE_ROW
-from migrations_playbook.swap.dependents.restate import OTHER_TYPE
+from migrations_playbook.swap.dependents.definitions.parse_trees import WHOLE_ROW
+from migrations_playbook.swap.dependents.definitions.restate import OTHER_TYPE
 from migrations_playbook.swap.pair import COLUMNS, Object, Pair
 
 # The views that read either column, themselves or through other views, and the views' operators.

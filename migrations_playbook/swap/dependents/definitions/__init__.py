@@ -1,0 +1,1 @@
+"""How the definitions of bound objects are read, restated with the columns exchanged, and tried."""

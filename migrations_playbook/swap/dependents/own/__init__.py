@@ -1,0 +1,1 @@
+"""What the table itself has: columns, indexes, constraints, privileges, statistics, triggers."""
