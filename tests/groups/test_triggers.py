@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from migrations_playbook.replacement import Replacement
@@ -120,29 +118,38 @@ WRITES = [
 ]
 
 
+CHANGED = """
+    SELECT count(*) FROM was JOIN zoo_access USING (id)
+     WHERE was.new_token <> zoo_access.new_token"""
+
+
 @pytest.mark.parametrize("filled", [False, True], ids=["expanded", "filled"])
-@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 def test_whatever_is_written_each_checksum_is_its_own_tokens(
     empty_database: Database,
     access: Replacement,
-    write: Callable[[Database], None],
     *,
     filled: bool,
 ) -> None:
-    if filled:
-        fill(access)
-        empty_database.run("CREATE TABLE was AS SELECT * FROM zoo_access")
-    write(empty_database)
-    touched = "SELECT count(*) FROM zoo_access WHERE new_token IS NOT NULL"
-    assert empty_database.value(touched) > 0
-    if filled:
-        changed = (
-            "SELECT count(*) FROM was JOIN zoo_access USING (id)"
-            " WHERE was.new_token <> zoo_access.new_token"
-        )
-        assert empty_database.value(changed) == 0
-    fill(access)
-    assert empty_database.value(ASTRAY) == 0
+    """Each write meets three rows of before the expand, or that are filled."""
+    empty_database.run("CREATE TABLE was AS SELECT * FROM zoo_access")
+    with empty_database.connect(autocommit=True) as restored:
+        restored.execute("SET session_replication_role = replica")
+        for write in WRITES:
+            restored.execute("TRUNCATE zoo_access")
+            restored.execute(
+                "INSERT INTO zoo_access (token, token_checksum, note)"
+                " SELECT 't' || n, 'c' || n, '' FROM generate_series(1, 3) AS n"
+            )
+            if filled:
+                fill(access)
+            restored.execute("TRUNCATE was")
+            restored.execute("INSERT INTO was SELECT * FROM zoo_access")
+            write(empty_database)
+            touched = "SELECT count(*) FROM zoo_access WHERE new_token IS NOT NULL"
+            assert empty_database.value(touched) > 0, write.__name__
+            assert empty_database.value(CHANGED) == 0, write.__name__
+            fill(access)
+            assert empty_database.value(ASTRAY) == 0, write.__name__
 
 
 def test_a_row_without_a_secret_has_no_shadows_and_gets_them_with_its_secret(
