@@ -23,6 +23,12 @@ Object = tuple[str, int]
 # them; the parameters are `Pair.columns`.
 COLUMNS = sql.SQL("unnest(%s::oid[], %s::int2[], %s::text[]) AS col (relation, number, name)")
 
+# The tables of publications. PostgreSQL 14 has neither column lists nor row filters: a name that
+# is no column of the inner query's table is looked up in the query around it, and is NULL there.
+PUBLISHED = sql.SQL("""(SELECT NULL::int2vector AS prattrs, NULL::pg_node_tree AS prqual) AS earlier
+     CROSS JOIN LATERAL (SELECT oid, prpubid, prrelid, prattrs, prqual
+                           FROM pg_catalog.pg_publication_rel) AS o""")
+
 
 @dataclass(frozen=True)
 class Member:

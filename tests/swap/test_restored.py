@@ -11,7 +11,7 @@ from django.db import connection
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import UUIDS, Optional, expand, fill
-from tests.fixtures.server import server_programs
+from tests.fixtures.server import client_program
 from tests.fixtures.tickets import past_the_triggers
 from tickets.models import Ticket
 
@@ -27,12 +27,11 @@ def restored(original: Database) -> Database:
     """A copy of the database, by way of a dump. Django's connection points at it from now on."""
     connection.close()
     copy = Database(f"{original.name}_copy")
-    programs = server_programs()
     original.run(f'CREATE DATABASE "{copy.name}" TEMPLATE template0')
     dump = subprocess.run(
-        [programs / "pg_dump", "-Fc", original.url], capture_output=True, check=True
+        [client_program("pg_dump"), "-Fc", original.url], capture_output=True, check=True
     ).stdout
-    subprocess.run([programs / "pg_restore", "--dbname", copy.url], input=dump, check=True)
+    subprocess.run([client_program("pg_restore"), "--dbname", copy.url], input=dump, check=True)
     connection.settings_dict["NAME"] = copy.name
     return copy
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.definitions.parse_trees import WHOLE_ROW
-from migrations_playbook.swap.pair import COLUMNS, Object, Pair
+from migrations_playbook.swap.pair import COLUMNS, PUBLISHED, Object, Pair
 
 # The objects that read either column, or a view that does. Where a text has the object's own name,
 # it is left out: the name is taken.
@@ -65,7 +65,7 @@ TEXTS = sql.SQL("""
     UNION ALL
     SELECT 'pg_publication_rel', o.oid, o.prrelid, reads, false,
            ARRAY[p.pubname, pg_catalog.pg_get_expr(o.prqual, o.prrelid)]
-      FROM bound JOIN pg_catalog.pg_publication_rel o ON o.oid = bound.objid
+      FROM {published} JOIN bound ON bound.objid = o.oid
       JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid
      WHERE bound.classid = 'pg_catalog.pg_publication_rel'::regclass AND o.prqual IS NOT NULL
     UNION ALL
@@ -77,7 +77,7 @@ TEXTS = sql.SQL("""
      CROSS JOIN LATERAL (
             SELECT CASE o.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END) AS kind (name)
      WHERE bound.classid = 'pg_catalog.pg_proc'::regclass AND o.prosqlbody IS NOT NULL""").format(
-    columns=COLUMNS, whole=sql.Literal(WHOLE_ROW)
+    columns=COLUMNS, published=PUBLISHED, whole=sql.Literal(WHOLE_ROW)
 )
 
 

@@ -173,13 +173,14 @@ BOUND = """
              GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
 
 
-def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
+def read_bound(reading: Reading, catalog: str, query: str, **parts: sql.Composable) -> list[Row]:
     """Run a query over the objects `o` of a catalog that are bound to either column.
 
     Arguments:
         catalog: the catalog's name, `pg_policy`, say.
         query: has `{bound}` where the objects are joined to the names of their columns,
             `bound.names`, and to whether they read a view that is made again, `bound.lets_go`.
+        parts: what else stands in braces there.
     """
     remade = reading.chain.oids
     return fetch_all(
@@ -187,7 +188,8 @@ def read_bound(reading: Reading, catalog: str, query: str) -> list[Row]:
         sql.SQL(query).format(
             bound=sql.SQL(BOUND).format(
                 catalog=sql.Literal(f"pg_catalog.{catalog}"), columns=COLUMNS
-            )
+            ),
+            **parts,
         ),
         [remade, *reading.pair.columns, remade],
     )

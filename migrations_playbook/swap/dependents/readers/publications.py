@@ -16,6 +16,7 @@ from migrations_playbook.swap.dependents.base import (
     describe_columns,
 )
 from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
+from migrations_playbook.swap.pair import PUBLISHED
 
 # A rename does not replicate: see docs/dependents.md.
 SUBSCRIBERS = "its subscribers keep what they have"
@@ -28,7 +29,7 @@ LISTED = """
                    JOIN pg_catalog.pg_attribute a
                      ON a.attrelid = o.prrelid AND a.attnum = k.attnum ORDER BY k.nth),
            pg_catalog.pg_get_expr(o.prqual, o.prrelid), bound.names
-      FROM pg_catalog.pg_publication_rel o
+      FROM {published}
       JOIN pg_catalog.pg_publication p ON p.oid = o.prpubid
       JOIN pg_catalog.pg_class c ON c.oid = o.prrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
@@ -42,7 +43,7 @@ def read_publications(reading: Reading) -> Iterator[Dependent]:
     """
     listed = set()
     for oid, schema, table, name, owner, columns, condition, names in read_bound(
-        reading, "pg_publication_rel", LISTED
+        reading, "pg_publication_rel", LISTED, published=PUBLISHED
     ):
         listed.add(name)
         address = ("pg_publication_rel", oid)
