@@ -13,7 +13,7 @@ from migrations_playbook.errors import Refused
 from migrations_playbook.postgres.query import adopt_transaction, engine_transaction, fetch_value
 from tests.fixtures.database import Database, role, wait_until
 from tests.fixtures.server import server_version
-from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, remember
+from tests.fixtures.tickets import add_old_tickets, bring_to, changed, nulls, refusal, remember
 from tickets.models import Ticket
 
 FOR_REQUESTS = {
@@ -187,4 +187,66 @@ def test_a_name_that_is_taken_is_refused_by_the_plan(name: str, database: Databa
         assert f"its twin needs the name {name}, which public.{name} has; rename that" in (
             done.stdout + done.stderr
         )
+    assert database.dump() == before
+
+
+CONSTRAINT = "ALTER TABLE tickets_ticket ADD CONSTRAINT"
+TAKEN = {
+    "the CHECK that proves NOT NULL": (
+        f"{CONSTRAINT} tickets_ticket_new_token_not_null CHECK (id > 0)",
+        "constraint tickets_ticket_new_token_not_null on public.tickets_ticket",
+    ),
+    "a CHECK's twin": (
+        (
+            f"{CONSTRAINT} checked CHECK (token IS NOT NULL AND id > 0); "
+            f"{CONSTRAINT} checked_new_token CHECK (id > 0)"
+        ),
+        "constraint checked_new_token on public.tickets_ticket",
+    ),
+    "a name in between": (
+        (
+            f"{CONSTRAINT} checked CHECK (token IS NOT NULL AND id > 0); "
+            f"{CONSTRAINT} checked_between CHECK (id > 0)"
+        ),
+        "constraint checked_between on public.tickets_ticket",
+    ),
+    "a unique constraint's twin": (
+        f"{CONSTRAINT} tickets_ticket_token_key_new_token CHECK (id > 0)",
+        "constraint tickets_ticket_token_key_new_token on public.tickets_ticket",
+    ),
+    "the memory": (
+        "CREATE TABLE migrations_playbook_leaked_tickets_ticket_new_token (of integer)",
+        "relation public.migrations_playbook_leaked_tickets_ticket_new_token",
+    ),
+    "a count": (
+        "CREATE TABLE migrations_playbook_hits_tickets_ticket_new_token (of integer)",
+        "relation public.migrations_playbook_hits_tickets_ticket_new_token",
+    ),
+    "a function": (
+        (
+            "CREATE FUNCTION migrations_playbook_ward_tickets_ticket_new_token() RETURNS integer "
+            "LANGUAGE sql AS 'SELECT 1'"
+        ),
+        "function public.migrations_playbook_ward_tickets_ticket_new_token()",
+    ),
+    "a trigger": (
+        (
+            "CREATE TRIGGER migrations_playbook_ward_tickets_ticket_new_token BEFORE UPDATE "
+            "ON tickets_ticket FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        ),
+        "trigger migrations_playbook_ward_tickets_ticket_new_token",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_name_of_ours_that_something_else_has_is_refused_by_the_plan(
+    what: str, database: Database
+) -> None:
+    add_old_tickets(database, 5)
+    bring_to("filled")
+    database.run(TAKEN[what][0])
+    before = database.dump()
+    said = f"{TAKEN[what][1]} (by its name): the swap needs its name; rename it."
+    assert said in refusal("swap_token_columns")[1]
     assert database.dump() == before

@@ -4,6 +4,7 @@ To add a kind: a module beside this file, which ends with its `KIND`, and a row 
 pg_depend that no kind claims is refused (`unknown`), so a missing kind is seen.
 """
 
+from migrations_playbook.swap.dependents import taken_names
 from migrations_playbook.swap.dependents.base import DependentKind
 from migrations_playbook.swap.dependents.own import check_constraints as checks
 from migrations_playbook.swap.dependents.own import (
@@ -52,5 +53,6 @@ KINDS: tuple[DependentKind, ...] = (
     functions.KIND,
     whole_rows.KIND,
     through_functions.KIND,
+    taken_names.KIND,
     positions.KIND,
 )
