@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, models, transaction
+from django.db.models.functions import Cast
 from django.test.utils import CaptureQueriesContext
 
+from migrations_playbook import Shadow
 from migrations_playbook.meaning.saves import SavedPair
 from tests.fixtures.database import Database
-from tests.fixtures.models_conversions import SIZES, Size
+from tests.fixtures.models_conversions import SIZES, Document, Size
 from tests.fixtures.models_zoo import expand, fill
 
 
@@ -90,3 +92,62 @@ def test_a_row_that_is_gone_is_inserted_as_ever(sizes: Any) -> None:
     sizes.objects.filter(pk=one.pk).delete()
     save_again(one)
     assert row_of(one)[0] == 5
+
+
+def test_a_save_that_was_rolled_back_may_be_tried_again(sizes: Any) -> None:
+    one, other = sizes.objects.order_by("pk")[:2]
+    one.size, other.size_big = 5, 6
+    for each in (one, other):
+        with transaction.atomic():
+            each.save()
+            transaction.set_rollback(True)
+        save_again(each)
+    assert row_of(one) == (5, 5, "again")
+    assert row_of(other) == (6, 6, "again")
+
+
+def test_a_save_of_other_fields_leaves_what_is_to_be_saved(sizes: Any) -> None:
+    one, other = sizes.objects.order_by("pk")[:2]
+    one.size, other.size_big = 5, 6
+    for each in (one, other):
+        each.save(update_fields=["note"])
+        save_again(each)
+        save_again(each)
+    assert row_of(one) == (5, 5, "again")
+    assert row_of(other) == (6, 6, "again")
+
+
+def test_a_save_of_other_fields_reads_nothing(sizes: Any) -> None:
+    one = sizes.objects.earliest("pk")
+    one.size = 5
+    one.save()
+    with CaptureQueriesContext(connection) as queries:
+        one.save(update_fields=["note"])
+        one.save(update_fields=["size"])
+    assert [each["sql"].split()[0] for each in queries] == ["UPDATE"] * 2
+    save_again(one)
+    assert row_of(one) == (5, 5, "again")
+
+
+@pytest.mark.usefixtures("sizes")  # a document refers to one
+def test_a_value_may_be_changed_in_place() -> None:
+    model: Any = Document
+    documents = Shadow(
+        "body",
+        "body_json",
+        up=Cast("body", models.JSONField()),
+        down=Cast("body_json", models.TextField()),
+    )
+    expand(Document, documents)
+    documents.follow_saves(Document)
+    try:
+        model.objects.create(body='{"a": 1}')
+        one: Any = model.objects.latest("pk")
+        one.body_json["a"] = 2
+        one.save()
+        one.note = "again"
+        one.save()
+    finally:
+        SavedPair("body", "body_json").leave(Document)
+    found = model.objects.values_list("body", "body_json", "note").get(pk=one.pk)
+    assert found == ('{"a": 2}', {"a": 2}, "again")
