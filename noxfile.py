@@ -1,7 +1,7 @@
 """The suite on other versions, pairwise: `make matrix`, or `nox -l` to see them.
 
-Each two of a Python, a Django and a PostgreSQL stand together in one cell. One whose Python or
-PostgreSQL is not there is skipped, and says so.
+Each two of a Python, a Django and a PostgreSQL stand together in one cell, but for the oldest
+PostgreSQL, which has one. A cell whose Python or PostgreSQL is not there is skipped, and says so.
 """
 
 import os
@@ -13,6 +13,7 @@ import nox
 
 # Django 6.0 and 6.1 need Python 3.12.
 CELLS = [
+    nox.param("3.11", "5.2", "14"),
     nox.param("3.11", "5.2", "18"),
     nox.param("3.11", "5.2", "16"),
     nox.param("3.11", "5.2", "15"),

@@ -34,6 +34,11 @@ from migrations_playbook.quarantine.setup import drop_steps
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.trigger_sql import SYNC_SETTINGS
 
+BOUND = (
+    "Something else of yours is bound to {shadow!r} of {table}: {others}. Drop it, or let it read "
+    'the live column, then run "manage.py migrate" again.'
+)
+
 
 def contract(
     connection: BaseDatabaseWrapper,
@@ -85,6 +90,7 @@ def contract(
     else:
         refuse_loss(connection, table, live=live, shadow=shadow, converts="up" in made)
     refuse_code_by_name(connection, table, shadow=shadow, triggers=triggers)
+    refuse_generated(connection, table, shadow=shadow)
     # Nobody can alter the table from here on, so facts once read stay true.
     planned = list(steps(connection, table, live=live, shadow=shadow, triggers=triggers))
     seized = locks.seize(connection, identifier, policy)
@@ -95,10 +101,7 @@ def contract(
             raise
         # This DETAIL names objects, never a row's values.
         others = (error.__cause__.diag.message_detail or "").replace("\n", "; ")
-        raise Refused(
-            f"Something else of yours is bound to {shadow!r} of {table}: {others}. Drop it, or "
-            'let it read the live column, then run "manage.py migrate" again.'
-        ) from None
+        raise Refused(BOUND.format(shadow=shadow, table=table, others=others)) from None
     return seized
 
 
@@ -231,6 +234,33 @@ def refuse_out_of_step(
             f'Run "{spell_command("swap", "", "", "--mend")}", which keeps {shadow!r}, then '
             '"manage.py migrate" again.'
         )
+
+
+def refuse_generated(connection: BaseDatabaseWrapper, table: Table, *, shadow: str) -> None:
+    """Refuse to drop generated columns with the column, as PostgreSQL 14 would without a word.
+
+    Since PostgreSQL 15 they stand in the way of DROP COLUMN by themselves.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the columns.
+    """
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT DISTINCT a.attname || ' of table ' || a.attrelid::regclass::text
+              FROM pg_catalog.pg_depend d
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = d.objid AND a.attnum = d.objsubid
+             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND a.attgenerated = 's'
+               AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = %s
+               AND d.refobjsubid = %s AND d.objsubid <> d.refobjsubid
+             ORDER BY 1"""),
+        [table.oid, table.columns[shadow].number],
+    )
+    if rows:
+        others = ", ".join(f"generated column {row[0]}" for row in rows)
+        raise Refused(BOUND.format(shadow=shadow, table=table, others=others))
 
 
 def refuse_code_by_name(

@@ -29,6 +29,15 @@ PUBLISHED = sql.SQL("""(SELECT NULL::int2vector AS prattrs, NULL::pg_node_tree A
      CROSS JOIN LATERAL (SELECT oid, prpubid, prrelid, prattrs, prqual
                            FROM pg_catalog.pg_publication_rel) AS o""")
 
+# To be joined to pg_depend as `d`: the default, or the generated column, that depends. In
+# PostgreSQL 14 a generated column depends itself, and since then its row in pg_attrdef.
+EXPRESSION = sql.SQL("""LEFT JOIN pg_catalog.pg_attrdef f
+        ON f.oid = CASE d.classid
+               WHEN 'pg_catalog.pg_attrdef'::regclass THEN d.objid
+               WHEN 'pg_catalog.pg_class'::regclass THEN (
+                   SELECT g.oid FROM pg_catalog.pg_attrdef g
+                    WHERE g.adrelid = d.objid AND g.adnum = d.objsubid) END""")
+
 
 @dataclass(frozen=True)
 class Member:

@@ -132,6 +132,23 @@ def test_what_else_is_bound_to_the_leaked_values_stops_it(database: Database) ->
     assert nulls(database) == 0
 
 
+def test_a_generated_column_of_the_leaked_values_stops_it(database: Database) -> None:
+    """PostgreSQL 14 would drop the generated column with the other, and say nothing."""
+    add_old_tickets(database, 3)
+    bring_to("swapped")
+    connection.close()
+    migrate(database, "n2")
+    database.run(
+        "ALTER TABLE tickets_ticket ADD odd boolean "
+        "GENERATED ALWAYS AS (new_token > '80000000-0000-0000-0000-000000000000') STORED"
+    )
+    done = manage(database, "n3", "migrate")
+    assert done.returncode == 1
+    assert "Something else of yours is bound to 'new_token' of public.tickets" in done.stderr
+    assert re.search(r"\bodd\b.*Drop it, or let it read the live column", done.stderr)
+    assert database.value("SELECT count(odd) FROM tickets_ticket") == 3
+
+
 @pytest.mark.parametrize("name", ["NEW_TOKEN", '"new_token"'])
 def test_a_function_that_names_the_column_in_any_spelling_stops_it(
     database: Database, name: str

@@ -11,6 +11,7 @@ from migrations_playbook.errors import Refused
 from tests.fixtures.database import Database
 from tests.fixtures.models_partitioned import Partitioned, Ranges, make
 from tests.fixtures.models_zoo import add_shadow, fill, play
+from tests.fixtures.server import server_version
 
 UUID = "8a8f8a52-0000-4000-8000-000000000001"
 
@@ -63,7 +64,6 @@ CREATE TRIGGER a_trigger BEFORE UPDATE OF token ON other.high FOR EACH ROW
 CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql
     BEGIN ATOMIC SELECT count(high) FROM both_of; END;
 CREATE STATISTICS some_statistics ON key, token FROM other.high;
-CREATE PUBLICATION outgoing FOR TABLE mid WHERE (token IS NOT NULL);
 CREATE INDEX of_its_own ON "Low" (token) WHERE number > 1;
 """
 
@@ -75,6 +75,8 @@ def test_what_is_bound_to_the_table_and_its_partitions_goes_there_and_back(
     texts = add_shadow(Texts, TEXTS)
     fill(texts)
     empty_database.run(BOUND)
+    if server_version() >= 15:  # which brought filters
+        empty_database.run("CREATE PUBLICATION outgoing FOR TABLE mid WHERE (token IS NOT NULL)")
     before = empty_database.dump()
     for _ in range(2):
         assert play(texts).passed

@@ -221,8 +221,8 @@ def test_at_the_connection_limit_migrate_is_one_sentence_and_can_be_repeated(
 
 
 def test_a_table_that_a_subscription_fills_is_refused_with_what_to_do() -> None:
-    columns = "id bigint PRIMARY KEY, token uuid, redeemed_at timestamptz"
-    with published("tickets_ticket (id, token)", columns) as both:
+    columns = "id bigint PRIMARY KEY, token uuid, redeemed_at timestamptz, new_token uuid"
+    with published("tickets_ticket", columns) as both:
         done = both.subscriber.manage("check", "--database", "default")
     assert done.returncode == 1
     assert "(playbook.E020)" in done.stderr

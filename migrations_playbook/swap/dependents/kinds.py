@@ -20,6 +20,7 @@ from migrations_playbook.swap.dependents.own import (
     twins,
 )
 from migrations_playbook.swap.dependents.readers import (
+    function_rows,
     functions,
     materialized,
     policies,
@@ -53,6 +54,7 @@ KINDS: tuple[DependentKind, ...] = (
     functions.KIND,
     whole_rows.KIND,
     through_functions.KIND,
+    function_rows.KIND,
     taken_names.KIND,
     positions.KIND,
 )

@@ -9,21 +9,21 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.definitions.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS, Object
+from migrations_playbook.swap.pair import COLUMNS, EXPRESSION, Object
 
 GENERATED = "its stored values come from the {}; drop it, and add it again after the swap"
 UNKNOWN = "the swap does not know how to carry it over; drop it, and create it again after the swap"
 
 
 BOUND_OBJECTS = sql.SQL("""
-    SELECT c.relname, d.objid, col.name, a.attname IS NOT NULL,
+    SELECT CASE WHEN f.oid IS NULL THEN c.relname ELSE 'pg_attrdef' END,
+           coalesce(f.oid, d.objid), col.name, a.attname IS NOT NULL,
            coalesce(a.attname || ' of table ' || d.refobjid::regclass::text,
                     i.type || ' ' || i.identity)
       FROM pg_catalog.pg_depend d
       JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
       JOIN pg_catalog.pg_class c ON c.oid = d.classid
-      LEFT JOIN pg_catalog.pg_attrdef f
-             ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+      {expression}
       LEFT JOIN pg_catalog.pg_attribute a
              ON a.attrelid = f.adrelid AND a.attnum = f.adnum
      CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) AS i
@@ -42,7 +42,7 @@ def read_unknown(reading: Reading, claimed: Iterable[Object]) -> Iterator[Depend
     # pg_identify_object speaks one language; pg_describe_object is translated.
     rows = fetch_all(
         reading.connection,
-        BOUND_OBJECTS.format(columns=COLUMNS),
+        BOUND_OBJECTS.format(columns=COLUMNS, expression=EXPRESSION),
         pair.columns,
     )
     for catalog, oid, column, generated, name in rows:

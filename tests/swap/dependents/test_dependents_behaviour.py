@@ -130,6 +130,7 @@ def test_an_update_of_trigger_fires_for_the_live_column_and_no_other(app: Databa
     in_every_phase(app, look)
 
 
+@pytest.mark.skipif(server_version() < 15, reason="lists of columns came with PostgreSQL 15")
 def test_a_publication_sends_the_live_column_and_not_the_other(app: Database) -> None:
     app.run("CREATE PUBLICATION outgoing FOR TABLE tickets_ticket (id, token)")
 
@@ -227,7 +228,8 @@ def test_an_updatable_view_writes_the_live_column(app: Database) -> None:
 
 def test_the_replica_identity_is_the_live_columns_index(app: Database) -> None:
     app.run("ALTER TABLE tickets_ticket REPLICA IDENTITY USING INDEX tickets_ticket_token_key")
-    app.run("CREATE PUBLICATION outgoing FOR TABLE tickets_ticket (id, token)")
+    listed = " (id, token)" if server_version() >= 15 else ""  # which brought lists of columns
+    app.run(f"CREATE PUBLICATION outgoing FOR TABLE tickets_ticket{listed}")
 
     def look() -> None:
         assert app.fetch(

@@ -11,6 +11,7 @@ from django.db import connection
 
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements
+from tests.fixtures.server import server_version
 from tickets.models import Ticket
 
 ROLES = ("zoo_app", "zoo_auditor", "zoo_reporter")
@@ -34,8 +35,6 @@ ALTER TABLE tickets_ticket CLUSTER ON zoo_identity;
 COMMENT ON INDEX zoo_hash IS 'by hash';
 ALTER TABLE tickets_ticket ADD CONSTRAINT zoo_unique UNIQUE (venue, token)
     DEFERRABLE INITIALLY DEFERRED;
-ALTER TABLE tickets_ticket ADD CONSTRAINT zoo_include UNIQUE NULLS NOT DISTINCT (token)
-    INCLUDE (venue);
 COMMENT ON CONSTRAINT zoo_unique ON tickets_ticket IS 'one a venue';
 ALTER TABLE tickets_ticket ADD CONSTRAINT zoo_check
     CHECK (zoo.token(token) <> 'token' AND venue > 0);
@@ -49,7 +48,6 @@ COMMENT ON COLUMN tickets_ticket.token IS 'who knows it gets in';
 CREATE VIEW zoo.plain WITH (security_barrier = true) AS SELECT id, token FROM tickets_ticket;
 CREATE VIEW zoo.checked AS SELECT id, token AS secret, venue FROM tickets_ticket
     WHERE token IS NOT NULL WITH LOCAL CHECK OPTION;
-CREATE VIEW zoo.invoker WITH (security_invoker = true) AS SELECT token FROM tickets_ticket;
 CREATE VIEW zoo.above AS SELECT p.token, c.secret, c.venue
     FROM zoo.plain p JOIN zoo.checked c USING (id);
 CREATE VIEW zoo.star AS SELECT * FROM tickets_ticket;
@@ -93,7 +91,6 @@ GRANT SELECT ON zoo.copies TO zoo_app;
 COMMENT ON MATERIALIZED VIEW zoo.copies IS 'copied at night';
 CREATE MATERIALIZED VIEW zoo.copies_of_view AS SELECT secret AS token FROM zoo.checked;
 CREATE UNIQUE INDEX zoo_copies_of_view ON zoo.copies_of_view (token);
-CREATE PUBLICATION zoo_listed FOR TABLE tickets_ticket (id, token, venue) WHERE (token IS NOT NULL);
 GRANT USAGE ON SCHEMA zoo TO zoo_app, zoo_auditor, zoo_reporter;
 GRANT SELECT (id, token, venue), UPDATE (token), INSERT (token) ON tickets_ticket TO zoo_app;
 GRANT SELECT (token) ON tickets_ticket TO zoo_auditor WITH GRANT OPTION;
@@ -102,6 +99,12 @@ GRANT SELECT ON zoo.above, zoo.plain TO zoo_app;
 SET ROLE zoo_auditor;
 GRANT SELECT (token) ON tickets_ticket TO zoo_reporter;
 RESET ROLE;
+"""
+SINCE_15 = """
+ALTER TABLE tickets_ticket ADD CONSTRAINT zoo_include UNIQUE NULLS NOT DISTINCT (token)
+    INCLUDE (venue);
+CREATE VIEW zoo.invoker WITH (security_invoker = true) AS SELECT token FROM tickets_ticket;
+CREATE PUBLICATION zoo_listed FOR TABLE tickets_ticket (id, token, venue) WHERE (token IS NOT NULL);
 """
 
 
@@ -118,6 +121,8 @@ def roles(database: Database) -> Iterator[Database]:
 def everything(roles: Database) -> Database:
     with connection.cursor() as cursor:
         cursor.execute(EVERYTHING)
+        if server_version() >= 15:
+            cursor.execute(SINCE_15)
     for _ in range(3):
         Ticket.objects.create()
     roles.run("REFRESH MATERIALIZED VIEW zoo.copies")
@@ -134,7 +139,7 @@ def test_everything_that_is_bound_to_the_column_is_carried_over_and_back(
     for query in (
         "SELECT token FROM zoo.plain",
         "SELECT secret FROM zoo.checked",
-        "SELECT token FROM zoo.invoker",
+        *(["SELECT token FROM zoo.invoker"] if server_version() >= 15 else []),
         "SELECT token FROM zoo.above",
         "SELECT token FROM zoo.star",
         "SELECT token FROM zoo.copies",

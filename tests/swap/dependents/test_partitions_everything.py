@@ -18,6 +18,7 @@ from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements, with_columns_sorted
 from tests.fixtures.models_partitioned import OF_ITS_OWN, Partitioned, make
 from tests.fixtures.models_zoo import add_shadow, fill, play, tokens
+from tests.fixtures.server import server_version
 
 APP = "everywhere_app"
 BOUND = """
@@ -41,8 +42,6 @@ CREATE POLICY bearer ON {table} TO {app} USING (token IS NOT NULL);
 CREATE FUNCTION also.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER noted AFTER UPDATE OF token ON {table} FOR EACH ROW EXECUTE FUNCTION also.note();
 ALTER TABLE {leaf} DISABLE TRIGGER noted;
-CREATE PUBLICATION outgoing FOR TABLE {table} (key, number, token)
-    WITH (publish_via_partition_root = true);
 
 CREATE UNIQUE INDEX own_index ON {leaf} (token);
 ALTER TABLE {leaf} REPLICA IDENTITY USING INDEX own_index;
@@ -63,9 +62,14 @@ CREATE POLICY bearer ON {leaf} TO {app} USING (token IS NOT NULL);
 CREATE TRIGGER noted_here AFTER UPDATE ON {leaf} FOR EACH ROW
     WHEN (NEW.token IS DISTINCT FROM OLD.token) EXECUTE FUNCTION also.note();
 ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER noted_here;
-CREATE PUBLICATION of_a_partition FOR TABLE {leaf} (token);
 CREATE FUNCTION also.of_key(wanted integer) RETURNS uuid LANGUAGE sql STABLE
     BEGIN ATOMIC SELECT token FROM {leaf} WHERE key = wanted LIMIT 1; END;
+"""
+# Lists of columns.
+SINCE_15 = """
+CREATE PUBLICATION outgoing FOR TABLE {table} (key, number, token)
+    WITH (publish_via_partition_root = true);
+CREATE PUBLICATION of_a_partition FOR TABLE {leaf} (token);
 """
 
 
@@ -84,6 +88,8 @@ def everything(app: Database, request: pytest.FixtureRequest) -> type[Partitione
     schema = leaf.split(".")[0] if "." in leaf else "public"
     with connection.cursor() as cursor:
         cursor.execute(BOUND.format(table=table, leaf=leaf, schema=schema, app=APP))
+        if server_version() >= 15:
+            cursor.execute(SINCE_15.format(table=table, leaf=leaf))
     return model
 
 

@@ -9,6 +9,7 @@ from migrations_playbook.swap.dependents.readers import materialized, views
 from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database
 from tests.fixtures.models_zoo import WORDS, Words, expand, fill
+from tests.fixtures.server import server_version
 from tests.fixtures.tickets import add_old_tickets, refusal
 from tests.fixtures.words import add_words
 
@@ -137,6 +138,7 @@ def test_what_is_kept_of_a_whole_row_is_refused(made_by: str, name: str, filled:
     assert f"{name} (by the whole row): the exchange would leave it" in refused(filled, name)
 
 
+@pytest.mark.skipif(server_version() < 15, reason="MERGE came with PostgreSQL 15")
 def test_a_merge_in_a_parsed_function_goes_on_writing_the_live_column(filled: Database) -> None:
     filled.run(
         "CREATE FUNCTION rotate() RETURNS void LANGUAGE sql BEGIN ATOMIC MERGE INTO tickets_ticket "
@@ -162,7 +164,9 @@ def test_a_view_that_cannot_be_restated_is_named(filled: Database) -> None:
     call_command("migrate", verbosity=0)
     call_command("backfill_new_token", no_progress=True)
     complaint = refused(filled, "public.shop")
-    assert "was not exchanged; nothing was changed" in complaint
+    # PostgreSQL 14 binds the view to no column, so its tree has to tell.
+    how = "was not exchanged" if server_version() >= 15 else "cannot be exchanged"
+    assert f"{how}; nothing was changed" in complaint
 
 
 def test_a_column_of_an_extensions_type_is_exchanged_and_back(database: Database) -> None:

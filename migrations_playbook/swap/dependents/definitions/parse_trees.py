@@ -1,7 +1,7 @@
 """Facts that parse trees have and pg_depend lacks: positions, whole rows, a MERGE's targets.
 
 A parse tree's text (`pg_node_tree`) has the relations by oid and the columns by number. The text is
-data, the same in every language; its fields are named as PostgreSQL 14 to 18 name them.
+data, the same in every language; nodes and fields are named as PostgreSQL 14 to 18 name them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ _NAMES = r'\((?:[^()"\\]|\\.|"(?:[^"\\]|\\.)*")+\)'
 _SOME_NAMES = rf"(?:<>|{_NAMES})"
 # A range table entry whose relation has an alias list, FROM t AS a (b, c): PostgreSQL writes the
 # alias again with a name for each column, by position. `format` puts in the relation's oid.
+# PostgreSQL 14 writes RTE.
 ALIAS_LIST = (
-    r"\{RANGETBLENTRY :alias \{ALIAS :aliasname \S+ :colnames "
+    r"\{(?:RANGETBLENTRY|RTE) :alias \{ALIAS :aliasname \S+ :colnames "
     + _NAMES
     + r"\} :eref \{ALIAS :aliasname \S+ :colnames "
     + _SOME_NAMES

@@ -18,7 +18,7 @@ from psycopg import sql
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
 from migrations_playbook.swap.dependents.definitions.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS, Pair
+from migrations_playbook.swap.pair import COLUMNS, EXPRESSION, Pair
 
 REFUSED = "it keeps what {} has made of the {}; drop it, and create it again after the swap"
 
@@ -92,7 +92,8 @@ def read_stored(reading: Reading) -> Iterator[Dependent]:
         sql.SQL("""
             WITH RECURSIVE {seen}
             SELECT DISTINCT CASE WHEN f.oid IS NULL THEN 'index' ELSE 'generated column' END,
-                   c.relname, d.objid,
+                   CASE WHEN f.oid IS NULL THEN c.relname ELSE 'pg_attrdef' END,
+                   coalesce(f.oid, d.objid),
                    coalesce(a.attname || ' of table ' || f.adrelid::regclass::text,
                             d.objid::regclass::text),
                    (pg_catalog.pg_identify_object(seen.class, seen.oid, 0)).identity
@@ -102,13 +103,12 @@ def read_stored(reading: Reading) -> Iterator[Dependent]:
               JOIN pg_catalog.pg_class c ON c.oid = d.classid
               LEFT JOIN pg_catalog.pg_index i
                 ON d.classid = 'pg_catalog.pg_class'::regclass AND i.indexrelid = d.objid
-              LEFT JOIN pg_catalog.pg_attrdef f
-                ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+              {expression}
               LEFT JOIN pg_catalog.pg_attribute a
                 ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated = 's'
              WHERE seen.called AND seen.rule = 0
                AND (i.indexrelid IS NOT NULL OR a.attname IS NOT NULL)
-             ORDER BY 4, 3""").format(seen=SEEN),
+             ORDER BY 4, 3""").format(seen=SEEN, expression=EXPRESSION),
         seen_parameters(reading.pair),
     )
     retired = reading.pair.replacement.meaning.words.retired
