@@ -211,6 +211,7 @@ class WithTableLock(TableOperation):
             if replacement.model._meta.label_lower != label or table is None or not own:
                 continue
             refuse_leaving(connection, replacement, table)
+            refuse_joining(connection, replacement, table)
             if {each.live for each in replacement.group} <= table.columns.keys():
                 later = replacement.meaning.find_later_trigger(connection, table)
                 if later is not None:
@@ -284,6 +285,29 @@ def refuse_leaving(connection: BaseDatabaseWrapper, replacement: Replacement, ta
                 f"{left} of {table} is filled together with {replacement.shadow}, and would be "
                 "left behind; nothing was changed. Write its Shadow into the Group again and "
                 'delete this migration, then run "manage.py migrate" again.'
+            )
+
+
+def refuse_joining(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+    """Refuse triggers that would fill one more member of a group whose columns are exchanged.
+
+    A revert exchanges all members back: the late one's live column would get its shadow's values.
+
+    Lock: none that conflicts with anything.
+
+    Raises:
+        Refused: names the member, and the way back.
+    """
+    for each in read_installed(connection, table):
+        filled = {member["shadow"] for member in read_descriptions(each.text or "")}
+        old = [member for member in replacement.group if member.shadow in filled]
+        late = ", ".join(member.shadow for member in replacement.group if member not in old)
+        if late and any(table.has_exchanged(member.live, member.shadow) for member in old):
+            revert = old[0].command("swap", "--revert")
+            raise Refused(
+                f"{replacement.label} is swapped, and {late} would not be exchanged with "
+                f"{old[0].shadow} any more; nothing was changed. Take its Shadow out of the Group "
+                f'and delete this migration; once "{revert}" has run, it may be written again.'
             )
 
 

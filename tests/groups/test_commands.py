@@ -226,6 +226,35 @@ def test_a_follower_joins_a_shadow_that_is_filled_already(
     assert database.value(same) == 9
 
 
+def test_a_follower_does_not_join_a_shadow_that_is_swapped(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(ALONE)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    project.manage(database, "playbook", "swap")
+    project.write_models(DECLARED)
+    project.manage(database, "makemigrations", "shop")
+    before = database.dump()
+    code, complaint = project.refusal(database, "migrate")
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "a_checksum would not be exchanged with new_code any more" in complaint
+    assert database.dump() == before
+    for path in (project.folder / "shop" / "migrations").glob("0003*.py"):
+        path.unlink()
+    project.write_models(ALONE)
+    project.manage(database, "playbook", "swap", "--revert")
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    project.manage(database, "playbook", "swap")
+    live = ITS_OWN.format("checksum", "code")
+    assert database.value(f"SELECT {live} FROM shop_voucher WHERE length(code) = 16") == 9  # noqa: S608
+
+
 def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
     project: Project, empty_database: Database
 ) -> None:
