@@ -49,6 +49,8 @@ GOALS = {
     "COPY": "",
     "COPY, to a rotation's": "",
 }
+# What a row `n` is made of.
+VALUES = {"size": "n", "token": "gen_random_uuid()", "note": "'note ' || n"}
 SAVES, COPIED = 1000, 100_000
 # Nothing of the server's own begins meanwhile.
 SETTINGS = {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "8GB"}
@@ -97,11 +99,13 @@ def pgbench(script: str, seconds: float, waits: str, *models: Any) -> float:
     return first / second
 
 
-def make(model: Any, rows: int) -> None:
-    """Make a table anew, as release N has it, and expand it."""
-    from django.db import connection  # noqa: PLC0415 - once Django is set up
+def make(model: Any, rows: int, values: dict[str, str]) -> None:
+    """Make a table anew, as release N has it.
 
-    from tests.benchmarks.conversion_models import SHADOWS  # noqa: PLC0415
+    Arguments:
+        values: what each column of a row `n` is made of, by its name.
+    """
+    from django.db import connection  # noqa: PLC0415 - once Django is set up
 
     table = model._meta.db_table
     with connection.cursor() as cursor:
@@ -110,28 +114,33 @@ def make(model: Any, rows: int) -> None:
         editor.create_model(model)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {table} (size, token, note) "  # noqa: S608 - a test's table
-            "SELECT n, gen_random_uuid(), 'note ' || n FROM generate_series(1, %s) AS n",
+            f"INSERT INTO {table} ({', '.join(values)}) "  # noqa: S608 - a test's table
+            f"SELECT {', '.join(values.values())} FROM generate_series(1, %s) AS n",
             [rows],
         )
         cursor.execute(f"VACUUM (ANALYZE) {table}")
-    if (shadow := SHADOWS.get(model)) is not None:
-        for trigger in shadow.triggers:
-            trigger.install(model)
 
 
-def fill(model: Any, rows: int) -> float:
-    """Make a table, and fill its shadow; rows a second."""
+def fill(model: Any, *shadows: Any) -> float:
+    """Expand a table, and fill its shadows in turn; seconds that the backfills took."""
     from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
     from migrations_playbook.replacement import Replacement  # noqa: PLC0415
+
+    for trigger in (each for shadow in shadows for each in shadow.triggers):
+        trigger.install(model)
+    began = time.monotonic()
+    for shadow in shadows:
+        for _ in backfill(Replacement(model, shadow), using="default", options=Options.plain()):
+            pass
+    return time.monotonic() - began
+
+
+def fill_anew(model: Any, rows: int) -> float:
+    """Make a table, and fill its shadow; rows a second."""
     from tests.benchmarks.conversion_models import SHADOWS  # noqa: PLC0415
 
-    make(model, rows)
-    replacement = Replacement(model, SHADOWS[model])
-    began = time.monotonic()
-    for _ in backfill(replacement, using="default", options=Options.plain()):
-        pass
-    return rows / (time.monotonic() - began)
+    make(model, rows, VALUES)
+    return rows / fill(model, SHADOWS[model])
 
 
 def save(one: Any, other: Any) -> float:
@@ -170,8 +179,10 @@ def measure(rows: int, rounds: int, seconds: float) -> dict[str, list[float]]:
         Rotated,
     )
 
-    backfill = in_turn(rounds, lambda: fill(Converted, rows), lambda: fill(Rotated, rows))
-    fill(Plain, rows)
+    backfill = in_turn(
+        rounds, partial(fill_anew, Converted, rows), partial(fill_anew, Rotated, rows)
+    )
+    fill_anew(Plain, rows)
     for trigger in SHADOWS[Plain].triggers:
         trigger.uninstall(Plain)  # type: ignore[arg-type]
     with connection.cursor() as cursor:

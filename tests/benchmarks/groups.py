@@ -12,17 +12,31 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from functools import partial
 from typing import Any
 
-from tests.benchmarks.conversions import SETTINGS, WRITTEN, both_ways, in_turn, pgbench
+from tests.benchmarks.conversions import (
+    SETTINGS,
+    WRITTEN,
+    both_ways,
+    fill,
+    in_turn,
+    make,
+    pgbench,
+)
 from tests.benchmarks.server import running
 
 INSERT = (
     "INSERT INTO {table} (token, checksum, code, note) "
     "VALUES ('t' || :value, 'c' || :value, 'o' || :value, '');"
 )
+# What a row `n` is made of.
+VALUES = {
+    "token": "md5(n::text)",
+    "checksum": "encode(sha256(md5(n::text)::bytea), 'hex')",
+    "code": "md5('c' || n)",
+    "note": "'note ' || n",
+}
 UPDATE = "UPDATE {table} SET note = 'note ' || :value WHERE id = :id;"
 MEASURED = (
     "a token and its checksum, filled in the time of the token alone",
@@ -34,35 +48,16 @@ MEASURED = (
 )
 
 
-def fill(model: Any, rows: int) -> float:
+def fill_anew(model: Any, rows: int) -> float:
     """Make a table with its triggers, and fill its shadows; seconds."""
     from django.db import connection  # noqa: PLC0415 - once Django is set up
 
-    from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
-    from migrations_playbook.replacement import Replacement  # noqa: PLC0415
     from tests.benchmarks.group_models import SHADOWS  # noqa: PLC0415
 
-    table = model._meta.db_table
+    make(model, rows, VALUES)
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {table}")
-    with connection.schema_editor() as editor:
-        editor.create_model(model)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {table} (token, checksum, code, note) "  # noqa: S608 - a test's table
-            "SELECT md5(n::text), encode(sha256(md5(n::text)::bytea), 'hex'), md5('c' || n), "
-            "'note ' || n FROM generate_series(1, %s) AS n",
-            [rows],
-        )
-        cursor.execute(f"VACUUM (ANALYZE) {table}")
         cursor.execute("CHECKPOINT")
-    for trigger in (each for shadow in SHADOWS[model] for each in shadow.triggers):
-        trigger.install(model)
-    began = time.monotonic()
-    for shadow in SHADOWS[model]:
-        for _ in backfill(Replacement(model, shadow), using="default", options=Options.plain()):
-            pass
-    return time.monotonic() - began
+    return fill(model, *SHADOWS[model])
 
 
 def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
@@ -70,7 +65,7 @@ def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
     from tests.benchmarks.group_models import Alone, Apart, Checked, Twice  # noqa: PLC0415
 
     pairs = (Checked, Alone), (Twice, Apart)
-    found = [in_turn(rounds, partial(fill, one, rows), partial(fill, other, rows))
+    found = [in_turn(rounds, partial(fill_anew, one, rows), partial(fill_anew, other, rows))
              for one, other in pairs]  # fmt: skip
     for pair in pairs:
         for script in (INSERT, UPDATE):
