@@ -10,27 +10,22 @@ while the columns are exchanged, and no command ends in anything but a sentence.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
+from functools import partial
 from typing import Any, Literal
 
 from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, precondition, rule
 from psycopg import sql
 
 from migrations_playbook.errors import REFUSED, TRY_AGAIN
 from tests.fixtures.database import Database
 from tests.fixtures.server import throwaway_server
 from tests.soak.oracle import insist
+from tests.soak.run import run_at_length, run_histories
 from tests.soak.stage import BOTH, OLD, Stage, instant
 
 CONTRACT = "tests.releases.n3.migrations"
@@ -334,41 +329,20 @@ def play_histories(template: str, *, examples: int, steps: int, derandomize: boo
 
     Arguments:
         template: a migrated database.
-        examples: how many histories.
-        steps: how many steps one has at most.
-        derandomize: whether each run is the same.
+        examples, steps, derandomize: as `run_histories` has them.
     """
     History.template = template
     History.made.clear()
-    run_state_machine_as_test(
-        History,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=derandomize,
-            database=None,
-            deadline=None,
-            print_blob=False,
-            report_multiple_bugs=False,
-            # To shrink takes minutes.
-            phases=(Phase.generate,) if derandomize else (Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_histories(History, examples=examples, steps=steps, derandomize=derandomize)
     return History.made
 
 
 def main(steps: int) -> None:
     with throwaway_server():
-        began = time.monotonic()
         for template in Database.temporary():
             call_command("migrate", verbosity=0)
             connection.close()
-            made = play_histories(template.name, examples=steps // 50, steps=50, derandomize=False)
-    minutes = (time.monotonic() - began) / 60
-    for what, count in sorted(made.items()):
-        sys.stdout.write(f"{count:>7,} {what}\n")
-    sys.stdout.write(f"{made.total():,} steps in {minutes:.0f} minutes; each as it must be.\n")
+            run_at_length(partial(play_histories, template.name), steps)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from tests.fixtures.server import throwaway_server
+from tests.soak.run import run_at_length
 
 
 def main(steps: int) -> None:
@@ -16,10 +17,7 @@ def main(steps: int) -> None:
             play_histories,
         )
 
-        made = play_histories(examples=steps // 50, steps=50, derandomize=False)
-    for what, count in sorted(made.items()):
-        sys.stdout.write(f"{count:>7,} {what}\n")
-    sys.stdout.write(f"{made.total():,} steps; each as it must be.\n")
+        run_at_length(play_histories, steps)
 
 
 if __name__ == "__main__":

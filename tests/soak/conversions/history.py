@@ -11,9 +11,8 @@ from dataclasses import replace
 from typing import Literal
 
 from django.db import connection
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, precondition, rule
 from psycopg import sql
 
 from migrations_playbook.backfill.unconverted import list_unconverted
@@ -22,6 +21,7 @@ from tests.soak.conversions.oracle import Row
 from tests.soak.conversions.stage import HOSTILE, Stage, assign
 from tests.soak.conversions.subjects import SUBJECTS, Value
 from tests.soak.oracle import insist
+from tests.soak.run import run_histories
 
 NUMBERS = st.integers(0, 40)
 WHAT = st.sampled_from(["live", "shadow", "both", "neither"])
@@ -254,27 +254,11 @@ def play_histories(*, examples: int, steps: int, derandomize: bool) -> Counter[s
     """Play random histories in a database of their own; return how many steps of each kind.
 
     Arguments:
-        examples: how many histories.
-        steps: how many steps one has at most.
-        derandomize: whether each run is the same.
+        examples, steps, derandomize: as `run_histories` has them.
     """
     History.made.clear()
     for database in Database.temporary():
         database.run(HOSTILE)
         History.database = database
-        run_state_machine_as_test(
-            History,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                derandomize=derandomize,
-                database=None,
-                deadline=None,
-                print_blob=False,
-                report_multiple_bugs=False,
-                # To shrink takes minutes.
-                phases=(Phase.generate,) if derandomize else (Phase.generate, Phase.shrink),
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run_histories(History, examples=examples, steps=steps, derandomize=derandomize)
     return History.made

@@ -26,6 +26,7 @@ from tests.fixtures.models_zoo import add_shadow
 from tests.soak.conversions.oracle import SITE, Books, Row
 from tests.soak.conversions.subjects import SUBJECTS, Unfit, Value
 from tests.soak.oracle import insist
+from tests.soak.stage import Undo
 from tests.soak.statements import session_ended
 
 # What a session may have set; a write picks one of each.
@@ -43,10 +44,6 @@ CREATE FUNCTION hostile.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT 'host
 CREATE FUNCTION hostile.md5(text) RETURNS text LANGUAGE sql AS $$ SELECT 'hostile' $$;
 CREATE FUNCTION hostile.btrim(text) RETURNS text LANGUAGE sql AS $$ SELECT 'hostile' $$;
 """
-
-
-class Undo(Exception):
-    """Rolls a savepoint back."""
 
 
 class Stage(RuleBasedStateMachine):
