@@ -18,12 +18,11 @@ from tests.fixtures.models_groups import (
     PASS,
     Access,
     Both,
-    Grouped,
     Pass,
     draw_token,
     fill_access,
 )
-from tests.fixtures.models_zoo import WORDS, WordField, expand, fill, play
+from tests.fixtures.models_zoo import WORDS, Noted, WordField, expand, fill, play
 from tests.fixtures.words import add_words
 
 TOKENS = "SELECT token, token_checksum FROM zoo_access WHERE id = %s"
@@ -169,7 +168,7 @@ def test_of_two_secrets_that_are_drawn_apart_a_stale_one_keeps_no_new_one_from_i
     assert (reverted.token, reverted.token_copy) == (before.token, before.token_copy)
 
 
-class CopiedWord(Grouped):
+class CopiedWord(Noted):
     """A token of a type whose operators stand in public, and its copy as a plain text."""
 
     token = WordField(unique=True, default=draw_token)

@@ -13,8 +13,8 @@ from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import mend, swap, verify
 from migrations_playbook.swap.reports import Made, Preparing, Together, Verified
 from tests.fixtures.database import Database
-from tests.fixtures.models_groups import BOTH, Access, Both, Grouped, draw_token, fill_access
-from tests.fixtures.models_zoo import expand, fill, play
+from tests.fixtures.models_groups import BOTH, Access, Both, draw_token, fill_access
+from tests.fixtures.models_zoo import Noted, expand, fill, play
 from tests.fixtures.tickets import past_the_triggers
 
 # Fresh checksums that are not of their own token.
@@ -146,7 +146,7 @@ def test_what_the_site_makes_by_itself_since_is_told_and_no_failure(
     assert play(filled).passed
 
 
-class Marked(Grouped):
+class Marked(Noted):
     """A token with what a function of the site's own makes of it."""
 
     token = models.TextField(default=draw_token)

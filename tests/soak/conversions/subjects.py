@@ -19,7 +19,7 @@ from django.db.models import F
 from django.db.models.functions import MD5, Cast, Lower, Trim
 
 from migrations_playbook import Shadow
-from tests.fixtures.models_conversions import Converted
+from tests.fixtures.models_zoo import Noted
 
 Value: TypeAlias = str | None
 Way: TypeAlias = Callable[[str], str]
@@ -142,8 +142,8 @@ def made_of(
 ) -> tuple[type[models.Model], Shadow]:
     """Make a model of two columns, and its declaration."""
     fields: dict[str, Any] = {"value": older, "value_new": newer, "__module__": __name__}
-    meta = type("Meta", (Converted.Meta,), {"abstract": False, "db_table": f"soak_{name}"})
-    model: Any = type(f"Soak{name.title()}", (Converted,), fields | {"Meta": meta})
+    meta = type("Meta", (Noted.Meta,), {"abstract": False, "db_table": f"soak_{name}"})
+    model: Any = type(f"Soak{name.title()}", (Noted,), fields | {"Meta": meta})
     return model, Shadow(live="value", shadow="value_new", up=up, down=down, moves=moves)
 
 
