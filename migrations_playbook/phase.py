@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.history import find_remembered, is_declared, spell_expand
+from migrations_playbook.postgres.names import spell_names
 from migrations_playbook.postgres.query import fetch_all, fetch_value
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import TREE, Table, read_table
@@ -104,8 +105,8 @@ def find_divided(replacement: Replacement, table: Table) -> str | None:
     if not all(by_stand.values()):
         return None
     return (
-        f"Of {replacement.label}, {' and '.join(by_stand[True])} is exchanged, and "
-        f"{' and '.join(by_stand[False])} is not, though they are exchanged together: a column was "
+        f"Of {replacement.label}, {spell_names(by_stand[True])} is exchanged, and "
+        f"{spell_names(by_stand[False])} is not, though they are exchanged together: a column was "
         "renamed by hand. Rename it back by hand first."
     )
 

@@ -13,6 +13,7 @@ from migrations_playbook.management.base import add_limits
 from migrations_playbook.management.interrupts import GracefulStop
 from migrations_playbook.management.schemas import SchemaCommand
 from migrations_playbook.postgres.locks import LockPolicy
+from migrations_playbook.postgres.names import spell_names
 from migrations_playbook.postgres.sessions import postgresql
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.replacement import Replacement
@@ -311,7 +312,7 @@ def swap_line(event: Event, *, revert: bool) -> str:
     match event:
         case Exchanged():
             done = "Exchanged back" if revert else "Exchanged"
-            together = f" {' and '.join(event.columns)}" if len(event.columns) > 1 else ""
+            together = f" {spell_names(event.columns)}" if len(event.columns) > 1 else ""
             behind = {0: "nobody", 1: "1 session"}.get(event.waiters, f"{event.waiters} sessions")
             longest = f", for {event.longest_wait_ms:.1f} ms at most" if event.waiters else ""
             return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
 from django.db import models
@@ -30,6 +30,12 @@ class Named:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+def spell_names(names: Iterable[str]) -> str:
+    """Spell names for a person: `a`, `a and b`, `a, b and c`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def table_parts(model: type[models.Model]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import TryAgain
 from migrations_playbook.phase import find_divided
-from migrations_playbook.postgres.names import choose_name, compose_name
+from migrations_playbook.postgres.names import choose_name, compose_name, spell_names
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.postgres.tables import Column, Table, read_table
 from migrations_playbook.replacement import Replacement
@@ -297,12 +297,12 @@ class Pair:
 
 def spell_lives(members: Iterable[Member]) -> str:
     """Spell the names of the members' live columns, for a person."""
-    return " and ".join(each.replacement.live for each in members)
+    return spell_names(each.replacement.live for each in members)
 
 
 def spell_shadows(members: Iterable[Member]) -> str:
     """Spell the names of the members' shadow columns, for a person."""
-    return " and ".join(each.replacement.shadow for each in members)
+    return spell_names(each.replacement.shadow for each in members)
 
 
 def refuse_overtaken(before: Pair, now: Pair) -> None:

@@ -20,8 +20,8 @@ from migrations_playbook.swap.play import swap, verify
 from migrations_playbook.swap.reports import Together
 from tests.fixtures.database import Database, role
 from tests.fixtures.dumps import statements
-from tests.fixtures.models_groups import ACCESS, Access, fill_access
-from tests.fixtures.models_zoo import play
+from tests.fixtures.models_groups import ACCESS, BOTH, Access, Both, fill_access
+from tests.fixtures.models_zoo import expand, fill, play
 from tests.fixtures.tickets import past_the_triggers
 
 FOLLOWER = Replacement(Access, ACCESS.members[1])
@@ -259,3 +259,14 @@ def test_a_column_renamed_by_hand_is_told_and_refused(
             with pytest.raises(Refused) as caught:
                 list(act)
             assert str(caught.value) == sentence
+
+
+def test_three_columns_are_named_as_a_person_would(empty_database: Database) -> None:
+    replacement = expand(Both, BOTH.members[0])
+    fill(replacement)
+    empty_database.run(
+        "ALTER TABLE zoo_both ADD CONSTRAINT apart CHECK (code <> token AND code <> token_copy)"
+    )
+    said = command(replacement, dry_run=True)
+    assert "apart (on code, token and token_copy): carried over" in said
+    assert "Exchanged code, token and token_copy: the lock was held" in command(replacement)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from migrations_playbook.postgres.names import spell_names
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.pair import Object, Pair
 
@@ -175,7 +176,7 @@ class DependentKind:
 def describe_columns(pair: Pair, names: Iterable[str]) -> str:
     """Say which of the columns an object is bound to, `on token`; the older column first."""
     older_first = sorted(set(names), key=lambda name: pair.table.columns[name].number)
-    return "on " + " and ".join(older_first) if older_first else "through a view"
+    return f"on {spell_names(older_first)}" if older_first else "through a view"
 
 
 def comment_steps(what: str, on: sql.Composable, text: str | None) -> Iterator[Step]:

@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError, Refused
+from migrations_playbook.postgres.names import spell_names
 from migrations_playbook.postgres.query import (
     engine_transaction,
     fetch_row,
@@ -65,7 +66,7 @@ class RotatedRows(Rows):
                 continue
             what = "the same value in both columns, so the swap would not change them"
             if sources:
-                what = f"a {each.shadow.name} that is not made of their {' and '.join(sources)}"
+                what = f"a {each.shadow.name} that is not made of their {spell_names(sources)}"
             return Refused(
                 f"{found:,} rows of {each.replacement.label} have {what}: they were written past "
                 "the triggers. Run it again with --redraw, which draws other values for them."
@@ -98,7 +99,7 @@ class RotatedRows(Rows):
     def say_hopeless(self, rounds: int) -> PlaybookError:
         """Say that the value expression is too narrow."""
         replacement = self.pair.replacement
-        shadows = " and ".join(each.declaration.shadow for each in replacement.group)
+        shadows = spell_names(each.declaration.shadow for each in replacement.group)
         return PlaybookError(
             f"After {rounds} rounds the values of {replacement.label}."
             f"{shadows} still collide: the value expression has too "
@@ -175,7 +176,7 @@ def _prove_made(
         [],
     )
     sources = [source.column_names[0] for source in member.replacement.meaning.sources]
-    return Made(**vars(proven), made_of=" and ".join(sources), astray=astray, own_making=own)
+    return Made(**vars(proven), made_of=spell_names(sources), astray=astray, own_making=own)
 
 
 def _leaked(connection: BaseDatabaseWrapper, member: Member, key: Key) -> int:

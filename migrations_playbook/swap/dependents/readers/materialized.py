@@ -14,6 +14,7 @@ from dataclasses import replace
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
+from migrations_playbook.postgres.names import spell_names
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.swap.dependents.base import (
@@ -103,7 +104,7 @@ def _refusal(reading: Reading, each: Copy) -> str | None:
     shadows = [name for name in each.names if name in pair.shadows]
     if each.direct and shadows and not pair.swapped:
         return (
-            f"it reads {' and '.join(shadows)}, which will hold the "
+            f"it reads {spell_names(shadows)}, which will hold the "
             f"{pair.replacement.meaning.words.retired}; drop it first"
         )
     if each.direct and each.dependants:
