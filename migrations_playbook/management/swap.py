@@ -352,5 +352,5 @@ def notice_lines(noticed: Noticed) -> Iterator[str]:
         named = ", ".join(f"{name} ({how} of it)" for name, how in noticed.copies.items())
         yield (
             f"The value is kept a second time, and the swap does not change it there: {named}. "
-            "Whoever is let in by that column still gets in by a leaked value."
+            "Whoever is let in by that column still gets in by a leaked value. A Group plays both."
         )
