@@ -205,23 +205,15 @@ class History(Stage):
 
     def note_mended(self) -> None:
         """Note which rows were brought in step."""
-        swapped_now = self.bound.meaning.is_exchanged(self.read_table())
-        books, seen = (
-            self.books,
-            self.session.execute(
-                f"SELECT id, value::text, value_new::text FROM {self.table}"  # noqa: S608
-            ),
-        )
-        for pk, live, shadow in seen:
-            older, newer = (shadow, live) if swapped_now else (live, shadow)
-            row = books.rows[pk]
-            if books.is_out_of_step(row):
-                follows = self.subject.go_down if books.swapped else self.subject.go_up
-                mended = books.row(
-                    books.named(row)["value"], follows(books.named(row)["value"]), row.note
-                )
-                if (older, newer) == (mended.older, mended.newer):
-                    books.rows[pk] = mended
+        books = self.books
+        follows = self.subject.go_down if books.swapped else self.subject.go_up
+        # The names may be exchanged by now, of which the books are told later.
+        named = replace(books, swapped=self.bound.meaning.is_exchanged(self.read_table()))
+        for pk, row in self.read(named).items():
+            live = books.named(books.rows[pk])["value"]
+            mended = books.row(live, follows(live), row.note)
+            if books.is_out_of_step(books.rows[pk]) and row == mended:
+                books.rows[pk] = mended
 
     @precondition(lambda self: self.subject.shadow.moves and not self.contracted)
     @rule(often=st.integers(0, 5))

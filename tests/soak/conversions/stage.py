@@ -241,11 +241,16 @@ class Stage(RuleBasedStateMachine):
             values = map(sql.Literal, literals)
             session.execute(sql.SQL(statement).format(self.identifier, *values))
 
-    def read(self) -> dict[int, Row]:
-        """Read the whole table."""
+    def read(self, named: Books | None = None) -> dict[int, Row]:
+        """Read the whole table.
+
+        Arguments:
+            named: books that know which column has which name; without, those of the history.
+        """
+        books = named or self.books
         shadow = "value_new::text" if self.replacement is not None else "NULL"
         rows = self.session.execute(f"SELECT id, value::text, {shadow}, note FROM {self.table}")  # noqa: S608
-        return {pk: self.books.row(live, other, note) for pk, live, other, note in rows}
+        return {pk: books.row(live, other, note) for pk, live, other, note in rows}
 
     def read_table(self) -> Table:
         table = read_table(connection, self.bound.identifier)
