@@ -210,12 +210,24 @@ def measure(rows: int, rounds: int, seconds: float) -> dict[str, list[float]]:
     return dict(zip(GOALS, (backfill, *times, *copies), strict=True))
 
 
-def main() -> None:
+def find_ratios(
+    module: str, description: str | None, rounds: str, measure: Callable[[int, int, float], Any]
+) -> Any:
+    """Measure by a process of its own on a server of its own; say where, and return the ratios.
+
+    That process comes here too, prints what it has measured, and ends.
+
+    Arguments:
+        module: the benchmark's name.
+        description: what the benchmark's help says.
+        rounds: what the help says of its rounds.
+        measure: measures so many rows, in so many rounds, with so many seconds of pgbench.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=2, help="four times as many of the writes")
+    parser.add_argument("--rounds", type=int, default=2, help=rounds)
     parser.add_argument("--seconds", type=float, default=2.0, help="of pgbench, each time")
     parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -224,21 +236,28 @@ def main() -> None:
 
         django.setup()
         json.dump(measure(options.rows, options.rounds, options.seconds), sys.stdout)
-        return
+        raise SystemExit
     with running(**SETTINGS) as server:
         server.empty()
         about = server.about("shared_buffers", "fsync")
-        found = json.loads(
-            server.python("-m", "tests.benchmarks.conversions", "--within", *sys.argv[1:])
-        )
+        found = json.loads(server.python("-m", module, "--within", *sys.argv[1:]))
     for name, value in {"rows": options.rows, **about}.items():
         sys.stdout.write(f"{name}: {value}\n")
+    return found
+
+
+def spell_ratios(name: str, ratios: list[float]) -> str:
+    """Spell the ratios of the rounds as a row of a table."""
+    low, high = min(ratios), max(ratios)
+    return f"| {name} | {statistics.median(ratios):.2f} | {low:.2f} to {high:.2f} |"
+
+
+def main() -> None:
+    module = "tests.benchmarks.conversions"
+    found = find_ratios(module, __doc__, "four times as many of the writes", measure)
     sys.stdout.write("| | ratio | lowest to highest | goal |\n|---|---|---|---|\n")
     for name, ratios in found.items():
-        sys.stdout.write(
-            f"| {name} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} "
-            f"| {GOALS[name]} |\n"
-        )
+        sys.stdout.write(f"{spell_ratios(name, ratios)} {GOALS[name]} |\n")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,20 @@ the rounds: see `conversions`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import sys
 from functools import partial
 from typing import Any
 
 from tests.benchmarks.conversions import (
-    SETTINGS,
     WRITTEN,
     both_ways,
     fill,
+    find_ratios,
     in_turn,
     make,
     pgbench,
+    spell_ratios,
 )
-from tests.benchmarks.server import running
 
 INSERT = (
     "INSERT INTO {table} (token, checksum, code, note) "
@@ -64,6 +61,7 @@ def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
     """Measure all; the ratios of the rounds, in the order of their names."""
     from tests.benchmarks.group_models import Alone, Apart, Checked, Twice  # noqa: PLC0415
 
+    rows = max(rows, WRITTEN)
     pairs = (Checked, Alone), (Twice, Apart)
     found = [in_turn(rounds, partial(fill_anew, one, rows), partial(fill_anew, other, rows))
              for one, other in pairs]  # fmt: skip
@@ -75,33 +73,10 @@ def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=2, help="twice as many of the writes")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of pgbench, each time")
-    parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.within:
-        import django  # noqa: PLC0415 - the parent process never sets Django up
-
-        django.setup()
-        json.dump(measure(max(options.rows, WRITTEN), options.rounds, options.seconds), sys.stdout)
-        return
-    with running(**SETTINGS) as server:
-        server.empty()
-        about = server.about("shared_buffers", "fsync")
-        words = ("-m", "tests.benchmarks.groups", "--within", *sys.argv[1:])
-        found = json.loads(server.python(*words))
-    for name, value in {"rows": options.rows, **about}.items():
-        sys.stdout.write(f"{name}: {value}\n")
+    found = find_ratios("tests.benchmarks.groups", __doc__, "twice as many of the writes", measure)
     sys.stdout.write("| | ratio of the times | lowest to highest |\n|---|---|---|\n")
     for name, ratios in zip(MEASURED, found, strict=True):
-        low, high = min(ratios), max(ratios)
-        sys.stdout.write(
-            f"| {name} | {statistics.median(ratios):.2f} | {low:.2f} to {high:.2f} |\n"
-        )
+        sys.stdout.write(f"{spell_ratios(name, ratios)}\n")
 
 
 if __name__ == "__main__":
