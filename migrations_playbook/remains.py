@@ -3,7 +3,8 @@
 Migrations are rewritten or lost, and a database can come from elsewhere. The catalog still says
 which two columns there are: our triggers are bound to both. The text of the declared triggers has
 the value too; where `pgtrigger install` has pruned them, the quarantine's triggers are left, once
-the columns have been exchanged. Without any trigger nothing tells a shadow from other columns.
+the columns have been exchanged; those of a group name all its shadows. Without any trigger nothing
+tells a shadow from other columns.
 
 Lock: none that conflicts with anything, in every function of this file.
 """
@@ -27,7 +28,7 @@ from migrations_playbook.meaning.installed import Installed, read_installed
 from migrations_playbook.postgres.names import fields_by_column, table_parts
 from migrations_playbook.postgres.tables import Column, read_table
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.shadow import Shadow, read_shadows, shadow_field
+from migrations_playbook.shadow import Group, Shadow, read_shadows, shadow_field
 
 NamedField: TypeAlias = "tuple[str, models.Field[Any, Any]]"
 
@@ -44,10 +45,13 @@ class Remains:
     Arguments:
         pair: the two columns.
         columns: the table's columns, by name.
+        group: the pairs that are exchanged together, in their order, as the quarantine has them;
+            empty where its triggers have the declaration.
     """
 
     pair: Installed
     columns: Mapping[str, Column]
+    group: tuple[Installed, ...] = ()
 
     @property
     def drop_sql(self) -> str:
@@ -70,12 +74,14 @@ class Remains:
         """Bind the columns to a model, as the migrations' memory does to the model of its time."""
         names = {column: field.name for column, field in fields_by_column(model).items()}
         names = {each: each for each in self.columns} | names
-        text = self.pair.text
-        live, shadow = names[self.pair.live], names[self.pair.shadow]
-        read = () if text is None else read_shadows(text, names)
-        declaration = next(
-            (each for each in read if each.shadow == shadow), Shadow(live, shadow, UnknownValue(""))
+        read = () if self.pair.text is None else read_shadows(self.pair.text, names)
+        unknown = (
+            Shadow(names[each.live], names[each.shadow], UnknownValue(""))
+            for each in self.group or (self.pair,)
         )
+        members = read or (Group(*unknown).members if len(self.group) > 1 else tuple(unknown))
+        shadow = names[self.pair.shadow]
+        declaration = next(each for each in members if each.shadow == shadow)
         options = model._meta
         state = ProjectState.from_apps(apps)
         known = state.models[options.app_label, str(options.model_name)].fields
@@ -159,7 +165,13 @@ def read_remains(
             is_called(pair, other.table_parts) and pair.shadow == other.shadow for other in taken
         ):
             table = read_table(connection, pair.identifier)
-            found += [] if table is None else [Remains(pair, table.columns)]
+            group = [
+                each
+                for shadow in pair.together
+                for each in installed
+                if (str(each), each.shadow) == (str(pair), shadow)
+            ]
+            found += [] if table is None else [Remains(pair, table.columns, tuple(group))]
     return found
 
 

@@ -21,7 +21,7 @@ from migrations_playbook.meaning.sync import SyncUpdateTrigger
 from migrations_playbook.postgres.names import Named, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table
-from migrations_playbook.quarantine.base import FIRST, WARD
+from migrations_playbook.quarantine.base import FIRST, WARD, read_marked
 
 # How the names of the declared triggers begin that may be bound to both columns.
 BEGINNINGS = [
@@ -43,6 +43,8 @@ class Installed(Named):
         text: the text of a function that says the declaration; None where no trigger has it.
         converts: whether the shadow is made from the live column.
         moves: whether nothing is exchanged, and the contract drops the live column.
+        together: where no trigger has the declaration, the shadows that are exchanged together, in
+            the order of their group, itself included; empty where a trigger has it.
     """
 
     schema: str
@@ -54,6 +56,7 @@ class Installed(Named):
     text: str | None = None
     converts: bool = False
     moves: bool = False
+    together: tuple[str, ...] = ()
 
     @property
     def dropped(self) -> str:
@@ -156,8 +159,9 @@ def _read_pairs(
     if said or len(columns) != 2:  # noqa: PLR2004 - a pair
         return
     older, newer = columns
+    together = next(filter(None, map(read_marked, texts)), ())
     if any(each.startswith(WARD.prefix) for each in triggers):
-        yield Installed(schema, table, visible, newer, older, swapped=True)
+        yield Installed(schema, table, visible, newer, older, swapped=True, together=together)
     elif any(each.lstrip("~").startswith(FIRST) for each in triggers):
         # Exchanged back: the remembering triggers stay.
-        yield Installed(schema, table, visible, older, newer, swapped=False)
+        yield Installed(schema, table, visible, older, newer, swapped=False, together=together)

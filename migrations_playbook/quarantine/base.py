@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.postgres.names import MAX_NAME_BYTES, OURS, compose_name
+from migrations_playbook.postgres.names import MAX_NAME_BYTES, OURS, compose_name, unquoted
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.tables import Table
 
@@ -26,6 +27,9 @@ OWNED = ("stale_writes", "last_stale_write")
 STAYING = "left where they were: "
 # The transaction's mark of the row deleted last.
 MOVED = "migrations_playbook.moved"
+# The columns in the mark of a deleted row, as *remember* has them, and each of them.
+MARKED = re.compile(r'ROW\(((?:OLD\."(?:[^"]|"")+"(?:, )?)+)\)')
+COLUMN = re.compile(r'OLD\.("(?:[^"]|"")+")')
 
 
 def mark_row(shadows: str) -> str:
@@ -34,6 +38,12 @@ def mark_row(shadows: str) -> str:
         f"hash_record_extended(ROW({shadows}), 0)::text "
         "|| extract(epoch FROM statement_timestamp())::text"
     )
+
+
+def read_marked(text: str) -> tuple[str, ...]:
+    """Read from *remember* the shadows that are exchanged together; nothing of another function."""
+    marked = MARKED.search(text)
+    return tuple(map(unquoted, COLUMN.findall(marked[1]))) if marked else ()
 
 
 @dataclass(frozen=True)

@@ -286,6 +286,42 @@ def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
     assert columns_of(database) == ["checksum", "code", "id"]
 
 
+def test_a_group_that_only_its_quarantines_know_is_exchanged_back_whole(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.manage(database, "playbook", "expand")
+    project.manage(database, "migrate")
+    project.manage(database, "playbook", "backfill")
+    project.manage(database, "playbook", "swap")
+    project.write_models(PLAIN)
+    for path in (project.folder / "shop" / "migrations").glob("0002*.py"):
+        path.unlink()
+    for (name,) in database.fetch("SELECT tgname FROM pg_trigger WHERE tgname ~ '^pgtrigger'"):
+        database.run(f"DROP TRIGGER {name} ON shop_voucher")
+
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert (status["shadow"], status["phase"]) == ("new_code", "swapped")
+    assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
+    project.manage(database, "playbook", "swap", "--verify")
+    contract = project.manage(
+        database, "playbook", "contract", "--dry-run", "shop.Voucher.a_checksum"
+    )
+    assert "DropGroup" in contract
+    assert "new_code" in contract
+    was = "SELECT array_agg(code ORDER BY id), array_agg(checksum ORDER BY id) FROM shop_voucher"
+    shadows = was.replace("code", "new_code").replace("checksum", "a_checksum")
+    leaked, fresh = database.fetch(shadows), database.fetch(was)
+    project.manage(database, "playbook", "swap", "--revert", "shop.Voucher.a_checksum")
+    assert (database.fetch(was), database.fetch(shadows)) == (leaked, fresh)
+
+    # The remembering triggers know it, too.
+    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    assert (status["shadow"], status["phase"]) == ("new_code", "expanded")
+    assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
+
+
 def test_a_member_does_not_leave_the_group(project: Project, empty_database: Database) -> None:
     database = empty_database
     project.write_models(DECLARED)
