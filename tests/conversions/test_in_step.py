@@ -8,10 +8,9 @@ import pytest
 
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.status import read as read_status
-from migrations_playbook.swap.play import swap
 from tests.fixtures.database import Database, wait_until_blocked
 from tests.fixtures.models_conversions import ADDRESSES, SIZES, Address, Size
-from tests.fixtures.models_zoo import expand, fill
+from tests.fixtures.models_zoo import expand, fill, play
 
 
 def sizes_of(database: Database, pk: int) -> tuple[Any, ...]:
@@ -22,11 +21,6 @@ def sizes_of(database: Database, pk: int) -> tuple[Any, ...]:
 
 def type_of(database: Database) -> Any:
     return database.value("SELECT pg_typeof(size)::text FROM zoo_size LIMIT 1")
-
-
-def exchange(replacement: Replacement, *, revert: bool = False) -> None:
-    for _ in swap(replacement, using="default", revert=revert):
-        pass
 
 
 @pytest.fixture
@@ -56,13 +50,13 @@ def test_an_exchange_and_its_revert_keep_the_columns_in_step(
     with empty_database.connect(autocommit=True) as old:
         # A session that has run the trigger's function before.
         old.execute("UPDATE zoo_size SET size = 5 WHERE id = 1")
-        exchange(sizes)
+        play(sizes)
         assert type_of(empty_database) == "bigint"
         old.execute("UPDATE zoo_size SET size = 10 WHERE id = 1")
         old.execute("UPDATE zoo_size SET size_big = 11 WHERE id = 2")
         assert sizes_of(empty_database, 1) == (10, 10)
         assert sizes_of(empty_database, 2) == (11, 11)
-        exchange(sizes, revert=True)
+        play(sizes, revert=True)
         assert type_of(empty_database) == "integer"
         old.execute("UPDATE zoo_size SET size = 12 WHERE id = 1")
         assert sizes_of(empty_database, 1) == (12, 12)
@@ -110,7 +104,7 @@ def test_the_four_cases_are_those_of_the_page(empty_database: Database) -> None:
         ),
     ):
         if swapped:
-            exchange(addresses)
+            play(addresses)
         for written, both in zip(
             (
                 "note = 'read'",
