@@ -48,7 +48,7 @@ from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.prepare import build_twins, prepare
 from migrations_playbook.swap.proof.readers import find_unreadable
 from migrations_playbook.swap.proof.verify import verify_values
-from migrations_playbook.swap.reports import Event, Noticed, Preparing, Resuming
+from migrations_playbook.swap.reports import Event, Exchanged, Noticed, Preparing, Resuming
 from migrations_playbook.swap.rows.kinds import rows_of
 
 # How often to prepare again when something new is bound to the column meanwhile.
@@ -129,34 +129,42 @@ def swap(
         yield from conclude(connection, request.pair, rest, policy, revert=revert, refresh=refresh)
         return
     inventory = pass_gate(request)
-    pair = inventory.pair
     noticed = notice(request)
     if noticed.unreadable or noticed.copies:
         yield noticed
-    for _ in range(PREPARE_ROUNDS):
-        yield from prepare(connection, inventory, policy, refresh=refresh, redraw=redraw)
-        try:
-            exchanged, after = exchange(
-                connection, pair, policy=policy, max_hold_ms=max_hold_ms, refresh=refresh
-            )
-        except Unprepared as error:
-            inventory = error.inventory
-            continue
-        break
-    else:
-        raise LockNotAvailable(
-            f"Indexes or constraints are being added to {pair.table} all the while; nothing was "
-            "exchanged. Run the same command again when that is done."
-        )
+    exchanged, after = yield from _exchange_prepared(
+        request, inventory, policy=policy, max_hold_ms=max_hold_ms
+    )
     yield exchanged
     yield from conclude(
         connection,
-        pair,
+        inventory.pair,
         after,
         policy,
         revert=revert,
         refresh=refresh,
         rights_changed=exchanged.rights_changed,
+    )
+
+
+def _exchange_prepared(
+    request: SwapRequest, inventory: Inventory, *, policy: LockPolicy, max_hold_ms: float
+) -> Generator[Preparing, None, tuple[Exchanged, tuple[Step, ...]]]:
+    """Prepare and exchange; prepare again what is bound to the columns meanwhile."""
+    connection, pair = request.connection, inventory.pair
+    for _ in range(PREPARE_ROUNDS):
+        yield from prepare(
+            connection, inventory, policy, refresh=request.refresh, redraw=request.redraw
+        )
+        try:
+            return exchange(
+                connection, pair, policy=policy, max_hold_ms=max_hold_ms, refresh=request.refresh
+            )
+        except Unprepared as error:
+            inventory = error.inventory
+    raise LockNotAvailable(
+        f"Indexes or constraints are being added to {pair.table} all the while; nothing was "
+        "exchanged. Run the same command again when that is done."
     )
 
 
@@ -207,14 +215,19 @@ def mend(
     with engine_transaction(connection):
         locks.reserve(connection, inventory.pair.identifier, policy)
         inventory = recheck(connection, inventory.pair, refresh=False)
-        locks.seize(connection, inventory.pair.identifier, policy)
+        # No trigger of the table can come or go from here on: what is planned before the lock costs
+        # the lock nothing.
         enabled = read_enabled(connection, replacement, inventory.pair.table)
+        staying = {name for each in inventory.bound for name in each.staying}
+        planned = [
+            *guard_steps_before(inventory, staying, revert=False),
+            *guard_steps_after(inventory, revert=False),
+        ]
+        locks.seize(connection, inventory.pair.identifier, policy)
         if not all(enabled.get(name) for name in replacement.trigger_names):
             install_triggers(connection, replacement)
         pin_search_path(connection)
-        staying = {name for each in inventory.bound for name in each.staying}
-        before = guard_steps_before(inventory, staying, revert=False)
-        run_steps(connection, before + guard_steps_after(inventory, revert=False))
+        run_steps(connection, planned)
     yield from verify(replacement, using=using)
 
 

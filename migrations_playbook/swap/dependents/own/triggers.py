@@ -6,12 +6,13 @@ columns. The partitions' clones of a trigger come and go with the trigger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.postgres.query import Row, fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.quarantine.base import FIRST
 from migrations_playbook.swap.dependents.base import (
@@ -38,6 +39,21 @@ TRIGGERS = sql.SQL("""
      GROUP BY t.oid ORDER BY t.tgname, t.tgrelid""")
 
 
+@dataclass(frozen=True)
+class Clone:
+    """A trigger where it stands: on its own table, or as a clone on a partition.
+
+    Arguments:
+        oid: the trigger.
+        on: the columns there.
+        enabled: its `tgenabled`.
+    """
+
+    oid: int
+    on: Pair
+    enabled: str
+
+
 def read_triggers(reading: Reading) -> Iterator[Dependent]:
     """Yield the triggers bound to either column, a partition's own too; by name.
 
@@ -51,13 +67,7 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
     )
     declared = _declared_conditions(pair)
     relations = {each.table.oid: each for each in pair.relations}
-    original = {oid: parent for oid, _, parent, *_ in rows if parent}
-    clones: dict[int, list[tuple[int, Pair, str]]] = {}
-    for oid, relation, _, _, _, enabled, *_ in rows:
-        first = oid
-        while first in original:
-            first = original[first]
-        clones.setdefault(first, []).append((oid, relations[relation], enabled))
+    clones = _with_clones(rows, relations)
     for oid, relation, parent, name, definition, _, note, names in rows:
         if parent:
             continue
@@ -66,45 +76,60 @@ def read_triggers(reading: Reading) -> Iterator[Dependent]:
             # another process, such as a second swap, has dropped the trigger in between.
             continue
         on, label = relations[relation], relations[relation].labelled(name)
-        covers = frozenset(("pg_trigger", clone) for clone, *_ in clones[oid])
+        covers = frozenset(("pg_trigger", clone.oid) for clone in clones[oid])
         if name.lstrip("~").startswith(FIRST):
             # Each exchange drops the quarantine's triggers, and makes the triggers for the names
             # afterwards.
             yield Dependent("trigger", label, "quarantine", frozenset(names), covers)
             continue
-        identifier = sql.Identifier(name)
+        restated = _with_condition(definition, declared.get((name, note)))
         yield Dependent(
             "trigger",
             label,
             describe_columns(pair, names),
             frozenset(names),
             covers,
-            Steps(
-                before_rename=(
-                    Step(
-                        f"Take the trigger {label} off the old columns",
-                        sql.SQL("DROP TRIGGER {} ON {}").format(identifier, on.identifier),
-                        Lock.ACCESS_EXCLUSIVE,
-                    ),
-                ),
-                after_rename=(
-                    Step(
-                        f"Put the trigger {label} on the new columns",
-                        sql.SQL(_with_condition(definition, declared.get((name, note)))),
-                        Lock.ACCESS_EXCLUSIVE,
-                    ),
-                    *(
-                        step
-                        for _, each, enabled in clones[oid]
-                        for step in _enabled(each, name, enabled)
-                    ),
-                    *comment_steps(
-                        label, sql.SQL("TRIGGER {} ON {}").format(identifier, on.identifier), note
-                    ),
-                ),
-            ),
+            _say_again(on, name, restated, note, clones[oid]),
             reading.chain.refuse(("pg_trigger", oid)),
         )
+
+
+def _with_clones(rows: list[Row], relations: Mapping[int, Pair]) -> dict[int, list[Clone]]:
+    """Group the triggers by their originals' oids: each original, and the partitions' clones."""
+    original = {oid: parent for oid, _, parent, *_ in rows if parent}
+    clones: dict[int, list[Clone]] = {}
+    for oid, relation, _, _, _, enabled, *_ in rows:
+        first = oid
+        while first in original:
+            first = original[first]
+        clones.setdefault(first, []).append(Clone(oid, relations[relation], enabled))
+    return clones
+
+
+def _say_again(
+    on: Pair, name: str, definition: str, note: str | None, clones: list[Clone]
+) -> Steps:
+    """Build the steps to drop a trigger, and to make the trigger again as it was."""
+    identifier, label = sql.Identifier(name), on.labelled(name)
+    commented = sql.SQL("TRIGGER {} ON {}").format(identifier, on.identifier)
+    return Steps(
+        before_rename=(
+            Step(
+                f"Take the trigger {label} off the old columns",
+                sql.SQL("DROP TRIGGER {} ON {}").format(identifier, on.identifier),
+                Lock.ACCESS_EXCLUSIVE,
+            ),
+        ),
+        after_rename=(
+            Step(
+                f"Put the trigger {label} on the new columns",
+                sql.SQL(definition),
+                Lock.ACCESS_EXCLUSIVE,
+            ),
+            *(step for each in clones for step in _enabled(each.on, name, each.enabled)),
+            *comment_steps(label, commented, note),
+        ),
+    )
 
 
 def _declared_conditions(pair: Pair) -> dict[tuple[str, str | None], str]:

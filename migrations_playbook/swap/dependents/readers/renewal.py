@@ -158,42 +158,8 @@ def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterato
         sql.SQL("ALTER MATERIALIZED VIEW {} RENAME TO {}").format(new, sql.Identifier(each.name)),
     ]
     for index in _indexes(connection, each.oid):
-        renewed = compose_name(index.name, "renewed")
-        build = [
-            sql.SQL(index.definition[0] + "IF NOT EXISTS ")
-            + sql.Identifier(renewed)
-            + sql.SQL(" ON ")
-            + new
-            + sql.SQL(index.definition[1])
-        ]
-        if index.tablespace is not None:
-            build.append(
-                sql.SQL("ALTER INDEX {} SET TABLESPACE {}").format(
-                    sql.Identifier(each.schema, renewed), sql.Identifier(index.tablespace)
-                )
-            )
-        yield Step(
-            f"Build the index {index.name} of {each} anew", sql.SQL(";\n").join(build), Lock.NONE
-        )
-        last.append(
-            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-                sql.Identifier(each.schema, renewed), sql.Identifier(index.name)
-            )
-        )
-        if index.clustered:
-            last.append(
-                sql.SQL("ALTER MATERIALIZED VIEW {} CLUSTER ON {}").format(
-                    each.identifier, sql.Identifier(index.name)
-                )
-            )
-        last += [
-            step.statement
-            for step in comment_steps(
-                index.name,
-                sql.SQL("INDEX {}").format(sql.Identifier(each.schema, index.name)),
-                index.comment,
-            )
-        ]
+        yield _build_index(each, new, index)
+        last += _take_place(each, index)
     last += _grants(connection, each)
     last += [
         step.statement
@@ -209,6 +175,41 @@ def _replace(connection: BaseDatabaseWrapper, pair: Pair, each: Copy) -> Iterato
     )
 
 
+def _build_index(each: Copy, new: sql.Identifier, index: CopyIndex) -> Step:
+    """Build an index of the view on the twin, under a name for the time being."""
+    before, after = index.definition
+    build = [
+        sql.SQL(before + "IF NOT EXISTS ")
+        + sql.Identifier(index.renewed)
+        + sql.SQL(" ON ")
+        + new
+        + sql.SQL(after)
+    ]
+    if index.tablespace is not None:
+        build.append(
+            sql.SQL("ALTER INDEX {} SET TABLESPACE {}").format(
+                sql.Identifier(each.schema, index.renewed), sql.Identifier(index.tablespace)
+            )
+        )
+    return Step(
+        f"Build the index {index.name} of {each} anew", sql.SQL(";\n").join(build), Lock.NONE
+    )
+
+
+def _take_place(each: Copy, index: CopyIndex) -> Iterator[sql.Composable]:
+    """Give an index of the twin the original's name, CLUSTER and comment."""
+    yield sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+        sql.Identifier(each.schema, index.renewed), sql.Identifier(index.name)
+    )
+    if index.clustered:
+        yield sql.SQL("ALTER MATERIALIZED VIEW {} CLUSTER ON {}").format(
+            each.identifier, sql.Identifier(index.name)
+        )
+    on = sql.SQL("INDEX {}").format(sql.Identifier(each.schema, index.name))
+    for step in comment_steps(index.name, on, index.comment):
+        yield step.statement
+
+
 @dataclass(frozen=True)
 class CopyIndex:
     """An index of a materialized view.
@@ -222,6 +223,11 @@ class CopyIndex:
     clustered: bool
     tablespace: str | None
     comment: str | None
+
+    @property
+    def renewed(self) -> str:
+        """The name of its counterpart on the twin, until the twin takes the view's place."""
+        return compose_name(self.name, "renewed")
 
 
 def _indexes(connection: BaseDatabaseWrapper, oid: int) -> Iterator[CopyIndex]:
