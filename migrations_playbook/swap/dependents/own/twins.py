@@ -48,7 +48,7 @@ from migrations_playbook.swap.dependents.own.twin_names import (
     make_constraint,
     return_names,
 )
-from migrations_playbook.swap.pair import Object
+from migrations_playbook.swap.pair import Pair
 
 FOR_LIKE = "for LIKE, which the other type has not"
 # The operator classes of LIKE without a collation: of text types alone.
@@ -62,13 +62,8 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
     taken = read_taken_names(reading.connection, reading.families)
     for family in reading.families:
         index = family[0].index
-        each = Dependent(
-            index.kind,
-            index.name,
-            describe_columns(pair, index.on),
-            frozenset(index.on),
-            covers=_covers(one for part in family for one in (part.index, part.twin) if one),
-        )
+        parts = (one for part in family for one in (part.index, part.twin) if one)
+        each = _describe(pair, index, parts)
         seen |= {oid for name, oid in each.covers if name == "pg_class"}
         if _is_for_like(index) and restated.failures.get(index.oid):
             yield replace(each, how=f"{each.how}; {FOR_LIKE}")
@@ -77,49 +72,49 @@ def read_twins(reading: Reading) -> Iterator[Dependent]:
         if why is not None:
             yield replace(each, refused=why)
             continue
-        reverting = pair.swapped
         yield replace(
             each,
-            rest=tuple(exchange_left_names(family)) if reverting else (),
-            steps=Steps(
-                build=tuple(_build(family, restated)),
-                # No build: the quarantine's repair builds, and reverts nothing.
-                prove=tuple(return_names(family)) if reverting else (),
-                after_rename=(
-                    *exchange_names(family[0]),
-                    *(step for part in family[1:] for step in cluster_on(part, part.twin_name)),
-                ),
-                follow_up=() if reverting else tuple(map(exchange_part_names, family[1:])),
-                last=tuple(drop_twins(family)) if reverting else (),
-            ),
-            unique_on=Unique(
-                family[0].pair.identifier,
-                tuple(restated.keys.get(index.oid, ())),
-                restated.predicates.get(index.oid),
-            )
-            if index.unique
-            else None,
+            rest=tuple(exchange_left_names(family)) if pair.swapped else (),
+            steps=_carry_over(family, restated),
+            unique_on=_unique_on(family[0], restated),
             whole_key=_whole_key(family[0]),
         )
     names = {index.oid for index in reading.indexes}
     for index in reading.indexes:
         if index.oid not in seen and index.parent not in names:
-            yield Dependent(
-                index.kind,
-                index.name,
-                describe_columns(pair, index.on),
-                frozenset(index.on),
-                covers=_covers([index, *_below(index, reading.indexes)]),
-            )
+            yield _describe(pair, index, [index, *_below(index, reading.indexes)])
+
+
+def _describe(pair: Pair, index: Index, covered: Iterable[Index]) -> Dependent:
+    """Describe an index, which stands for all of these; its treatment is said afterwards."""
+    return Dependent(
+        index.kind,
+        index.name,
+        describe_columns(pair, index.on),
+        frozenset(index.on),
+        covers=frozenset(object_ for each in covered for object_ in each.covers),
+    )
+
+
+def _carry_over(family: Family, restated: Definitions) -> Steps:
+    """Build the steps by which an index and its twin change places."""
+    reverting = family[0].pair.swapped
+    return Steps(
+        build=tuple(_build(family, restated)),
+        # No build: the quarantine's repair builds, and reverts nothing.
+        prove=tuple(return_names(family)) if reverting else (),
+        after_rename=(
+            *exchange_names(family[0]),
+            *(step for part in family[1:] for step in cluster_on(part, part.twin_name)),
+        ),
+        follow_up=() if reverting else tuple(map(exchange_part_names, family[1:])),
+        last=tuple(drop_twins(family)) if reverting else (),
+    )
 
 
 def _is_for_like(index: Index) -> bool:
     """Tell whether an index serves LIKE alone, as Django's `_like` does."""
     return not index.unique and PATTERNS.search(index.definition) is not None
-
-
-def _covers(indexes: Iterable[Index]) -> frozenset[Object]:
-    return frozenset(object_ for each in indexes for object_ in each.covers)
 
 
 def _below(index: Index, found: list[Index]) -> Iterator[Index]:
@@ -330,6 +325,17 @@ def _targets(part: Part) -> Iterator[Step]:
             ),
             Lock.SHARE_UPDATE_EXCLUSIVE,
         )
+
+
+def _unique_on(part: Part, restated: Definitions) -> Unique | None:
+    """Build the demand of a unique index's twin; None where the index is not unique."""
+    if not part.index.unique:
+        return None
+    return Unique(
+        part.pair.identifier,
+        tuple(restated.keys.get(part.index.oid, ())),
+        restated.predicates.get(part.index.oid),
+    )
 
 
 def _whole_key(part: Part) -> Key | None:
