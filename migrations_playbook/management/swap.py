@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -106,35 +108,30 @@ class SwapCommand(SchemaCommand):
             request = SwapRequest(
                 postgresql(database), replacement, revert, refresh_materialized_views, redraw
             )
-            planned = play.plan_swap(inspect_phase(request))
-            self.show_plan(planned, play.notice(request), replacement, json=json)
-            if (objection := has_sound_rows(request)) is not None:
-                raise objection
+            self.show_plan(request, json=json)
             return
+        policy = LockPolicy(timeout_ms=lock_timeout, attempts=attempts)
         if verify:
             events = play.verify(replacement, using=database)
         elif mend:
-            policy = LockPolicy(timeout_ms=lock_timeout, attempts=attempts)
             events = play.mend(replacement, using=database, policy=policy)
         else:
             events = play.swap(
                 replacement,
                 using=database,
                 revert=revert,
-                policy=LockPolicy(timeout_ms=lock_timeout, attempts=attempts),
+                policy=policy,
                 max_hold_ms=max_hold_ms,
                 refresh=refresh_materialized_views,
                 redraw=redraw,
             )
         if evidence is not None:
             what = "revert" if revert else "verify" if verify else "mend" if mend else "swap"
-            events = testified(events, Evidence(evidence, what), database, replacement)
+            reserve_file(evidence)
+            events = testified(events, Evidence(what), evidence, database, replacement)
         with GracefulStop(patient=False) as stop:
             try:
-                for event in events:
-                    self.result |= swap_result(event)
-                    if not json:
-                        self.stdout.write(swap_line(event, revert=revert))
+                self.tell(events, revert=revert, json=json)
             except KeyboardInterrupt:
                 events.close()
                 if not (verify or mend) and play.is_exchanged(
@@ -148,6 +145,13 @@ class SwapCommand(SchemaCommand):
                 ) from None
         if json:
             self.say_json(self.result)
+
+    def tell(self, events: Iterable[Event], *, revert: bool, json: bool) -> None:
+        """Play on, and tell each event as it comes; keep all for the JSON result."""
+        for event in events:
+            self.result |= swap_result(event)
+            if not json:
+                self.stdout.write(swap_line(event, revert=revert))
 
     def is_done(self, replacement: Replacement, *, database: str, **options: Any) -> bool:
         """Tell whether the columns are exchanged already, where an exchange is asked for."""
@@ -167,10 +171,9 @@ class SwapCommand(SchemaCommand):
             )
         super().act_in_turn(replacements, **options)
 
-    def show_plan(
-        self, planned: SwapPlan, noticed: Noticed, replacement: Replacement, *, json: bool
-    ) -> None:
-        """Print the plan, and refuse when anything in it is refused."""
+    def show_plan(self, request: SwapRequest, *, json: bool) -> None:
+        """Print the plan, and refuse what the swap itself would refuse."""
+        planned, noticed = play.plan_swap(inspect_phase(request)), play.notice(request)
         stages = {
             "before": ("Before, while reads and writes go on", planned.index + planned.prove),
             "exchange": ("In one transaction", planned.ready + planned.exchange),
@@ -188,11 +191,13 @@ class SwapCommand(SchemaCommand):
                 self.stdout.write(line)
         if any(each.refused for each in planned.dependents):
             raise Refused(
-                f"{replacement.label} cannot be exchanged while something that is bound to its "
-                "columns is refused: see the list above."
+                f"{request.replacement.label} cannot be exchanged while something that is bound to "
+                "its columns is refused: see the list above."
             )
         if json:
             self.say_json(self.result)
+        if (objection := has_sound_rows(request)) is not None:
+            raise objection
 
 
 def step_result(step: Step) -> dict[str, str]:
@@ -223,9 +228,29 @@ def plan_lines(
             yield "-- nothing: it is all there"
 
 
+def reserve_file(path: Path) -> None:
+    """Make an empty file for the evidence, before anything is done.
+
+    Raises:
+        PlaybookError: the file exists, so that it would be overwritten, or cannot be written.
+    """
+    try:
+        # Readable by its owner only: the file names roles, tables and times.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise PlaybookError(
+            f"{path} exists, and evidence is not overwritten. Name another file."
+        ) from None
+    except OSError as error:
+        raise PlaybookError(
+            f"{path} cannot be written ({error.strerror}). Name another file."
+        ) from None
+
+
 def testified(
     events: Generator[Event, None, None],
     evidence: Evidence,
+    path: Path,
     database: str,
     replacement: Replacement,
 ) -> Generator[Event, None, None]:
@@ -248,7 +273,7 @@ def testified(
         raise
     finally:
         events.close()
-        evidence.write(outcome)
+        path.write_text(dumps(evidence.conclude(outcome), indent=2) + "\n")
 
 
 def swap_result(event: Event) -> dict[str, Any]:

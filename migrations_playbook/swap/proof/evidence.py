@@ -1,48 +1,29 @@
-"""The facts for an incident report, as a JSON file without any token."""
+"""The facts for an incident report, without any token."""
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.errors import PlaybookError
 from migrations_playbook.postgres.query import fetch_row
 from migrations_playbook.swap.pair import Pair
 from migrations_playbook.swap.proof.verify import digest_values
 
 
 class Evidence:
-    """The collector of a swap's facts, written to a file at the end.
+    """The collector of a swap's facts.
 
     Arguments:
-        path: the file; must not exist, so no evidence is overwritten.
-        play: "swap", "revert" or "verify".
-
-    Raises:
-        PlaybookError: the file exists, or cannot be written.
+        play: "swap", "revert", "verify" or "mend".
     """
 
-    def __init__(self, path: Path, play: str) -> None:
-        self.path = path
+    def __init__(self, play: str) -> None:
         self.began = datetime.now(UTC)
         self.facts: dict[str, Any] = {"play": play, "outcome": "unfinished"}
-        try:
-            # Readable by its owner only: the file names roles, tables and times.
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            raise PlaybookError(
-                f"{path} exists, and evidence is not overwritten. Name another file."
-            ) from None
-        except OSError as error:
-            raise PlaybookError(
-                f"{path} cannot be written ({error.strerror}). Name another file."
-            ) from None
 
     def before(self, connection: BaseDatabaseWrapper, pair: Pair) -> None:
         """Note the place, the role, the bound objects, and the digest of the live values before."""
@@ -80,8 +61,8 @@ class Evidence:
         """Note counts, durations and names."""
         self.facts |= facts
 
-    def write(self, outcome: str) -> None:
-        """Write the file.
+    def conclude(self, outcome: str) -> dict[str, Any]:
+        """Return all the facts at the end, to be written as JSON.
 
         Arguments:
             outcome: the end of the play, in a sentence.
@@ -93,7 +74,7 @@ class Evidence:
             "ended": ended.isoformat(),
             "seconds": round((ended - self.began).total_seconds(), 3),
         }
-        self.path.write_text(json.dumps(self.facts, indent=2) + "\n")
+        return self.facts
 
     def _note_digests(self, moment: str, connection: BaseDatabaseWrapper, pair: Pair) -> None:
         """Note the digests of the live values; of a group each member's beside its columns."""
