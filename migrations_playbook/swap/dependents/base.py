@@ -189,6 +189,11 @@ def comment_steps(what: str, on: sql.Composable, text: str | None) -> Iterator[S
         )
 
 
+def without_semicolon(text: str) -> str:
+    """Return a query or a rule as PostgreSQL writes it, without the semicolon at its end."""
+    return text.rstrip().removesuffix(";")
+
+
 def with_options(options: list[str]) -> sql.Composable:
     """Build the WITH clause with a relation's options; empty without any."""
     if not options:

@@ -27,6 +27,7 @@ from migrations_playbook.postgres.query import (
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import READ_BY
+from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.readers.through_functions import SEEN, seen_parameters
 from migrations_playbook.swap.pair import Member, Pair
 
@@ -295,7 +296,7 @@ def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, Plac
     with engine_transaction(connection, row_security="on"), connection.cursor() as cursor:
         protocol = cursor.connection.pgconn
         for result in (
-            protocol.prepare(b"", text.rstrip().removesuffix(";").encode()),
+            protocol.prepare(b"", without_semicolon(text).encode()),
             protocol.describe_prepared(b""),
         ):
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):

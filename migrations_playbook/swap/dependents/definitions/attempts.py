@@ -16,6 +16,7 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.postgres.query import fetch_all
+from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.definitions.parse_trees import WHOLE_ROW
 from migrations_playbook.swap.pair import COLUMNS, PUBLISHED, Object, Pair
 
@@ -146,7 +147,7 @@ def policy_clauses(using: str | None, check: str | None) -> sql.Composable:
 
 def _whole(on: sql.Identifier, text: str) -> sql.Composable:
     """Compose a text that names its relation itself, by a name that means the scratch copy."""
-    return sql.SQL(text.rstrip().removesuffix(";"))
+    return sql.SQL(without_semicolon(text))
 
 
 COMPOSED: dict[str, Callable[..., sql.Composable]] = {

@@ -23,6 +23,7 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     set_local,
 )
+from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.definitions.attempts import Attempt, read_attempts
 from migrations_playbook.swap.dependents.definitions.chains import Chain, View, read_readers
 from migrations_playbook.swap.dependents.definitions.restate import find_failure
@@ -130,7 +131,7 @@ def _read_queries(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int,
         sql.SQL("SELECT oid, pg_catalog.pg_get_viewdef(oid) FROM unnest(%s::oid[]) AS v (oid)"),
         [oids],
     )
-    return {oid: text.rstrip().removesuffix(";") for oid, text in rows}
+    return {oid: without_semicolon(text) for oid, text in rows}
 
 
 def _make_copy(connection: BaseDatabaseWrapper, pair: Pair) -> None:

@@ -26,6 +26,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     comment_steps,
     with_options,
+    without_semicolon,
 )
 from migrations_playbook.swap.dependents.definitions.chains import View
 from migrations_playbook.swap.dependents.definitions.reading import Reading
@@ -269,7 +270,7 @@ def _make(view: View, mine: Holding, me: str) -> Iterator[Step]:
         sql.SQL("CREATE VIEW {}{} AS\n{}").format(
             view.identifier,
             with_options(mine.options),
-            sql.SQL(mine.text.rstrip().removesuffix(";")),
+            sql.SQL(without_semicolon(mine.text)),
         ),
         Lock.NONE,
     )
@@ -286,7 +287,7 @@ def _make(view: View, mine: Holding, me: str) -> Iterator[Step]:
 def _define(view: View, parts: list[list[Any]]) -> Iterator[Step]:
     """Give a view its columns' defaults, its rules and its triggers."""
     for kind, name, text, *_ in parts:
-        statement = sql.SQL(str(text).rstrip().removesuffix(";"))
+        statement = sql.SQL(without_semicolon(str(text)))
         yield Step(
             f"Give {view} its {kind} {name}",
             sql.SQL("ALTER VIEW {} ALTER COLUMN {} SET DEFAULT {}").format(

@@ -14,7 +14,7 @@ from psycopg import sql
 from migrations_playbook.postgres.names import Named, compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.steps import Lock, Step
-from migrations_playbook.swap.dependents.base import comment_steps, with_options
+from migrations_playbook.swap.dependents.base import comment_steps, with_options, without_semicolon
 from migrations_playbook.swap.pair import Pair
 
 
@@ -77,7 +77,7 @@ def leave_twin(pair: Pair, each: Copy) -> Iterator[Step]:
             sql.SQL(" TABLESPACE {}").format(sql.Identifier(each.tablespace))
             if each.tablespace
             else sql.SQL(""),
-            sql.SQL(each.text.rstrip().removesuffix(";")),
+            sql.SQL(without_semicolon(each.text)),
         ),
         Lock.NONE,
     )
@@ -100,7 +100,7 @@ def try_query(each: Copy) -> Iterator[Step]:
             sql.SQL(
                 "SELECT FROM (SELECT q.* FROM ({}) AS q LIMIT 1) AS tried "
                 "WHERE tried IS NULL AND tried IS NOT NULL"
-            ).format(sql.SQL(each.text.rstrip().removesuffix(";"))),
+            ).format(sql.SQL(without_semicolon(each.text))),
             Lock.NONE,
             as_session=True,
         )

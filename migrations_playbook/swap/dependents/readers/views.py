@@ -21,6 +21,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
     with_options,
+    without_semicolon,
 )
 from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
 from migrations_playbook.swap.dependents.definitions.reading import Reading
@@ -103,7 +104,7 @@ class Query(Named):
     @property
     def restated(self) -> sql.Composable:
         """The statement that says the text again."""
-        text = self.text.rstrip().removesuffix(";")
+        text = without_semicolon(self.text)
         if not self.is_view:
             return sql.SQL("CREATE OR REPLACE {}").format(sql.SQL(text.removeprefix("CREATE ")))
         return sql.SQL("CREATE OR REPLACE VIEW {}{} AS\n{}").format(
