@@ -21,7 +21,7 @@ from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
-from migrations_playbook.swap.rows.conditions import not_rotated, pin_declared_path
+from migrations_playbook.swap.rows.conditions import not_rotated, pin_declared_path, same_beside
 
 # How many values a row may draw to get another than its live value.
 DRAWING_ROUNDS = 20
@@ -144,10 +144,7 @@ def _leaked_rows(
             table=key.table,
             live=live,
             shadow=shadow,
-            same=sql.SQL("").join(
-                sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
-                for column in key.columns
-            ),
+            same=same_beside(key),
         )
     if exchanged:
         yield sql.SQL("SELECT tableoid, ctid FROM {} WHERE {}").format(

@@ -6,6 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import pin_search_path
+from migrations_playbook.swap.dependents.base import Key
 from migrations_playbook.swap.dependents.inventory import Inventory
 from migrations_playbook.swap.pair import Member, Pair
 
@@ -30,6 +31,14 @@ def is_written_since(pair: Pair, member: Member) -> sql.Composable:
     """
     kin = (each for each in pair.kin_of(member) if not each.replacement.meaning.sources)
     return sql.SQL(" OR ").join(map(is_unchanged, (member, *kin)))
+
+
+def same_beside(key: Key) -> sql.Composable:
+    """Compose what else two rows `a` and `b` with one value need, to break a key: or nothing."""
+    return sql.SQL("").join(
+        sql.SQL(" AND b.{column} = a.{column}").format(column=sql.Identifier(column))
+        for column in key.columns
+    )
 
 
 def not_rotated(inventory: Inventory, member: Member, *, exchanged: bool) -> sql.Composable:

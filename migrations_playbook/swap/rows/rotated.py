@@ -36,6 +36,7 @@ from migrations_playbook.swap.rows.conditions import (
     is_written_since,
     not_rotated,
     pin_declared_path,
+    same_beside,
 )
 
 if TYPE_CHECKING:
@@ -193,10 +194,7 @@ def _leaked(connection: BaseDatabaseWrapper, member: Member, key: Key) -> int:
                 table=key.table,
                 live=member.live.identifier,
                 retired=member.shadow.identifier,
-                same=sql.SQL("").join(
-                    sql.SQL(" AND b.{c} = a.{c}").format(c=sql.Identifier(column))
-                    for column in key.columns
-                ),
+                same=same_beside(key),
             ),
         )
     )
