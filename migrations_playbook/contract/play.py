@@ -18,7 +18,7 @@ from psycopg import sql
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.meaning.base import read_declared
-from migrations_playbook.meaning.conversion import DROP_SAFE, SAFE, create_safe
+from migrations_playbook.meaning.conversion import SAFE, create_safe, drop_safe
 from migrations_playbook.meaning.expressions import SOURCE
 from migrations_playbook.meaning.installed import read_descriptions, read_installed
 from migrations_playbook.meaning.sync import counts
@@ -225,8 +225,7 @@ def refuse_out_of_step(
                 table.identifier, sql.SQL(" OR ").join(explained)
             ),
         )
-        for statement in DROP_SAFE:
-            execute(connection, statement)
+        drop_safe(connection)
     if left:
         raise Refused(
             f"{left:,} rows of {table} have a {shadow!r} that is out of step with {live!r}: one of "

@@ -17,7 +17,7 @@ from psycopg import sql
 from migrations_playbook.contract.ensure import ROWS
 from migrations_playbook.errors import Refused
 from migrations_playbook.history import Remembered
-from migrations_playbook.meaning.conversion import SAFE, Conversion
+from migrations_playbook.meaning.conversion import SAFE, Conversion, drop_safe
 from migrations_playbook.postgres.names import table_identifier
 from migrations_playbook.postgres.query import execute, fetch_value, local_settings
 from migrations_playbook.postgres.tables import has_more, is_empty, read_table
@@ -94,8 +94,7 @@ def _fill_safely(
         conversion.make_safe(connection, table)
         made = sql.SQL("{}({})").format(SAFE["down"], conversion.shadow)
         execute(connection, _fill(identifier, conversion, made))
-        for statement in conversion.drop_safe():
-            execute(connection, statement)
+        drop_safe(connection)
     left = fetch_value(
         connection,
         sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL").format(identifier, conversion.live),

@@ -40,7 +40,6 @@ from migrations_playbook.trigger_sql import SYNC_SETTINGS
 UNCONVERTIBLE = (pg_errors.DataError, pg_errors.RaiseException, pg_errors.CheckViolation)
 # The names of two functions of a transaction's own; see `Conversion.make_safe`.
 SAFE = {way: sql.Identifier("pg_temp", f"migrations_playbook_{way}") for way in ("up", "down")}
-DROP_SAFE = [sql.SQL("DROP FUNCTION {}").format(each) for each in SAFE.values()]
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,6 @@ class Conversion(Meaning):
         ):
             execute(connection, create_safe(way, maker("source"), source, target))
 
-    def drop_safe(self) -> list[sql.Composed]:
-        """Compose the statements to drop the two functions, before a commit."""
-        return list(DROP_SAFE)
-
     def out_of_step(self, table: Table) -> sql.Composable:
         """Compose the condition of a row that neither way explains; see `make_safe`.
 
@@ -236,6 +231,12 @@ def create_safe(way: str, text: str, source: Column, target: Column) -> sql.Comp
         target=sql.SQL(target.type),
         body=sql.Literal(body),
     )
+
+
+def drop_safe(connection: BaseDatabaseWrapper) -> None:
+    """Drop the functions of both ways, before a commit. Lock: none on any table."""
+    for function in SAFE.values():
+        execute(connection, sql.SQL("DROP FUNCTION {}").format(function))
 
 
 def _escaped(text: str) -> sql.SQL:

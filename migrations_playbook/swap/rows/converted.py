@@ -10,6 +10,7 @@ from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError, Refused
 from migrations_playbook.expand.restore import restore_triggers
+from migrations_playbook.meaning.conversion import drop_safe
 from migrations_playbook.phase import find_trigger_problem
 from migrations_playbook.postgres.query import (
     engine_transaction,
@@ -167,8 +168,7 @@ class ConvertedRows(Rows):
                     pair.identifier, conversion.shadow, conversion.remade(pair.table), out_of_step
                 ),
             )
-            for way in conversion.drop_safe():
-                execute(connection, way)
+            drop_safe(connection)
         return done
 
     def _refuse_collisions(
