@@ -162,10 +162,7 @@ class SyncTrigger(ShadowTrigger):
         """Return the body."""
         names = self.names(model)
         live, shadow = (f"NEW.{names[role]}" for role in ("live", "shadow"))
-        up, down = (
-            Maker.of(model, self.declaration, "up"),
-            Maker.of(model, self.declaration, "down"),
-        )
+        up, down = (Maker.of(model, self.declaration, way) for way in ("up", "down"))
         agree, agree_exchanged = [up.explains(shadow, live)], [up.explains(live, shadow)]
         if down.declared:
             agree.append(down.explains(live, shadow))
@@ -174,15 +171,9 @@ class SyncTrigger(ShadowTrigger):
             "live": column_of(model, self.declaration.live),
             "shadow": column_of(model, self.declaration.shadow),
         }
-        declared: dict[str, Any] = columns | {
-            "up": up(SOURCE),
-            "down": down(SOURCE) if down.declared else None,
-        }
-        if self.declaration.moves:
-            declared["moves"] = True
         return BODY.format(
             refuse_stale=self.refuse_stale(model, up, down),
-            declared=json.dumps(declared),
+            declared=json.dumps(columns | self._describe_ways(up, down)),
             # Both names are served, and nothing is ever exchanged.
             exchanged="false" if self.declaration.moves else _write_exchanged(up, live, columns),
             filling=FILLING,
@@ -204,6 +195,11 @@ class SyncTrigger(ShadowTrigger):
             **self.changes(model),
             **names,
         )
+
+    def _describe_ways(self, up: Maker, down: Maker) -> dict[str, Any]:
+        """Describe the declaration, but for the columns' names; see `base.DECLARED`."""
+        ways = {"up": up(SOURCE), "down": down(SOURCE) if down.declared else None}
+        return ways | ({"moves": True} if self.declaration.moves else {})
 
     def refuse_stale(self, model: Any, up: Maker, down: Maker) -> str:
         """Write what keeps a stale save from exchanging the row's values back.
