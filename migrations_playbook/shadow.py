@@ -27,7 +27,7 @@ from django.db.models import options as meta_options
 from django.db.models.signals import class_prepared
 from django.dispatch import receiver
 
-from migrations_playbook.meaning.base import Meaning, read_declared
+from migrations_playbook.meaning.base import Ends, Meaning, read_declared
 from migrations_playbook.meaning.conversion import Conversion
 from migrations_playbook.meaning.expressions import (
     SOURCE,
@@ -52,7 +52,7 @@ Expression: TypeAlias = models.expressions.BaseExpression | models.F
 
 
 @dataclass(frozen=True)
-class Shadow:
+class Shadow(Ends):
     """The declaration of a column's replacement by another column.
 
     Arguments:
@@ -86,16 +86,6 @@ class Shadow:
     def converts(self) -> bool:
         """Whether the shadow is made from the live column, not drawn."""
         return self.up is not None
-
-    @property
-    def dropped(self) -> str:
-        """The field whose column the contract drops."""
-        return self.live if self.moves else self.shadow
-
-    @property
-    def kept(self) -> str:
-        """The field that stays."""
-        return self.shadow if self.moves else self.live
 
     @property
     def triggers(self) -> list[pgtrigger.Trigger]:

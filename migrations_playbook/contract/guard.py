@@ -21,7 +21,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.expand.migration_checks import planned_operations
-from migrations_playbook.meaning.installed import Installed, read_descriptions, read_installed
+from migrations_playbook.meaning.installed import Installed, read_installed
 from migrations_playbook.postgres.names import fields_by_column, table_identifier, unquoted
 from migrations_playbook.postgres.roles import find_hidden_rows
 from migrations_playbook.postgres.tables import Table, is_empty, read_table
@@ -86,7 +86,7 @@ def _why_pair(
 ) -> str | None:
     """Say why the column that the contract drops must wait, and the remedy."""
     if pair.swapped:
-        if len(read_descriptions(pair.text or "")) > 1:
+        if len(pair.filled) > 1:
             return f"which is filled and exchanged together with others. {use}"
         bound = bool(read_objects(connection, table, pair.shadow).triggers)
         if not bound or _cascades(connection):

@@ -18,14 +18,13 @@ from psycopg import sql
 from migrations_playbook.commands import STATUS, spell_command
 from migrations_playbook.errors import Refused, WrongPhase
 from migrations_playbook.meaning.base import read_declared
-from migrations_playbook.meaning.conversion import SAFE, create_safe, drop_safe
-from migrations_playbook.meaning.expressions import SOURCE
-from migrations_playbook.meaning.installed import read_descriptions, read_installed
+from migrations_playbook.meaning.conversion import drop_safe, make_explanation
+from migrations_playbook.meaning.installed import read_installed
 from migrations_playbook.meaning.sync import counts
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.locks import LockPolicy, Seized
 from migrations_playbook.postgres.names import plain_name
-from migrations_playbook.postgres.query import execute, fetch_all, fetch_value, local_settings
+from migrations_playbook.postgres.query import fetch_all, fetch_value, local_settings
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.steps import Lock, Step, run_steps
 from migrations_playbook.postgres.tables import TREE, Table, is_empty, read_table
@@ -116,9 +115,8 @@ def refuse_part(
         Refused: names the others.
     """
     for each in read_installed(connection, table):
-        group = {member["shadow"] for member in read_descriptions(each.text or "")}
-        others = ", ".join(sorted(group - {shadow, *together}))
-        if shadow in group and others:
+        others = ", ".join(sorted(each.filled - {shadow, *together}))
+        if shadow in each.filled and others:
             raise Refused(
                 f"{shadow!r} of {table} is filled and exchanged together with {others}, and would "
                 "leave them behind; nothing was changed. Delete this migration, and let "
@@ -207,18 +205,11 @@ def refuse_out_of_step(
         Refused: with their number.
     """
     kept, dropped = table.columns[live], table.columns[shadow]
-    ways = {"up": (dropped, kept), "down": (kept, dropped)}
-    explained = []
     with local_settings(connection, SYNC_SETTINGS):
-        for way, (source, target) in ways.items():
-            text = made[way].replace(SOURCE, "source")
-            execute(connection, create_safe(way, text, source, target))
-            bytewise = sql.SQL(' COLLATE pg_catalog."C"' if target.collation else "")
-            explained.append(
-                sql.SQL("{} IS NOT DISTINCT FROM {}({}){}").format(
-                    sql.Identifier(target.name), SAFE[way], sql.Identifier(source.name), bytewise
-                )
-            )
+        explained = [
+            make_explanation(connection, way, made[way], source, target)
+            for way, source, target in (("up", dropped, kept), ("down", kept, dropped))
+        ]
         left = fetch_value(
             connection,
             sql.SQL("SELECT count(*) FROM {} WHERE NOT ({})").format(

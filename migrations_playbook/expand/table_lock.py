@@ -30,7 +30,7 @@ from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.logs import keep_journal
-from migrations_playbook.meaning.installed import read_descriptions, read_installed
+from migrations_playbook.meaning.installed import read_installed
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
@@ -278,8 +278,7 @@ def refuse_leaving(connection: BaseDatabaseWrapper, replacement: Replacement, ta
         Refused: names the member.
     """
     for each in read_installed(connection, table):
-        filled = {member["shadow"] for member in read_descriptions(each.text or "")}
-        left = ", ".join(sorted(filled - {*replacement.shadows}))
+        left = ", ".join(sorted(each.filled - {*replacement.shadows}))
         if each.shadow in replacement.shadows and left:
             raise Refused(
                 f"{left} of {table} is filled together with {replacement.shadow}, and would be "
@@ -299,8 +298,7 @@ def refuse_joining(connection: BaseDatabaseWrapper, replacement: Replacement, ta
         Refused: names the member, and the way back.
     """
     for each in read_installed(connection, table):
-        filled = {member["shadow"] for member in read_descriptions(each.text or "")}
-        old = [member for member in replacement.group if member.shadow in filled]
+        old = [member for member in replacement.group if member.shadow in each.filled]
         late = ", ".join(member.shadow for member in replacement.group if member not in old)
         if late and any(table.has_exchanged(member.live, member.shadow) for member in old):
             revert = old[0].command("swap", "--revert")

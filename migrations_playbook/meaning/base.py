@@ -103,6 +103,24 @@ def read_declared(installed: str) -> dict[str, Any]:
     return {} if found is None else dict(json.loads(found["json"]))
 
 
+class Ends:
+    """A live field or column and its shadow, of which the contract drops one."""
+
+    live: str
+    shadow: str
+    moves: bool
+
+    @property
+    def dropped(self) -> str:
+        """What the contract drops."""
+        return self.live if self.moves else self.shadow
+
+    @property
+    def kept(self) -> str:
+        """What stays."""
+        return self.shadow if self.moves else self.live
+
+
 @dataclass(frozen=True)
 class Meaning(ABC):
     """The meaning of a model's shadow, in the names that PostgreSQL uses.

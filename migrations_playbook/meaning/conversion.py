@@ -21,7 +21,7 @@ from psycopg import sql
 
 from migrations_playbook.meaning.base import Meaning, Words, read_declared
 from migrations_playbook.meaning.catalog import count_disagreements, find_later_trigger
-from migrations_playbook.meaning.expressions import keeps_null
+from migrations_playbook.meaning.expressions import SOURCE, keeps_null
 from migrations_playbook.meaning.sync import (
     CAREFUL,
     FILLING,
@@ -230,6 +230,26 @@ def create_safe(way: str, text: str, source: Column, target: Column) -> sql.Comp
         source=sql.SQL(source.type),
         target=sql.SQL(target.type),
         body=sql.Literal(body),
+    )
+
+
+def make_explanation(
+    connection: BaseDatabaseWrapper, way: str, text: str, source: Column, target: Column
+) -> sql.Composed:
+    """Make the function that goes a way, and compose the condition that it explains a value.
+
+    Lock: none.
+
+    Arguments:
+        way: "up" or "down".
+        text: the expression, as the trigger's function says it.
+        source: the column that is converted.
+        target: the column whose values are made.
+    """
+    execute(connection, create_safe(way, text.replace(SOURCE, "source"), source, target))
+    bytewise = sql.SQL(' COLLATE pg_catalog."C"' if target.collation else "")
+    return sql.SQL("{} IS NOT DISTINCT FROM {}({}){}").format(
+        target.identifier, SAFE[way], source.identifier, bytewise
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.meaning.base import read_declared
+from migrations_playbook.meaning.base import Ends, read_declared
 from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger, read_drawn
 from migrations_playbook.meaning.sync import SyncUpdateTrigger
 from migrations_playbook.postgres.names import Named, unquoted
@@ -28,9 +28,39 @@ BEGINNINGS = [
     f"pgtrigger_{each.purpose}_" for each in (FillTrigger, KeepTrigger, SyncUpdateTrigger)
 ]
 
+# The triggers by what they are bound to: the table, their names and texts, its bound columns, all.
+BOUND = sql.SQL("""
+    SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
+           pg_catalog.array_agg(DISTINCT t.tgname::text),
+           pg_catalog.array_agg(DISTINCT p.prosrc), bound.names, bound.others
+      FROM pg_catalog.pg_trigger t
+      JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+      CROSS JOIN LATERAL (
+           SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
+                      FILTER (WHERE d.refobjsubid IS NOT NULL) AS names,
+                  pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS others
+             FROM pg_catalog.pg_attribute a
+             LEFT JOIN (SELECT DISTINCT refobjsubid, refobjid
+                          FROM pg_catalog.pg_depend
+                         WHERE classid = 'pg_catalog.pg_trigger'::regclass
+                           AND objid = t.oid
+                           AND refclassid = 'pg_catalog.pg_class'::regclass) AS d
+               ON d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+            WHERE a.attrelid = t.tgrelid AND a.attnum > 0 AND NOT a.attisdropped) AS bound
+     WHERE NOT t.tgisinternal AND t.tgparentid = 0
+       AND t.tgrelid = coalesce(%s::oid, t.tgrelid)
+       AND pg_catalog.array_length(bound.names, 1) > 1
+       AND (EXISTS (SELECT FROM pg_catalog.unnest(%s::text[]) AS beginning
+                     WHERE starts_with(t.tgname, beginning))
+            OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
+     GROUP BY 1, 2, 3, 6, 7
+     ORDER BY 1, 2""")
+
 
 @dataclass(frozen=True)
-class Installed(Named):
+class Installed(Ends, Named):
     """A live column and its shadow, as the triggers of their table have them.
 
     Arguments:
@@ -59,14 +89,9 @@ class Installed(Named):
     together: tuple[str, ...] = ()
 
     @property
-    def dropped(self) -> str:
-        """The column that the contract drops."""
-        return self.live if self.moves else self.shadow
-
-    @property
-    def kept(self) -> str:
-        """The column that stays."""
-        return self.shadow if self.moves else self.live
+    def filled(self) -> frozenset[str]:
+        """The shadow columns that are filled together, as the text says; none without a text."""
+        return frozenset(each["shadow"] for each in read_descriptions(self.text or ""))
 
 
 def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) -> list[Installed]:
@@ -77,34 +102,7 @@ def read_installed(connection: BaseDatabaseWrapper, table: Table | None = None) 
     """
     rows = fetch_all(
         connection,
-        sql.SQL("""
-            SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid),
-                   pg_catalog.array_agg(DISTINCT t.tgname::text),
-                   pg_catalog.array_agg(DISTINCT p.prosrc), bound.names, bound.others
-              FROM pg_catalog.pg_trigger t
-              JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-              CROSS JOIN LATERAL (
-                   SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
-                              FILTER (WHERE d.refobjsubid IS NOT NULL) AS names,
-                          pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS others
-                     FROM pg_catalog.pg_attribute a
-                     LEFT JOIN (SELECT DISTINCT refobjsubid, refobjid
-                                  FROM pg_catalog.pg_depend
-                                 WHERE classid = 'pg_catalog.pg_trigger'::regclass
-                                   AND objid = t.oid
-                                   AND refclassid = 'pg_catalog.pg_class'::regclass) AS d
-                       ON d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
-                    WHERE a.attrelid = t.tgrelid AND a.attnum > 0 AND NOT a.attisdropped) AS bound
-             WHERE NOT t.tgisinternal AND t.tgparentid = 0
-               AND t.tgrelid = coalesce(%s::oid, t.tgrelid)
-               AND pg_catalog.array_length(bound.names, 1) > 1
-               AND (EXISTS (SELECT FROM pg_catalog.unnest(%s::text[]) AS beginning
-                             WHERE starts_with(t.tgname, beginning))
-                    OR starts_with(pg_catalog.ltrim(t.tgname, '~'), %s))
-             GROUP BY 1, 2, 3, 6, 7
-             ORDER BY 1, 2"""),
+        BOUND,
         [None if table is None else table.oid, BEGINNINGS, FIRST],
     )
     found: dict[tuple[str, str, str, str], Installed] = {}
