@@ -67,7 +67,7 @@ def _find_misuse(model: Model, shadow: Shadow) -> Iterator[Problem]:
     member = GroupedRotation(model, shadow)
     try:
         text = member.made_of("NEW.")
-    except Exception as error:
+    except Exception as error:  # an expression of anybody's, whose as_sql() may raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         yield 14, f"{value} cannot be written as SQL: {first}.", f"{write}."
         return
