@@ -7,7 +7,7 @@ effect on a database is a new class beside the old. Migrations import the class 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -30,7 +30,7 @@ from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.logs import keep_journal
-from migrations_playbook.meaning.installed import read_installed
+from migrations_playbook.meaning.installed import Installed, read_installed
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
@@ -210,8 +210,9 @@ class WithTableLock(TableOperation):
             own = [each for each in self._triggers if each.pgid in replacement.trigger_names]
             if replacement.model._meta.label_lower != label or table is None or not own:
                 continue
-            refuse_leaving(connection, replacement, table)
-            refuse_joining(connection, replacement, table)
+            pairs = read_installed(connection, table)
+            refuse_leaving(replacement, table, pairs)
+            refuse_joining(replacement, table, pairs)
             if {each.live for each in replacement.group} <= table.columns.keys():
                 later = replacement.meaning.find_later_trigger(connection, table)
                 if later is not None:
@@ -267,17 +268,18 @@ class WithTableLock(TableOperation):
 WithTableLock.__module__ = "migrations_playbook.operations"
 
 
-def refuse_leaving(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+def refuse_leaving(replacement: Replacement, table: Table, pairs: Iterable[Installed]) -> None:
     """Refuse triggers that would fill a group without a member that the installed ones fill.
 
     The column of the member would stay: neither exchanged with the others, nor dropped with them.
 
-    Lock: none that conflicts with anything.
+    Arguments:
+        pairs: what the table's triggers are bound to; see `read_installed`.
 
     Raises:
         Refused: names the member.
     """
-    for each in read_installed(connection, table):
+    for each in pairs:
         left = ", ".join(sorted(each.filled - {*replacement.shadows}))
         if each.shadow in replacement.shadows and left:
             raise Refused(
@@ -287,17 +289,18 @@ def refuse_leaving(connection: BaseDatabaseWrapper, replacement: Replacement, ta
             )
 
 
-def refuse_joining(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
+def refuse_joining(replacement: Replacement, table: Table, pairs: Iterable[Installed]) -> None:
     """Refuse triggers that would fill one more member of a group whose columns are exchanged.
 
     A revert exchanges all members back: the late one's live column would get its shadow's values.
 
-    Lock: none that conflicts with anything.
+    Arguments:
+        pairs: what the table's triggers are bound to; see `read_installed`.
 
     Raises:
         Refused: names the member, and the way back.
     """
-    for each in read_installed(connection, table):
+    for each in pairs:
         old = [member for member in replacement.group if member.shadow in each.filled]
         late = ", ".join(member.shadow for member in replacement.group if member not in old)
         if late and any(table.has_exchanged(member.live, member.shadow) for member in old):
