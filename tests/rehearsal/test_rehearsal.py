@@ -143,7 +143,9 @@ def test_a_failed_verdict_and_a_refusal_are_json_too(
     assert json.loads(refused.stdout) == {"error": sentence}
     monkeypatch.setenv("BROKEN", "NoClient")
     broken = "tests.releases.broken.settings"
-    failed = database.manage("rehearse", "--json", "--rows", "100", settings=broken)
+    failed = database.manage(
+        "rehearse", "--json", "--rows", "100", settings=broken, program=FORKED_COMMANDS
+    )
     verdict = json.loads(failed.stdout)
     assert (failed.returncode, verdict["passed"]) == (1, False)
     assert verdict["checks"]["failed_steps"] == 1
