@@ -3,9 +3,9 @@ PYTHON ?= python3
 ROWS ?= 1000000
 STEPS ?= 10000
 SECONDS ?= 600
-# One more than the cores of a small machine, since some tests wait. Who has nothing left takes over
+# Two more than the cores of a small machine, since some tests wait. Who has nothing left takes over
 # from the others, and neighbours stay together with what they share.
-PARALLEL ?= -n 3 --dist worksteal
+PARALLEL ?= -n 4 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin

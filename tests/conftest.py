@@ -1,6 +1,6 @@
 """One real PostgreSQL for the run, and a database of its own for every test that asks.
 
-Without DATABASE_URL the server is a throwaway one (one for each worker of `pytest -n 3`, because
+Without DATABASE_URL the server is a throwaway one (one for each worker of `pytest -n 4`, because
 some tests change settings of the whole server); with it, the databases are made there.
 """
 
