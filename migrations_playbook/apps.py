@@ -21,9 +21,9 @@ class MigrationsPlaybookConfig(AppConfig):
     def ready(self) -> None:
         """Register the checks, the receivers of `pre_migrate` and the autodetector."""
         # Imported late: operations must not be loaded before the apps are.
+        import migrations_playbook.expand.checks.register  # noqa: F401, PLC0415 - registers them
         from migrations_playbook.contract.changes import refuse_changes  # noqa: PLC0415
         from migrations_playbook.contract.guard import refuse_bare_removals  # noqa: PLC0415
-        from migrations_playbook.expand import checks  # noqa: F401, PLC0415 - registers them
         from migrations_playbook.replacement import declared_replacements  # noqa: PLC0415
         from migrations_playbook.writing.autodetector import (  # noqa: PLC0415
             install_autodetector,

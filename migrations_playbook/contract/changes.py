@@ -17,7 +17,7 @@ from django.db import connections, migrations, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 
-from migrations_playbook.expand.migration_checks import planned_operations
+from migrations_playbook.expand.checks.migrations import planned_operations
 from migrations_playbook.meaning.installed import read_installed
 from migrations_playbook.postgres.names import table_identifier, unquoted
 from migrations_playbook.postgres.tables import read_table

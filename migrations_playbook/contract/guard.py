@@ -20,7 +20,7 @@ from django.db import connections, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from migrations_playbook.commands import spell_command
-from migrations_playbook.expand.migration_checks import planned_operations
+from migrations_playbook.expand.checks.migrations import planned_operations
 from migrations_playbook.meaning.installed import Installed, read_installed
 from migrations_playbook.postgres.names import fields_by_column, table_identifier, unquoted
 from migrations_playbook.postgres.roles import find_hidden_rows

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.expand.conversion_checks import CLOCKS
-from migrations_playbook.expand.value_checks import CALL, LITERAL
+from migrations_playbook.expand.checks.conversions import CLOCKS
+from migrations_playbook.expand.checks.values import CALL, LITERAL
 from migrations_playbook.postgres.query import fetch_one, fetch_row, fetch_value
 from migrations_playbook.postgres.tables import TREE, Table, find_rules, find_subscription
 

@@ -12,8 +12,8 @@ from django.db.models import Count, F, Func, OuterRef, Subquery, Value
 from django.db.models.functions import Cast, Coalesce, Lower
 
 from migrations_playbook import Shadow
-from migrations_playbook.expand.checks import declaration_errors
-from migrations_playbook.expand.conversion_checks import warn_of_prepared
+from migrations_playbook.expand.checks.conversions import warn_of_prepared
+from migrations_playbook.expand.checks.register import declaration_errors
 from tests.fixtures.models_conversions import (
     ADDRESSES,
     MOMENTS,

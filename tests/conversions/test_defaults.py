@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from migrations_playbook import Shadow
-from migrations_playbook.expand.table_checks import check_table
+from migrations_playbook.expand.checks.tables import check_table
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.status import read as read_status
 from tests.conversions.test_facts import exchange

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from migrations_playbook.errors import Refused
-from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.expand.checks.register import declaration_errors
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.swap.play import swap, verify
 from migrations_playbook.swap.reports import Converted

@@ -17,8 +17,7 @@ from django.db.migrations.state import ModelState
 from django.test.utils import isolate_apps
 
 from migrations_playbook import Shadow
-from migrations_playbook.expand import checks
-from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.expand.checks.register import check_declarations, declaration_errors
 from tests.expand.declared import TOKEN, VALUE, errors_of
 from tests.fixtures.database import PROJECT
 from tickets.models import Ticket
@@ -120,7 +119,7 @@ def test_a_shadow_outside_of_the_meta_is_found(
 ) -> None:
     shadow = Shadow(live="token", shadow="other", value=VALUE)
     monkeypatch.setattr(Ticket, "shadow", spelled(shadow), raising=False)
-    (error,) = checks.check_declarations(None)
+    (error,) = check_declarations(None)
     assert error.msg.startswith("tickets.Ticket.shadow is a Shadow outside of the Meta")
 
 

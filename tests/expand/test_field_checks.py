@@ -11,7 +11,7 @@ from django.db import models
 from django.test.utils import isolate_apps
 
 from migrations_playbook import Shadow
-from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.expand.checks.register import declaration_errors
 from tests.expand.declared import TOKEN, VALUE, errors_of, messages_of
 
 

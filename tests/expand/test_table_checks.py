@@ -13,7 +13,7 @@ from django.db.models.functions import Cast, Left
 from psycopg import sql
 
 from migrations_playbook import DIGITS, RandomText, Shadow
-from migrations_playbook.expand.table_checks import check_table
+from migrations_playbook.expand.checks.tables import check_table
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, role
 from tests.fixtures.models_zoo import Characters, expand

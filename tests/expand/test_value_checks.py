@@ -24,7 +24,7 @@ from django.test.utils import isolate_apps
 
 import migrations_playbook
 from migrations_playbook import DIGITS, HEX, UNAMBIGUOUS, RandomHexUUID, RandomText, Shadow
-from migrations_playbook.expand.checks import declaration_errors
+from migrations_playbook.expand.checks.register import declaration_errors
 from tests.expand.declared import errors_of
 
 UUIDS = models.UUIDField()

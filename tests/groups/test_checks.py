@@ -11,7 +11,7 @@ from django.db.models import Count, F, Func, OuterRef, Subquery, Value
 from django.db.models.functions import Concat, Length, Now
 
 from migrations_playbook import Group, RandomText, Sha256, Shadow
-from migrations_playbook.expand.checks import check_declarations, declaration_errors
+from migrations_playbook.expand.checks.register import check_declarations, declaration_errors
 from tests.fixtures.models_groups import ACCESS, BOTH, PASS, Access, Both, Pass
 from tickets.models import Ticket
 

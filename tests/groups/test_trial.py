@@ -11,7 +11,7 @@ from django.db.models.functions import Left, NullIf
 
 from migrations_playbook import HEX, Group, RandomText, Shadow
 from migrations_playbook.errors import Refused
-from migrations_playbook.expand.table_checks import check_table
+from migrations_playbook.expand.checks.tables import check_table
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement

@@ -15,12 +15,12 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError, NotSupportedError, connections, models, router
 
 from migrations_playbook.errors import TRY_AGAIN, primary_message
-from migrations_playbook.expand.conversion_checks import check_conversion, warn_of_prepared
-from migrations_playbook.expand.field_checks import check_fields, check_model
-from migrations_playbook.expand.group_checks import check_group, follows
-from migrations_playbook.expand.migration_checks import check_migration, read_migrations
-from migrations_playbook.expand.table_checks import check_table
-from migrations_playbook.expand.value_checks import check_value
+from migrations_playbook.expand.checks.conversions import check_conversion, warn_of_prepared
+from migrations_playbook.expand.checks.fields import check_fields, check_model
+from migrations_playbook.expand.checks.groups import check_group, follows
+from migrations_playbook.expand.checks.migrations import check_migration, read_migrations
+from migrations_playbook.expand.checks.tables import check_table
+from migrations_playbook.expand.checks.values import check_value
 from migrations_playbook.meaning.base import ShadowTrigger
 from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.shadow import Group, Shadow

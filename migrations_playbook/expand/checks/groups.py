@@ -10,8 +10,8 @@ from django.core.checks import CheckMessage, Error
 from django.db import models
 from django.db.models.expressions import OuterRef, Subquery, Window
 
-from migrations_playbook.expand.conversion_checks import find_restless
-from migrations_playbook.expand.value_checks import find_misfit
+from migrations_playbook.expand.checks.conversions import find_restless
+from migrations_playbook.expand.checks.values import find_misfit
 from migrations_playbook.meaning.expressions import flatten, read_references
 from migrations_playbook.meaning.grouped import GroupedRotation
 from migrations_playbook.shadow import Shadow

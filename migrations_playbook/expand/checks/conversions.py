@@ -13,8 +13,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.expressions import BaseExpression, F, OuterRef, Subquery, Window
 from django.db.models.functions import Cast
 
-from migrations_playbook.expand.field_checks import INCOMPARABLE
-from migrations_playbook.expand.value_checks import CALL, GUESSABLE, LITERAL
+from migrations_playbook.expand.checks.fields import INCOMPARABLE
+from migrations_playbook.expand.checks.values import CALL, GUESSABLE, LITERAL
 from migrations_playbook.meaning.expressions import (
     flatten,
     keeps_null,

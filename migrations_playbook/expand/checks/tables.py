@@ -13,6 +13,7 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
+from migrations_playbook.expand.checks.values import spell_text
 from migrations_playbook.expand.soundness import (
     TAKE_OUT,
     Obstacle,
@@ -20,7 +21,6 @@ from migrations_playbook.expand.soundness import (
     find_restless_default,
     unsound,
 )
-from migrations_playbook.expand.value_checks import spell_text
 from migrations_playbook.postgres.query import engine_transaction, execute, fetch_row, set_local
 from migrations_playbook.postgres.roles import current_role, find_hidden_rows
 from migrations_playbook.postgres.tables import Table, read_table
