@@ -124,12 +124,13 @@ class ContractCommand(WriteCommand):
 
         Without any, the shadows that are to be forgotten first, or that are dropped already.
         """
-        there = [each for each in read_history(loader) if not each.contracted]
+        history = read_history(loader)
+        there = [each for each in history if not each.contracted]
         return (
             name_targets(each for each in there if each.forgotten)
             or name_targets(find_remains())
             or name_targets(there)
-            or name_targets(read_history(loader))
+            or name_targets(history)
         )
 
 
