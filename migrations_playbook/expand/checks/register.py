@@ -80,6 +80,15 @@ def declaration_errors(model: Model, shadow: Shadow) -> Iterator[CheckMessage]:
         yield from check(model, shadow)
 
 
+def _sound_declarations(
+    app_configs: Sequence[AppConfig] | None,
+) -> Iterator[tuple[Model, Shadow]]:
+    """Yield the declarations without an error: what else is asked about the others says nothing."""
+    for model, shadow in declarations(app_configs):
+        if not any(declaration_errors(model, shadow)):
+            yield model, shadow
+
+
 @register("migrations_playbook")
 def check_migrations(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
     """Check the expanding migrations: under the bounded lock, in a transaction."""
@@ -97,8 +106,7 @@ def check_sessions(app_configs: Sequence[AppConfig] | None, **options: Any) -> l
     """Check the OPTIONS of the databases: what a session has prepared may outlive a type."""
     return [
         warning
-        for model, shadow in declarations(app_configs)
-        if not any(declaration_errors(model, shadow))
+        for model, shadow in _sound_declarations(app_configs)
         for warning in warn_of_prepared(model, shadow, _read_options(model))
     ]
 
@@ -123,11 +131,7 @@ def check_tables(
     Raises:
         CommandError: the server cannot be reached, so nothing can be checked or migrated now.
     """
-    sound = [
-        (model, shadow)
-        for model, shadow in declarations(app_configs)
-        if not any(declaration_errors(model, shadow))
-    ]
+    sound = list(_sound_declarations(app_configs))
     errors: list[CheckMessage] = []
     for alias in databases or ():
         connection = connections[alias]
