@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
-from migrations_playbook.expand.checks.conversions import CLOCKS
-from migrations_playbook.expand.checks.values import CALL, LITERAL
 from migrations_playbook.postgres.query import fetch_one, fetch_row, fetch_value
-from migrations_playbook.postgres.tables import TREE, Table, find_rules, find_subscription
+from migrations_playbook.postgres.tables import TREE, find_rules, find_subscription
 
 KINDS = {
     "f": "a foreign table: its rows are on another server",
@@ -18,9 +16,6 @@ KINDS = {
     "m": "a materialized view",
 }
 
-
-# Functions of the clock that are the same throughout a statement.
-CLOCK_FUNCTIONS = {"now", "transaction_timestamp", "statement_timestamp"}
 
 # The way out for a table of an unsound kind.
 TAKE_OUT = "Take the Shadow out of its Meta.triggers: the swap would refuse it."
@@ -153,41 +148,3 @@ def _unsound_partitions(
     if keyed:
         return f"partitioned by {live}, whose value says in which partition a row is ({keyed})"
     return None
-
-
-def find_restless_default(connection: BaseDatabaseWrapper, table: Table, column: str) -> str | None:
-    """Find a column's default that is another value each time it is evaluated.
-
-    Of the clock's values only a `timestamptz` is the same within a statement: all others depend on
-    the session's TimeZone too, which the sync triggers fix.
-
-    Lock: none that conflicts with anything.
-
-    Returns:
-        The default, as SQL or in words; None where there is no such default.
-    """
-    identity, kind = fetch_row(
-        connection,
-        sql.SQL("""
-            SELECT attidentity <> '', atttypid::regtype::text FROM pg_catalog.pg_attribute
-             WHERE attrelid = %s AND attnum = %s"""),
-        [table.oid, table.columns[column].number],
-    )
-    default = table.columns[column].default
-    if identity:
-        return "an identity"
-    if default is None:
-        return None
-    plain = LITERAL.sub("''", default)
-    called = [name.lower() for name in CALL.findall(plain)]
-    volatile = fetch_value(
-        connection,
-        sql.SQL("""
-            SELECT EXISTS (SELECT FROM pg_catalog.pg_proc
-                            WHERE proname = ANY (%s) AND provolatile = 'v')"""),
-        [called],
-    )
-    clock = kind != "timestamp with time zone" and (
-        CLOCKS.search(plain) is not None or not CLOCK_FUNCTIONS.isdisjoint(called)
-    )
-    return default if volatile or clock else None

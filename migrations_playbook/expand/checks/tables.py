@@ -13,15 +13,21 @@ from psycopg import errors as pg_errors
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.expand.checks.values import spell_text
+from migrations_playbook.expand.checks.conversions import CLOCKS
+from migrations_playbook.expand.checks.values import CALL, LITERAL, spell_text
 from migrations_playbook.expand.soundness import (
     TAKE_OUT,
     Obstacle,
     find_obstacle,
-    find_restless_default,
     unsound,
 )
-from migrations_playbook.postgres.query import engine_transaction, execute, fetch_row, set_local
+from migrations_playbook.postgres.query import (
+    engine_transaction,
+    execute,
+    fetch_row,
+    fetch_value,
+    set_local,
+)
 from migrations_playbook.postgres.roles import current_role, find_hidden_rows
 from migrations_playbook.postgres.tables import Table, read_table
 from migrations_playbook.replacement import Replacement
@@ -32,6 +38,8 @@ from migrations_playbook.values import RandomText
 FEWEST_DRAWS, MOST_DRAWS = 1_000, 10_000
 # By how many bits a proposed text has more room than it must.
 MARGIN_BITS = 20
+# Functions of the clock that are the same throughout a statement.
+CLOCK_FUNCTIONS = {"now", "transaction_timestamp", "statement_timestamp"}
 
 
 def check_table(connection: BaseDatabaseWrapper, replacement: Replacement) -> list[CheckMessage]:
@@ -117,7 +125,7 @@ def _check_ways(
 ) -> Iterator[CheckMessage]:
     """Say which way PostgreSQL would refuse, whatever the values are, and what could not move."""
     conversion = replacement.conversion
-    restless = find_restless_default(connection, table, replacement.live)
+    restless = _find_restless_default(connection, table, replacement.live)
     if replacement.declaration.moves and restless is not None:
         live, shadow = replacement.declaration.live, replacement.declaration.shadow
         yield Error(
@@ -150,6 +158,46 @@ def _check_ways(
                 obj=replacement.model,
                 id="playbook.E022",
             )
+
+
+def _find_restless_default(
+    connection: BaseDatabaseWrapper, table: Table, column: str
+) -> str | None:
+    """Find a column's default that is another value each time it is evaluated.
+
+    Of the clock's values only a `timestamptz` is the same within a statement: all others depend on
+    the session's TimeZone too, which the sync triggers fix.
+
+    Lock: none that conflicts with anything.
+
+    Returns:
+        The default, as SQL or in words; None where there is no such default.
+    """
+    identity, kind = fetch_row(
+        connection,
+        sql.SQL("""
+            SELECT attidentity <> '', atttypid::regtype::text FROM pg_catalog.pg_attribute
+             WHERE attrelid = %s AND attnum = %s"""),
+        [table.oid, table.columns[column].number],
+    )
+    default = table.columns[column].default
+    if identity:
+        return "an identity"
+    if default is None:
+        return None
+    plain = LITERAL.sub("''", default)
+    called = [name.lower() for name in CALL.findall(plain)]
+    volatile = fetch_value(
+        connection,
+        sql.SQL("""
+            SELECT EXISTS (SELECT FROM pg_catalog.pg_proc
+                            WHERE proname = ANY (%s) AND provolatile = 'v')"""),
+        [called],
+    )
+    clock = kind != "timestamp with time zone" and (
+        CLOCKS.search(plain) is not None or not CLOCK_FUNCTIONS.isdisjoint(called)
+    )
+    return default if volatile or clock else None
 
 
 def _check_failure(
