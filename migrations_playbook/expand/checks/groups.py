@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models.expressions import OuterRef, Subquery, Window
 
 from migrations_playbook.expand.checks.conversions import find_restless
-from migrations_playbook.expand.checks.values import find_misfit
+from migrations_playbook.expand.checks.values import find_misfit, say_unwritten
 from migrations_playbook.meaning.expressions import flatten, read_references
 from migrations_playbook.meaning.grouped import GroupedRotation
 from migrations_playbook.shadow import Shadow
@@ -68,8 +68,7 @@ def _find_misuse(model: Model, shadow: Shadow) -> Iterator[Problem]:
     try:
         text = member.made_of("NEW.")
     except Exception as error:  # an expression of anybody's, whose as_sql() may raise anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        yield 14, f"{value} cannot be written as SQL: {first}.", f"{write}."
+        yield 14, f"{value} {say_unwritten(error)}", f"{write}."
         return
     if "$$" in text:
         yield 14, f"{value} has $$ in it, which would end a trigger's function.", f"{write}."

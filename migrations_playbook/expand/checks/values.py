@@ -94,8 +94,7 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     try:
         text = shadow.value_sql(model)
     except Exception as error:  # an expression of anybody's, whose as_sql() may raise anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        yield 14, f"cannot be written as SQL: {first}.", other
+        yield 14, say_unwritten(error), other
         return
     if "$$" in text:
         yield 14, "has $$ in it, which would end a trigger's function.", other
@@ -103,6 +102,12 @@ def _problems(model: Model, shadow: Shadow) -> Iterator[tuple[int, str, str]]:
     misfit = None if live is None else find_misfit(live, value, shadow.value_field)
     if misfit is not None:
         yield 15, misfit, f"Write value={propose_value(live, value)}."
+
+
+def say_unwritten(error: Exception) -> str:
+    """Say that a value has no SQL, with the first line of its expression's error."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"cannot be written as SQL: {first}."
 
 
 def _no_secret(text: str, propose: str) -> Iterator[tuple[int, str, str]]:
