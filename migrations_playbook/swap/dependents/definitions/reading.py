@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -160,7 +161,7 @@ def read_operator_schemas(connection: BaseDatabaseWrapper, pair: Pair) -> tuple[
 
 
 # The objects of a catalog that are bound to either column, of the table or of a partition; or to a
-# view that is made again, so that they have to let it go first.
+# view that is made again, so that they have to let it go first; or to relations beside.
 BOUND = """
       JOIN (SELECT d.objid, bool_or(d.refobjid = ANY (%s)) AS lets_go,
                    coalesce(array_agg(DISTINCT col.name) FILTER (WHERE col.name IS NOT NULL),
@@ -173,13 +174,20 @@ BOUND = """
              GROUP BY d.objid) AS bound ON bound.objid = o.oid"""
 
 
-def read_bound(reading: Reading, catalog: str, query: str, **parts: sql.Composable) -> list[Row]:
+def read_bound(
+    reading: Reading,
+    catalog: str,
+    query: str,
+    beside: Iterable[int] = (),
+    **parts: sql.Composable,
+) -> list[Row]:
     """Run a query over the objects `o` of a catalog that are bound to either column.
 
     Arguments:
         catalog: the catalog's name, `pg_policy`, say.
         query: has `{bound}` where the objects are joined to the names of their columns,
             `bound.names`, and to whether they read a view that is made again, `bound.lets_go`.
+        beside: relations whose objects are wanted too, with either column or without.
         parts: what else stands in braces there.
     """
     remade = reading.chain.oids
@@ -191,5 +199,5 @@ def read_bound(reading: Reading, catalog: str, query: str, **parts: sql.Composab
             ),
             **parts,
         ),
-        [remade, *reading.pair.columns, remade],
+        [remade, *reading.pair.columns, [*remade, *beside]],
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
@@ -16,30 +15,18 @@ from migrations_playbook.swap.dependents.base import (
     describe_columns,
 )
 from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST, MERGE_ACTION
-from migrations_playbook.swap.dependents.definitions.reading import Reading
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
 from migrations_playbook.swap.dependents.readers.views import BY_POSITION
-from migrations_playbook.swap.pair import COLUMNS
 
-FUNCTIONS = sql.SQL("""
+FUNCTIONS = """
     SELECT o.oid, o.oid::regprocedure::text, pg_catalog.pg_get_userbyid(o.proowner), n.nspname,
            pg_catalog.pg_get_functiondef(o.oid), bound.names,
-           o.prosqlbody::text ~ replace(%s, '%%s', '[0-9]+'), bound.lets_go,
+           o.prosqlbody::text ~ {alias_list}, bound.lets_go,
            pg_catalog.pg_get_function_sqlbody(o.oid)
-      FROM (SELECT d.objid,
-                   coalesce(array_agg(DISTINCT col.name)
-                                FILTER (WHERE col.name IS NOT NULL), '{{}}') AS names,
-                   bool_or(d.refobjid = ANY (%s)) AS lets_go
-              FROM pg_catalog.pg_depend d
-              LEFT JOIN {columns}
-                     ON col.relation = d.refobjid AND col.number = d.refobjsubid
-             WHERE d.classid = 'pg_catalog.pg_proc'::regclass
-               AND d.refclassid = 'pg_catalog.pg_class'::regclass
-               AND d.refobjid = ANY (%s::oid[] || %s::oid[])
-             GROUP BY d.objid) AS bound
-      JOIN pg_catalog.pg_proc o ON o.oid = bound.objid
-      JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace
-     WHERE bound.names <> '{{}}' OR bound.lets_go OR position(%s IN o.prosqlbody::text) > 0
-     ORDER BY 2""")
+      FROM pg_catalog.pg_proc o
+      JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace {bound}
+     WHERE bound.names <> '{{}}' OR bound.lets_go OR position({merge} IN o.prosqlbody::text) > 0
+     ORDER BY 2"""
 
 
 def read_functions(reading: Reading) -> Iterator[Dependent]:
@@ -50,11 +37,15 @@ def read_functions(reading: Reading) -> Iterator[Dependent]:
 
     Lock: none on a table.
     """
-    pair, remade = reading.pair, reading.chain.oids
-    rows = fetch_all(
-        reading.connection,
-        FUNCTIONS.format(columns=COLUMNS),
-        [ALIAS_LIST, remade, *pair.columns, pair.oids, remade, MERGE_ACTION],
+    pair = reading.pair
+    rows = read_bound(
+        reading,
+        "pg_proc",
+        FUNCTIONS,
+        # A MERGE is bound to no column that it writes, but to the table.
+        beside=pair.oids,
+        alias_list=sql.Literal(ALIAS_LIST.replace("%s", "[0-9]+")),
+        merge=sql.Literal(MERGE_ACTION),
     )
     for oid, label, owner, schema, definition, names, alias, lets_go, body in rows:
         refused = not_owned(reading.connection, "function", label, owner)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from migrations_playbook.postgres.names import Named
-from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.roles import may_not_create, not_owned
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import (
@@ -24,8 +23,7 @@ from migrations_playbook.swap.dependents.base import (
     without_semicolon,
 )
 from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
-from migrations_playbook.swap.dependents.definitions.reading import Reading
-from migrations_playbook.swap.pair import COLUMNS
+from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
 BY_POSITION = (
@@ -34,28 +32,21 @@ BY_POSITION = (
 )
 
 
-VIEWS = sql.SQL("""
-    SELECT r.oid, r.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
+VIEWS = """
+    SELECT o.oid, o.rulename, c.oid, n.nspname, c.relname, c.relkind::text,
            pg_catalog.pg_get_userbyid(c.relowner), coalesce(c.reloptions, '{{}}'),
            n.oid = pg_catalog.pg_my_temp_schema()
                OR NOT pg_catalog.pg_is_other_temp_schema(n.oid),
-           CASE WHEN r.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
-                ELSE pg_catalog.pg_get_ruledef(r.oid) END,
-           coalesce(array_agg(DISTINCT col.name) FILTER (WHERE col.name IS NOT NULL), '{{}}'),
-           bool_or(d.refobjid = ANY (%s)),
-           (ARRAY['SELECT', 'UPDATE', 'INSERT', 'DELETE'])[r.ev_type::text::int],
-           EXISTS (SELECT FROM unnest(%s::oid[]) AS relation (oid)
-                    WHERE r.ev_action::text ~ replace(%s, '%%s', relation.oid::text))
-      FROM pg_catalog.pg_depend d
-      LEFT JOIN {columns} ON col.relation = d.refobjid AND col.number = d.refobjsubid
-      JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-      JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass
-       AND d.refclassid = 'pg_catalog.pg_class'::regclass
-       AND (r.rulename <> '_RETURN' OR c.relkind = 'v')
-       AND (col.name IS NOT NULL OR d.refobjid = ANY (%s))
-     GROUP BY r.oid, c.oid, n.oid ORDER BY c.oid DESC, r.rulename""")
+           CASE WHEN o.rulename = '_RETURN' THEN pg_catalog.pg_get_viewdef(c.oid)
+                ELSE pg_catalog.pg_get_ruledef(o.oid) END,
+           bound.names, bound.lets_go,
+           (ARRAY['SELECT', 'UPDATE', 'INSERT', 'DELETE'])[o.ev_type::text::int],
+           o.ev_action::text ~ {alias_list}
+      FROM pg_catalog.pg_rewrite o
+      JOIN pg_catalog.pg_class c ON c.oid = o.ev_class
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {bound}
+     WHERE o.rulename <> '_RETURN' OR c.relkind = 'v'
+     ORDER BY c.oid DESC, o.rulename"""
 
 
 @dataclass(frozen=True)
@@ -121,11 +112,9 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
     Lock: ACCESS EXCLUSIVE on each view, and on each table with such a rule.
     """
     pair, remade = reading.pair, reading.chain.oids
-    rows = fetch_all(
-        reading.connection,
-        VIEWS.format(columns=COLUMNS),
-        [remade, pair.oids, ALIAS_LIST, *pair.columns, remade],
-    )
+    ours = f"(?:{'|'.join(map(str, pair.oids))})"
+    alias_list = sql.Literal(ALIAS_LIST.replace("%s", ours))
+    rows = read_bound(reading, "pg_rewrite", VIEWS, alias_list=alias_list)
     for each in (Query(*row) for row in rows):
         if each.relation in remade and not each.by_position:
             continue
