@@ -98,10 +98,15 @@ def make_scratch(connection: BaseDatabaseWrapper, pair: Pair) -> None:
 
     Lock: ACCESS SHARE on the table (CREATE TABLE LIKE).
     """
-    execute(
-        connection,
-        sql.SQL("CREATE TEMPORARY TABLE playbook_scratch (LIKE {})").format(pair.identifier),
-    )
+    execute(connection, copy_empty("playbook_scratch", pair.identifier))
+
+
+def copy_empty(name: str, table: sql.Identifier) -> sql.Composed:
+    """Compose the statement that makes an empty, temporary copy of a table.
+
+    Lock: ACCESS SHARE on the table.
+    """
+    return sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(sql.Identifier(name), table)
 
 
 def try_default(

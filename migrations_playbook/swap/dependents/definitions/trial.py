@@ -26,7 +26,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.definitions.attempts import Attempt, read_attempts
 from migrations_playbook.swap.dependents.definitions.chains import Chain, View, read_readers
-from migrations_playbook.swap.dependents.definitions.restate import find_failure
+from migrations_playbook.swap.dependents.definitions.restate import copy_empty, find_failure
 from migrations_playbook.swap.pair import Object, Pair
 
 
@@ -137,12 +137,7 @@ def _read_queries(connection: BaseDatabaseWrapper, oids: list[int]) -> dict[int,
 def _make_copy(connection: BaseDatabaseWrapper, pair: Pair) -> None:
     """Make a scratch table, whose columns are exchanged."""
     name = pair.table.name
-    execute(
-        connection,
-        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(
-            sql.Identifier(name), pair.identifier
-        ),
-    )
+    execute(connection, copy_empty(name, pair.identifier))
     # A view that groups by the primary key alone may show all columns, and hangs on the key.
     key = sql.SQL(", ").join(map(sql.Identifier, pair.replacement.key))
     find_failure(
@@ -155,12 +150,7 @@ def _make_copy(connection: BaseDatabaseWrapper, pair: Pair) -> None:
 
 def _copy_other(connection: BaseDatabaseWrapper, place: Place) -> str | None:
     """Make a copy of another table, with a policy or a rule; say why this may not be."""
-    return find_failure(
-        connection,
-        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(
-            sql.Identifier(place.name), place.identifier
-        ),
-    )
+    return find_failure(connection, copy_empty(place.name, place.identifier))
 
 
 def _try_views(
