@@ -21,7 +21,7 @@ from psycopg import sql
 
 from migrations_playbook.meaning.base import Meaning, Words, read_declared
 from migrations_playbook.meaning.catalog import count_disagreements, find_later_trigger
-from migrations_playbook.meaning.expressions import SOURCE, keeps_null
+from migrations_playbook.meaning.expressions import SOURCE, compose_text, keeps_null
 from migrations_playbook.meaning.sync import (
     CAREFUL,
     FILLING,
@@ -73,19 +73,19 @@ class Conversion(Meaning):
         """
         if keeps_null(self.declaration.up):
             return super().to_do
-        return _escaped(
+        return compose_text(
             f"(NOT ({self.up.explains(self.shadow.as_string(None), self.live.as_string(None))}))"
         )
 
     @property
     def assigned(self) -> sql.Composable:
         """What up makes of the live column."""
-        return _escaped(self.up(self.live.as_string(None)))
+        return compose_text(self.up(self.live.as_string(None)))
 
     @property
     def evaluated(self) -> tuple[sql.Composable, ...]:
         """Both ways, each of its column."""
-        return self.assigned, _escaped(self.down(self.shadow.as_string(None)))
+        return self.assigned, compose_text(self.down(self.shadow.as_string(None)))
 
     @property
     def batch_settings(self) -> Mapping[str, str]:
@@ -257,7 +257,3 @@ def drop_safe(connection: BaseDatabaseWrapper) -> None:
     """Drop the functions of both ways, before a commit. Lock: none on any table."""
     for function in SAFE.values():
         execute(connection, sql.SQL("DROP FUNCTION {}").format(function))
-
-
-def _escaped(text: str) -> sql.SQL:
-    return sql.SQL(text.replace("%", "%%"))

@@ -156,6 +156,11 @@ def write_cast(text: str, made: Field | None, target: Field) -> str:
     return f"CAST({text} AS {kind})"
 
 
+def compose_text(text: str) -> sql.SQL:
+    """Compose SQL that is written already, for a statement with parameters of its own."""
+    return sql.SQL(text.replace("%", "%%"))
+
+
 def output_field(expression: Any) -> Field | None:
     """Resolve the field of an expression's type; None where Django cannot tell."""
     try:

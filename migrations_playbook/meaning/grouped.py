@@ -20,6 +20,7 @@ from migrations_playbook.meaning.expressions import (
     Field,
     Model,
     compare_bytes,
+    compose_text,
     output_field,
     read_references,
     resolve,
@@ -66,7 +67,7 @@ class GroupedRotation(Rotation):
     @property
     def value(self) -> sql.SQL:
         """A value with the draws that it is made of, to see what such values are like."""
-        return _escaped(self._draw())
+        return compose_text(self._draw())
 
     @property
     def evaluated(self) -> tuple[sql.Composable, ...]:
@@ -115,7 +116,7 @@ class GroupedRotation(Rotation):
         return sql.SQL("({has} AND {own} IS DISTINCT FROM ({made}){collation})").format(
             has=self.has_lives,
             own=getattr(self, role),
-            made=_escaped(self.made_of("", role)),
+            made=compose_text(self.made_of("", role)),
             collation=sql.SQL(self.collation),
         )
 
@@ -150,7 +151,7 @@ class GroupedRotation(Rotation):
             if each.sources:
                 rows = sql.SQL(
                     "(SELECT drawn.*, CASE WHEN {} THEN {} END AS {} FROM {}) AS drawn"
-                ).format(each.has_lives, _escaped(each.made_of("drawn.")), each.shadow, rows)
+                ).format(each.has_lives, compose_text(each.made_of("drawn.")), each.shadow, rows)
         others = (
             sql.SQL("NULLIF(drawn.{}, {}{})").format(
                 each.shadow, each.live, sql.SQL(each.collation)
@@ -208,7 +209,3 @@ def describe_group(model: Model, declaration: Any) -> dict[str, Any]:
             for (live, shadow), value in zip(columns, values, strict=True)
         ]
     }
-
-
-def _escaped(text: str) -> sql.SQL:
-    return sql.SQL(text.replace("%", "%%"))

@@ -31,7 +31,12 @@ import pgtrigger
 from psycopg import sql
 
 from migrations_playbook.meaning.base import Meaning, ShadowTrigger, Words
-from migrations_playbook.meaning.expressions import output_field, write_cast, write_expression
+from migrations_playbook.meaning.expressions import (
+    compose_text,
+    output_field,
+    write_cast,
+    write_expression,
+)
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.quarantine import setup
 from migrations_playbook.quarantine.base import MOVED, Quarantine, mark_row
@@ -147,8 +152,8 @@ class Rotation(Meaning):
         long. Beside the live column in a statement the value must have this type already.
         """
         shadow: Any = self.model._meta.get_field(self.declaration.shadow)
-        text = write_cast(self.value_text, output_field(self.declaration.value), shadow)
-        return sql.SQL(text.replace("%", "%%"))
+        made = output_field(self.declaration.value)
+        return compose_text(write_cast(self.value_text, made, shadow))
 
     @property
     def assigned(self) -> sql.Composable:

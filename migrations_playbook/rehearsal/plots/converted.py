@@ -18,6 +18,7 @@ from django.db.migrations.state import ProjectState
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.meaning.expressions import compose_text
 from migrations_playbook.meaning.sync import Maker
 from migrations_playbook.rehearsal.plots.base import DRAWN, Plot, Role
 from migrations_playbook.rehearsal.plots.samples import find_sampler
@@ -134,7 +135,7 @@ class ConvertedPlot(Plot):
         assert sample is not None
         conversion = self.replacement.conversion
         query = sql.SQL("SELECT source, {} FROM unnest(%s::{}[]) AS source").format(
-            sql.SQL(conversion.down("source").replace("%", "%%")),
+            compose_text(conversion.down("source")),
             sql.SQL(conversion.up.made_type),
         )
         while True:
