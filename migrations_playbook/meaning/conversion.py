@@ -21,7 +21,7 @@ from psycopg import sql
 
 from migrations_playbook.meaning.base import Meaning, Words, read_declared
 from migrations_playbook.meaning.catalog import count_disagreements, find_later_trigger
-from migrations_playbook.meaning.expressions import SOURCE, compose_text, keeps_null
+from migrations_playbook.meaning.expressions import BYTEWISE, SOURCE, compose_text, keeps_null
 from migrations_playbook.meaning.sync import (
     CAREFUL,
     FILLING,
@@ -247,7 +247,7 @@ def make_explanation(
         target: the column whose values are made.
     """
     execute(connection, create_safe(way, text.replace(SOURCE, "source"), source, target))
-    bytewise = sql.SQL(' COLLATE pg_catalog."C"' if target.collation else "")
+    bytewise = sql.SQL(BYTEWISE if target.collation else "")
     return sql.SQL("{} IS NOT DISTINCT FROM {}({}){}").format(
         target.identifier, SAFE[way], source.identifier, bytewise
     )

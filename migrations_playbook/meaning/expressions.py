@@ -28,6 +28,8 @@ STRICT = (
     functions.Abs, functions.Round, functions.Floor, functions.Ceil, functions.Trunc,
 )  # fmt: skip
 
+# What compares two texts by their bytes.
+BYTEWISE = ' COLLATE pg_catalog."C"'
 # Types that have collations.
 TEXTS = {"varchar", "text", "char", "citext"}
 # Types whose equality tells all values apart; a text's does, unless a collation is declared.
@@ -94,7 +96,7 @@ def compare_bytes(field: Field) -> str:
     The collations of two columns would contradict each other, and one of them may call texts the
     same that are not.
     """
-    return ' COLLATE pg_catalog."C"' if is_text(field) else ""
+    return BYTEWISE if is_text(field) else ""
 
 
 def is_exact(field: Field) -> bool:

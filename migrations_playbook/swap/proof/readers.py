@@ -16,6 +16,7 @@ from psycopg import errors as pg_errors
 from psycopg import pq, sql
 
 from migrations_playbook.errors import primary_message
+from migrations_playbook.meaning.expressions import BYTEWISE
 from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import (
     engine_transaction,
@@ -31,7 +32,7 @@ from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.readers.through_functions import SEEN, seen_parameters
 from migrations_playbook.swap.pair import Member, Pair
 
-AS_TEXT = sql.SQL('::text COLLATE pg_catalog."C"')
+AS_TEXT = sql.SQL(f"::text{BYTEWISE}")
 # A relation and an attribute number.
 Place = tuple[int, int]
 
