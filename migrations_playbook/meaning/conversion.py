@@ -29,7 +29,7 @@ from migrations_playbook.meaning.sync import (
     Maker,
     SyncInsertTrigger,
 )
-from migrations_playbook.postgres.query import engine_transaction, execute, set_local
+from migrations_playbook.postgres.query import engine_transaction, execute, set_locals
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Column, Table
 from migrations_playbook.quarantine import setup
@@ -159,8 +159,7 @@ class Conversion(Meaning):
             connection: in a transaction.
             table: with both columns.
         """
-        for name, value in SYNC_SETTINGS.items():
-            set_local(connection, name, value)
+        set_locals(connection, SYNC_SETTINGS)
         columns = [table.columns[each] for each in self.column_names]
         older, newer = reversed(columns) if self.is_exchanged(table) else columns
         for way, maker, source, target in (

@@ -275,27 +275,32 @@ def _escaped(query: Query, params: Sequence[Any] | None) -> Query:
 
 
 def set_local(connection: BaseDatabaseWrapper, name: str, value: str) -> None:
-    """Change a setting until the end of the transaction (or the roll-back of its savepoint).
+    """Change a setting until the end of the transaction; see `set_locals`."""
+    set_locals(connection, {name: value})
 
-    set_config() takes parameters, which SET does not under server-side binding. A local setting
-    needs no restoring and is safe behind a transaction-pooling proxy.
+
+def set_locals(connection: BaseDatabaseWrapper, settings: Mapping[str, str]) -> None:
+    """Change settings until the end of the transaction (or the roll-back of its savepoint).
+
+    A local setting needs no restoring and is safe behind a transaction-pooling proxy.
     """
     assert connection.in_atomic_block, "a local setting outside a transaction has no effect"
-    execute(connection, sql.SQL("SELECT pg_catalog.set_config(%s, %s, true)"), [name, value])
+    _send(connection, None, settings, defaults={})
 
 
 @contextmanager
 def local_settings(connection: BaseDatabaseWrapper, settings: Mapping[str, str]) -> Iterator[None]:
     """Change settings for a part of a transaction. An error leaves them to its rollback."""
-    before = {
-        name: fetch_value(connection, sql.SQL("SELECT pg_catalog.current_setting(%s)"), [name])
-        for name in settings
-    }
-    for name, value in settings.items():
-        set_local(connection, name, value)
+    rows = fetch_all(
+        connection,
+        sql.SQL("""
+            SELECT name, pg_catalog.current_setting(name)
+              FROM pg_catalog.unnest(%s::text[]) AS name"""),
+        [list(settings)],
+    )
+    set_locals(connection, settings)
     yield
-    for name, value in before.items():
-        set_local(connection, name, value)
+    set_locals(connection, dict(rows))
 
 
 def pin_search_path(connection: BaseDatabaseWrapper, *schemas: str) -> None:
@@ -318,4 +323,4 @@ def pin_search_path(connection: BaseDatabaseWrapper, *schemas: str) -> None:
         "quote_all_identifiers": "off",
         "transform_null_equals": "off",
     }
-    _send(connection, None, texts, defaults={})
+    set_locals(connection, texts)

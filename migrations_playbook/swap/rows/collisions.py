@@ -14,6 +14,7 @@ from migrations_playbook.postgres.query import (
     execute,
     fetch_value,
     set_local,
+    set_locals,
 )
 from migrations_playbook.postgres.site_triggers import IGNORE, spell_ignored
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
@@ -82,8 +83,7 @@ def redraw_leaked(
         pin_declared_path(connection, pair)
         for member in pair.members:
             quarantine = inventory.quarantine(member)
-            for name, value in unsettled_texts(quarantine).items():
-                set_local(connection, name, value)
+            set_locals(connection, unsettled_texts(quarantine))
             exchanged = has_memory(connection, quarantine)
             for rows in _leaked_rows(inventory, member, exchanged=exchanged, redraw=redraw):
                 count = sql.SQL("SELECT count(*) FROM ({}) AS clash").format(rows)

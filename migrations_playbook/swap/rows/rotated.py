@@ -15,7 +15,7 @@ from migrations_playbook.postgres.query import (
     engine_transaction,
     fetch_row,
     fetch_value,
-    set_local,
+    set_locals,
 )
 from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
@@ -209,8 +209,7 @@ def _remembered(connection: BaseDatabaseWrapper, quarantine: Quarantine) -> int 
         connection, sql.SQL("SELECT pg_catalog.has_table_privilege(%s, 'SELECT')"), [memory]
     ):
         return None
-    for name, value in unsettled_texts(quarantine).items():
-        set_local(connection, name, value)
+    set_locals(connection, unsettled_texts(quarantine))
     return int(
         fetch_value(
             connection,
