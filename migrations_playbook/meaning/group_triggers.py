@@ -21,7 +21,13 @@ from typing import Any
 import pgtrigger
 
 from migrations_playbook.meaning.grouped import GroupedRotation, describe_group, list_members
-from migrations_playbook.meaning.rotation import FillTrigger, KeepTrigger
+from migrations_playbook.meaning.rotation import (
+    CONCERNS,
+    HAS_EITHER,
+    IS_STALE,
+    FillTrigger,
+    KeepTrigger,
+)
 from migrations_playbook.quarantine.base import MOVED, mark_row
 
 FILL = """-- migrations_playbook: {declared}
@@ -50,8 +56,7 @@ class GroupFillTrigger(FillTrigger):
         """Return the WHEN: the row has a live value, or a shadow."""
         return pgtrigger.Condition(
             " OR ".join(
-                "{has_live} OR NEW.{shadow} IS NOT NULL".format(**each.names)
-                for each in list_members(model, self.declaration)
+                HAS_EITHER.format(**each.names) for each in list_members(model, self.declaration)
             )
         )
 
@@ -97,7 +102,7 @@ class GroupKeepTrigger(KeepTrigger):
 def _restore(kin: Iterable[GroupedRotation]) -> str:
     """Write the statement to keep the live values where a save is stale: of all drawn together."""
     return "IF {stale} THEN {kept} END IF;".format(
-        stale=" OR ".join(_is_stale(each) for each in kin if not each.sources),
+        stale=" OR ".join(IS_STALE.format(**each.names) for each in kin if not each.sources),
         kept=" ".join("NEW.{live} := OLD.{live};".format(**each.names) for each in kin),
     )
 
@@ -134,25 +139,15 @@ def _concerns(member: GroupedRotation) -> str:
     A batch makes a follower as the trigger would, so the trigger is called for no row of it.
     """
     names = member.names
-    lacks = f"(NEW.{names['shadow']} IS NOT NULL) <> ({_has_value(member)})"
     if not member.sources:
-        return (
-            "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
-            "OR {lacks} OR {stale} OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}"
-        ).format(lacks=lacks, stale=_is_stale(member), **names)
+        return CONCERNS.format(**names)
     differs = "NEW.{shadow} IS DISTINCT FROM coalesce(OLD.{shadow}, {made}){collation}".format(
         made=member.made_of("NEW."), collation=member.collation, **names
     )
     # Where all must have a value, the sources tell that one is lacking.
     certain = all(each.names["has_live"] == "true" for each in member.lineage)
+    lacks = f"(NEW.{names['shadow']} IS NOT NULL) <> ({_has_value(member)})"
     return differs if certain else f"{differs} OR {lacks}"
-
-
-def _is_stale(member: GroupedRotation) -> str:
-    """Write the condition that a save brings a value of before an exchange."""
-    return "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}".format(
-        **member.names
-    )
 
 
 def _write_clashes(members: Iterable[GroupedRotation], drawn: str = "true") -> str:

@@ -59,6 +59,19 @@ DRAWN = re.compile(
     re.DOTALL,
 )
 
+# The condition that a new row has a live value, or a shadow. "true OR" is kept by PostgreSQL: a
+# WHEN binds the trigger to the shadow column, which takes the trigger along when it is dropped.
+HAS_EITHER = "{has_live} OR NEW.{shadow} IS NOT NULL"
+# The condition that a save is stale: it brings a value of before an exchange.
+IS_STALE = "NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live}"
+# The condition that an UPDATE concerns a shadow: its change, a row to fill, or a stale save.
+CONCERNS = (
+    "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
+    "OR (NEW.{shadow} IS NOT NULL) <> ({has_live}) "
+    f"OR {IS_STALE} "
+    "OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}"
+)
+
 # Which of a declaration's two columns is meant.
 Role = Literal["live", "shadow"]
 
@@ -78,11 +91,7 @@ class FillTrigger(ShadowTrigger):
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
         """Return the WHEN: the row has a live value, or a shadow."""
-        # "true OR" is kept by PostgreSQL: a WHEN binds the trigger to the shadow column, which
-        # takes the trigger along when it is dropped.
-        return pgtrigger.Condition(
-            "{has_live} OR NEW.{shadow} IS NOT NULL".format(**self.names(model))
-        )
+        return pgtrigger.Condition(HAS_EITHER.format(**self.names(model)))
 
     def get_func(self, model: Any) -> str:
         """Return the body: draw, unless the row comes from another partition."""
@@ -108,17 +117,12 @@ class KeepTrigger(ShadowTrigger):
 
     def get_condition(self, model: Any) -> pgtrigger.Condition:
         """Return the WHEN: a change of the shadow, a row to fill, or a stale save."""
-        return pgtrigger.Condition(
-            "OLD.{shadow} IS NOT NULL AND NEW.{shadow} IS DISTINCT FROM OLD.{shadow} "
-            "OR (NEW.{shadow} IS NOT NULL) <> ({has_live}) "
-            "OR NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} "
-            "OR OLD.{shadow} IS NULL AND NEW.{shadow} = NEW.{live}".format(**self.names(model))
-        )
+        return pgtrigger.Condition(CONCERNS.format(**self.names(model)))
 
     def get_func(self, model: Any) -> str:
         """Return the body: keep the shadow, or draw."""
         return (
-            "IF NEW.{live} = OLD.{shadow} AND NEW.{live} IS DISTINCT FROM OLD.{live} THEN "
+            f"IF {IS_STALE} THEN "
             "NEW.{live} := OLD.{live}; END IF; "
             "IF OLD.{shadow} IS NOT NULL AND {has_live} THEN "
             "NEW.{shadow} := OLD.{shadow}; "
