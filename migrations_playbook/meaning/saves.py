@@ -30,7 +30,8 @@ class SavedPair:
     """The two fields of a conversion, in the objects of its model.
 
     An object's state remembers the two values of its last load or save(), and the fields that the
-    database may have made since.
+    database may have made since. The pair's `key` is its name there, and its receivers' in Django's
+    signals.
 
     Arguments:
         live: the live field's name.
@@ -39,26 +40,19 @@ class SavedPair:
 
     def __init__(self, live: str, shadow: str) -> None:
         self.names = live, shadow
-        self._key = f"migrations_playbook: {live}, {shadow}"
+        self.key = f"migrations_playbook: {live}, {shadow}"
 
     def follow(self, models_of_it: Iterable[type[models.Model]]) -> None:
         """Follow the objects of a model, its proxies and its children from now on."""
         for model in models_of_it:
-            for signal, receiver in self._receivers:
-                signal.connect(receiver, sender=model, weak=False, dispatch_uid=self._key)
-
-    def leave(self, model: type[models.Model]) -> None:
-        """Follow the objects of a model no more."""
-        for signal, _ in self._receivers:
-            signal.disconnect(sender=model, dispatch_uid=self._key)
-
-    @property
-    def _receivers(self) -> tuple[tuple[Any, Any], ...]:
-        return (post_init, self.begin), (pre_save, self.renew), (post_save, self.conclude)
+            options: Any = {"sender": model, "weak": False, "dispatch_uid": self.key}
+            post_init.connect(self.begin, **options)
+            pre_save.connect(self.renew, **options)
+            post_save.connect(self.conclude, **options)
 
     def begin(self, instance: models.Model, **_: Any) -> None:
         """Remember the values of an object that has been loaded, or made."""
-        vars(instance._state)[self._key] = *self._read(instance), ()
+        vars(instance._state)[self.key] = *self._read(instance), ()
 
     def renew(
         self,
@@ -93,7 +87,7 @@ class SavedPair:
             for name, value, old in zip(self.names, self._read(instance), before, strict=True)
         ]
         left = tuple(name for name in made if name not in due)
-        vars(instance._state)[self._key] = *known, left
+        vars(instance._state)[self.key] = *known, left
 
     def conclude(
         self,
@@ -120,7 +114,7 @@ class SavedPair:
             made = (shadow,)
         elif now[1] != before[1]:
             made = (live,)
-        vars(instance._state)[self._key] = *now, made
+        vars(instance._state)[self.key] = *now, made
 
     def _read(self, instance: models.Model) -> tuple[Any, Any]:
         live, shadow = self.names
@@ -132,6 +126,6 @@ class SavedPair:
 
     def _recall(self, instance: models.Model) -> tuple[Any, Any, tuple[str, ...]]:
         found: tuple[Any, Any, tuple[str, ...]] = vars(instance._state).get(
-            self._key, (DEFERRED, DEFERRED, ())
+            self.key, (DEFERRED, DEFERRED, ())
         )
         return found

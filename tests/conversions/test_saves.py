@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.db import connection, models, transaction
 from django.db.models.functions import Cast
+from django.db.models.signals import post_init, post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 
 from migrations_playbook import Shadow
@@ -17,13 +19,24 @@ from tests.fixtures.models_conversions import SIZES, Document, Size
 from tests.fixtures.models_zoo import expand, fill
 
 
+@contextmanager
+def followed(model: type[models.Model], declaration: Shadow) -> Iterator[None]:
+    """Follow the objects of a model, as an app's are from its start, and no longer than a test."""
+    declaration.follow_saves(model)
+    try:
+        yield
+    finally:
+        key = SavedPair(declaration.live, declaration.shadow).key
+        for signal in (post_init, pre_save, post_save):
+            assert signal.disconnect(sender=model, dispatch_uid=key)
+
+
 @pytest.fixture
 def sizes(empty_database: Database) -> Iterator[Any]:
     """The model, expanded and filled; its objects are followed in this test alone."""
     fill(expand(Size, SIZES))
-    SIZES.follow_saves(Size)
-    yield Size
-    SavedPair("size", "size_big").leave(Size)
+    with followed(Size, SIZES):
+        yield Size
 
 
 def row_of(instance: Any) -> tuple[Any, ...]:
@@ -139,15 +152,12 @@ def test_a_value_may_be_changed_in_place() -> None:
         down=Cast("body_json", models.TextField()),
     )
     expand(Document, documents)
-    documents.follow_saves(Document)
-    try:
+    with followed(Document, documents):
         model.objects.create(body='{"a": 1}')
         one: Any = model.objects.latest("pk")
         one.body_json["a"] = 2
         one.save()
         one.note = "again"
         one.save()
-    finally:
-        SavedPair("body", "body_json").leave(Document)
     found = model.objects.values_list("body", "body_json", "note").get(pk=one.pk)
     assert found == ('{"a": 2}', {"a": 2}, "again")
