@@ -119,6 +119,7 @@ def has_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table: 
             sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
                 table.identifier, replacement.meaning.to_do
             ),
+            [],
         )
     )
 

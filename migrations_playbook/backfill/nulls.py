@@ -46,6 +46,7 @@ def count_nulls(connection: BaseDatabaseWrapper, replacement: Replacement, table
                 sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
                     table.identifier, replacement.meaning.to_do
                 ),
+                [],
             )
         )
 

@@ -167,7 +167,10 @@ class Meaning(ABC):
 
     @property
     def to_do(self) -> sql.Composable:
-        """The condition under which a row is still to be filled: a live value, and no shadow."""
+        """The condition under which a row is still to be filled: a live value, and no shadow.
+
+        It is of a statement with parameters, as every expression of a meaning is.
+        """
         return sql.SQL("({} IS NULL AND {} IS NOT NULL)").format(self.shadow, self.live)
 
     @property

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from django.db import NotSupportedError, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.models import F, Value
+from django.db.models.functions import Coalesce, Replace
 
 from migrations_playbook.backfill.events import Finished
 from migrations_playbook.backfill.play import backfill
 from migrations_playbook.backfill.unconverted import list_unconverted
 from migrations_playbook.errors import Refused, VerificationFailed, WrongPhase
-from migrations_playbook.phase import read_state
+from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
+from migrations_playbook.shadow import Shadow
 from migrations_playbook.status import read as read_status
 from migrations_playbook.swap.play import mend, swap, verify
 from migrations_playbook.swap.reports import Converted
@@ -26,6 +29,7 @@ from tests.fixtures.models_conversions import (
     SECRETS,
     SIZES,
     Address,
+    Label,
     Moment,
     Price,
     Reference,
@@ -185,6 +189,21 @@ def test_a_value_that_the_newer_column_rounds_is_done_and_agrees(empty_database:
     assert rows == [("2.35",), ("1.23",), ("1.23",)]
     assert disagreements(prices) == 0
     assert exchange(prices).passed
+
+
+def test_a_percent_sign_of_the_way_up_is_that_sign_wherever_rows_are_counted(
+    empty_database: Database,
+) -> None:
+    said = Replace(Coalesce("code", Value("")), Value("%"), Value(" per cent"))
+    declared = Shadow(live="code", shadow="code_text", up=said, down=F("code_text"))
+    labels = expand(Label, declared)
+    empty_database.run("UPDATE zoo_label SET code = '5%'")
+    finished = filling(labels)
+    assert (finished.complete, finished.rows_remaining) == (True, 0)
+    (status,) = read_status("default", labels)
+    assert (status.phase, status.rows_remaining) == (Phase.FILLED, 0)
+    assert exchange(labels).passed
+    assert empty_database.fetch("SELECT DISTINCT code FROM zoo_label") == [("5 per cent",)]
 
 
 def test_every_session_makes_the_same_value(empty_database: Database) -> None:
