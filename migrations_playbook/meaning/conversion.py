@@ -166,7 +166,7 @@ class Conversion(Meaning):
             ("up", self.up, older, newer),
             ("down", self.down, newer, older),
         ):
-            execute(connection, create_safe(way, maker("source"), source, target))
+            execute(connection, create_safe(SAFE[way], maker("source"), source.type, target.type))
 
     def out_of_step(self, table: Table) -> sql.Composable:
         """Compose the condition of a row that neither way explains; see `make_safe`.
@@ -205,17 +205,17 @@ class Conversion(Meaning):
         return sql.SQL("{}({})").format(SAFE[way], self.live)
 
 
-def create_safe(way: str, text: str, source: Column, target: Column) -> sql.Composed:
-    """Compose the function that goes a way, and gives null where a value cannot be converted.
+def create_safe(name: sql.Identifier, text: str, source: str, target: str) -> sql.Composed:
+    """Compose a function that goes a way, and gives null where a value cannot be converted.
 
     Arguments:
-        way: "up" or "down".
+        name: the function's name, with its schema.
         text: the expression, of a column called `source`.
-        source: the column that is converted.
-        target: the column whose values are made.
+        source: the type of the values that are converted.
+        target: the type of the values that are made.
     """
     body = f"""
-        DECLARE made {target.type};
+        DECLARE made {target};
         BEGIN
             made := {text};
             RETURN made;
@@ -224,12 +224,7 @@ def create_safe(way: str, text: str, source: Column, target: Column) -> sql.Comp
         END"""
     return sql.SQL(
         "CREATE FUNCTION {name}(source {source}) RETURNS {target} LANGUAGE plpgsql AS {body}"
-    ).format(
-        name=SAFE[way],
-        source=sql.SQL(source.type),
-        target=sql.SQL(target.type),
-        body=sql.Literal(body),
-    )
+    ).format(name=name, source=sql.SQL(source), target=sql.SQL(target), body=sql.Literal(body))
 
 
 def make_explanation(
@@ -245,7 +240,8 @@ def make_explanation(
         source: the column that is converted.
         target: the column whose values are made.
     """
-    execute(connection, create_safe(way, text.replace(SOURCE, "source"), source, target))
+    expression = text.replace(SOURCE, "source")
+    execute(connection, create_safe(SAFE[way], expression, source.type, target.type))
     bytewise = sql.SQL(BYTEWISE if target.collation else "")
     return sql.SQL("{} IS NOT DISTINCT FROM {}({}){}").format(
         target.identifier, SAFE[way], source.identifier, bytewise

@@ -18,8 +18,8 @@ from django.db.migrations.state import ProjectState
 from psycopg import sql
 
 from migrations_playbook.errors import PlaybookError
+from migrations_playbook.meaning.conversion import create_safe
 from migrations_playbook.meaning.expressions import compose_text
-from migrations_playbook.meaning.sync import Maker
 from migrations_playbook.rehearsal.plots.base import DRAWN, Plot, Role
 from migrations_playbook.rehearsal.plots.samples import find_sampler
 from migrations_playbook.rehearsal.traffic.audit import Audit
@@ -27,17 +27,6 @@ from migrations_playbook.trigger_sql import SYNC_SETTINGS
 
 # What the live field of release N+2 keeps of the old one; the rest is the shadow field's.
 KEPT = ("null", "blank", "unique", "default", "db_default", "db_index", "db_column", "editable")
-# A function that gives null where a value cannot be converted, as the triggers do.
-SAFE = """
-    CREATE FUNCTION rehearsal.{name}(source {source}) RETURNS {target} LANGUAGE plpgsql AS {body}"""
-BODY = """
-    DECLARE made {target};
-    BEGIN
-        made := {value};
-        RETURN made;
-    EXCEPTION WHEN OTHERS THEN
-        RETURN NULL;
-    END"""
 # The outcomes of the first copy of the table and of each write.
 OUTCOMES = """
     CREATE VIEW rehearsal.outcome AS
@@ -149,33 +138,21 @@ class ConvertedPlot(Plot):
         """Make the functions that evaluate both ways, and the view of what must come of a write."""
         for name, value in SYNC_SETTINGS.items():
             audit.connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-        live, shadow = self._list_declared()
+        default = connections[DEFAULT_DB_ALIAS]
+        older, newer = (str(each.db_type(default)) for each in self._list_declared())
         conversion = self.replacement.conversion
-        self._make_safe(audit, "up", live, shadow, conversion.up)
-        self._make_safe(audit, "down", shadow, live, conversion.down)
-        self._make_safe(audit, "older", None, live, None)
-        self._make_safe(audit, "newer", None, shadow, None)
+        for name, text, source, target in (
+            ("up", conversion.up("source"), older, newer),
+            ("down", conversion.down("source"), newer, older),
+            # These two read a value from its text.
+            ("older", "source", "text", older),
+            ("newer", "source", "text", newer),
+        ):
+            function = sql.Identifier("rehearsal", name)
+            audit.connection.execute(create_safe(function, text, source, target))
         audit.run("CREATE INDEX ON rehearsal.opened ((key::text))")
         audit.run("CREATE INDEX ON rehearsal.written (key)")
         audit.run(OUTCOMES)
-
-    def _make_safe(
-        self, audit: Audit, name: str, source: Any, target: Any, maker: Maker | None
-    ) -> None:
-        """Make a function that reads a text, or converts a value; null where it cannot be."""
-        connection = connections[DEFAULT_DB_ALIAS]
-        target_type = target.db_type(connection)
-        audit.run(
-            SAFE,
-            name=sql.Identifier(name),
-            source=sql.SQL("text" if source is None else source.db_type(connection)),
-            target=sql.SQL(target_type),
-            body=sql.Literal(
-                BODY.format(
-                    target=target_type, value="source" if maker is None else maker("source")
-                )
-            ),
-        )
 
     def balance(self, audit: Audit, at_work: Iterable[str]) -> dict[str, int]:
         """Compare each row with the outcomes of its last write."""
