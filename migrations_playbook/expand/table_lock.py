@@ -7,7 +7,7 @@ effect on a database is a new class beside the old. Migrations import the class 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -25,12 +25,13 @@ from psycopg import sql
 
 from migrations_playbook.commands import spell_command
 from migrations_playbook.errors import INTERRUPTED, PlaybookError, Refused, TryAgain
+from migrations_playbook.expand.membership import refuse_joining, refuse_leaving
 from migrations_playbook.expand.soundness import find_obstacle
 from migrations_playbook.expand.squashed import squash_forgotten
 from migrations_playbook.expand.table_operation import TableOperation
 from migrations_playbook.expand.trial import try_triggers
 from migrations_playbook.logs import keep_journal
-from migrations_playbook.meaning.installed import Installed, read_installed
+from migrations_playbook.meaning.installed import read_installed
 from migrations_playbook.postgres import locks
 from migrations_playbook.postgres.failures import explain_failure
 from migrations_playbook.postgres.names import column_of, table_identifier
@@ -38,10 +39,10 @@ from migrations_playbook.postgres.query import adopt_transaction, keep_interrupt
 from migrations_playbook.postgres.roles import refuse_hidden_rows
 from migrations_playbook.postgres.server import refuse_read_only
 from migrations_playbook.postgres.steps import run_steps
-from migrations_playbook.postgres.tables import Table, read_table
+from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.quarantine.base import read_objects
 from migrations_playbook.quarantine.setup import forget_steps
-from migrations_playbook.replacement import Replacement, declared_replacements
+from migrations_playbook.replacement import declared_replacements
 from migrations_playbook.trigger_sql import PinnedTriggerSql
 
 POSTGRES = "postgresql"
@@ -266,50 +267,6 @@ class WithTableLock(TableOperation):
 
 
 WithTableLock.__module__ = "migrations_playbook.operations"
-
-
-def refuse_leaving(replacement: Replacement, table: Table, pairs: Iterable[Installed]) -> None:
-    """Refuse triggers that would fill a group without a member that the installed ones fill.
-
-    The column of the member would stay: neither exchanged with the others, nor dropped with them.
-
-    Arguments:
-        pairs: what the table's triggers are bound to; see `read_installed`.
-
-    Raises:
-        Refused: names the member.
-    """
-    for each in pairs:
-        left = ", ".join(sorted(each.filled - {*replacement.shadows}))
-        if each.shadow in replacement.shadows and left:
-            raise Refused(
-                f"{left} of {table} is filled together with {replacement.shadow}, and would be "
-                "left behind; nothing was changed. Write its Shadow into the Group again and "
-                'delete this migration, then run "manage.py migrate" again.'
-            )
-
-
-def refuse_joining(replacement: Replacement, table: Table, pairs: Iterable[Installed]) -> None:
-    """Refuse triggers that would fill one more member of a group whose columns are exchanged.
-
-    A revert exchanges all members back: the late one's live column would get its shadow's values.
-
-    Arguments:
-        pairs: what the table's triggers are bound to; see `read_installed`.
-
-    Raises:
-        Refused: names the member, and the way back.
-    """
-    for each in pairs:
-        old = [member for member in replacement.group if member.shadow in each.filled]
-        late = ", ".join(member.shadow for member in replacement.group if member not in old)
-        if late and any(table.has_exchanged(member.live, member.shadow) for member in old):
-            revert = old[0].command("swap", "--revert")
-            raise Refused(
-                f"{replacement.label} is swapped, and {late} would not be exchanged with "
-                f"{old[0].shadow} any more; nothing was changed. Take its Shadow out of the Group "
-                f'and delete this migration; once "{revert}" has run, it may be written again.'
-            )
 
 
 def refuse_without_transaction(schema_editor: BaseDatabaseSchemaEditor) -> None:
