@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -11,33 +11,24 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.template.defaultfilters import filesizeformat
 from django.utils.timesince import timesince
-from psycopg import sql
 
 from migrations_playbook.backfill.nulls import Count, count_rows
-from migrations_playbook.backfill.pacing import control
-from migrations_playbook.backfill.pacing.control import Control
+from migrations_playbook.backfill.pacing.control import Control, read_control
 from migrations_playbook.backfill.roster import Worker, read_workers
-from migrations_playbook.commands import name_database, spell_migrate
 from migrations_playbook.history import (
     Remembered,
     find_remembered,
-    is_declared,
     known_replacements,
     read_history,
-    spell_expand,
 )
+from migrations_playbook.next_step import find_next, read_bound
 from migrations_playbook.phase import Phase, State, read_state
-from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.postgres.sessions import postgresql
-from migrations_playbook.postgres.tables import Table, measure_sizes
+from migrations_playbook.postgres.tables import measure_sizes
 from migrations_playbook.quarantine.watch import StaleWrites, read_stale_writes
 from migrations_playbook.remains import Remains, bind_remains, read_remains
-from migrations_playbook.replacement import Replacement, declared_replacements, find_elsewhere
+from migrations_playbook.replacement import Replacement, declared_replacements
 from migrations_playbook.swap.dependents.base import Dependent
-from migrations_playbook.swap.dependents.inventory import read_inventory
-from migrations_playbook.swap.gate import finishing_command, leaves_copies
-from migrations_playbook.swap.pair import Pair
-from migrations_playbook.swap.rows.kinds import rows_of
 
 # After a day without a stale write, the old processes are taken to be gone.
 QUIET = timedelta(hours=24)
@@ -204,30 +195,9 @@ def read_one(
         count: see `Count`.
     """
     table = state.table
-    remaining: int | None = 0
-    heap, index = 0, 0
-    exact = True
-    stale = None
-    bound_to: tuple[Dependent, ...] = ()
-    problems: tuple[str, ...] = ()
-    unfinished: tuple[Dependent, ...] = ()
-    settings = Control()
-    if table is not None:
-        heap, index = measure_sizes(connection, table)
-    if state.hidden is not None:
-        remaining = None
-    elif table is not None and state.phase is Phase.EXPANDED:
-        remaining, exact = count(connection, replacement, table)
-        if state.problem is None:
-            settings = control.read_control(connection, replacement, table)
-    if table is not None and state.swapped:
-        stale = _read_stale_writes(connection, replacement, table)
-    if table is not None and state.phase is not Phase.NONE:
-        pair = Pair.of(replacement, table)
-        inventory = read_inventory(connection, pair)
-        bound_to = inventory.dependents
-        problems = rows_of(pair).find_problems(connection, inventory)
-        unfinished = inventory.left
+    heap, index = (0, 0) if table is None else measure_sizes(connection, table)
+    remaining, exact = _count_remaining(connection, replacement, state, count)
+    bound = read_bound(connection, replacement, state)
     return ShadowStatus(
         model=replacement.label,
         live=replacement.declaration.live,
@@ -237,22 +207,15 @@ def read_one(
         exact=exact,
         heap_bytes=heap,
         index_bytes=index,
-        stale_writes=stale,
+        stale_writes=_read_stale_writes(connection, replacement, state),
         disagreements=None
         if table is None
         else replacement.meaning.count_disagreements(connection, table),
-        control=settings,
-        next=(find_elsewhere(replacement, using=connection.alias) if table is None else None)
-        or state.hidden
-        or state.problem
-        or (_mending_command(replacement, connection.alias) if problems else None)
-        or _finishing(replacement, state, unfinished)
-        or _outdated_triggers(connection, replacement, state)
-        or _stands_in_the_way(state, bound_to)
-        or next_command(state.phase, replacement, remembered, using=connection.alias),
-        dependents=bound_to,
-        left=unfinished,
-        problems=problems,
+        control=_read_control(connection, replacement, state),
+        next=find_next(connection, replacement, state, remembered, bound),
+        dependents=bound.dependents,
+        left=bound.left,
+        problems=bound.problems,
         at_work=tuple(read_workers(connection, replacement)),
         schema=replacement.schema,
         others=tuple(
@@ -261,22 +224,41 @@ def read_one(
     )
 
 
+def _count_remaining(
+    connection: BaseDatabaseWrapper, replacement: Replacement, state: State, count: Count
+) -> tuple[int | None, bool]:
+    """Count the rows to fill, and tell whether they are counted; None where some may be hidden."""
+    if state.hidden is not None:
+        return None, True
+    if state.table is None or state.phase is not Phase.EXPANDED:
+        return 0, True
+    return count(connection, replacement, state.table)
+
+
+def _read_control(
+    connection: BaseDatabaseWrapper, replacement: Replacement, state: State
+) -> Control:
+    """Read the settings for every backfill, where a backfill can run."""
+    if state.table is None or state.phase is not Phase.EXPANDED or state.hidden or state.problem:
+        return Control()
+    return read_control(connection, replacement, state.table)
+
+
 def _read_stale_writes(
-    connection: BaseDatabaseWrapper, replacement: Replacement, table: Table
+    connection: BaseDatabaseWrapper, replacement: Replacement, state: State
 ) -> StaleWrites | None:
     """Read how often a stale write was warded off; of a group, off the member with most of them.
 
     The same write is often stale for several members.
     """
+    table = state.table
+    if table is None or not state.swapped:
+        return None
     read = (
         read_stale_writes(connection, table, each.live, each.shadow) for each in replacement.group
     )
     found = [each for each in read if each is not None]
     return max(found, key=lambda each: each.hits, default=None)
-
-
-def _mending_command(replacement: Replacement, using: str) -> str:
-    return replacement.command("swap", "--mend", *name_database(using))
 
 
 def _describe_ownerless(remains: Remains) -> ShadowStatus:
@@ -296,91 +278,6 @@ def _describe_ownerless(remains: Remains) -> ShadowStatus:
         control=Control(),
         next=f"No model has the table {pair}. Install the app that has it, and ask again{dropped}",
     )
-
-
-def _finishing(
-    replacement: Replacement, state: State, unfinished: tuple[Dependent, ...]
-) -> str | None:
-    """Spell the command to finish an interrupted exchange with."""
-    if not unfinished:
-        return None
-    refresh = leaves_copies(unfinished)
-    return finishing_command(replacement, revert=not state.swapped, refresh=refresh)
-
-
-def next_command(
-    phase: Phase, replacement: Replacement, remembered: Remembered | None, *, using: str
-) -> str:
-    """Spell the right next command in a phase.
-
-    Arguments:
-        remembered: the shadow as the migrations have it.
-        using: the database's alias, which the command names where it is not the default.
-    """
-    # What only the database knows has nothing to forget.
-    forgotten = remembered.forgotten if remembered else not is_declared(replacement)
-    contracted = remembered is not None and remembered.contracted
-    there = name_database(using)
-    match phase:
-        case Phase.EXPANDED:
-            return replacement.command("backfill", *there)
-        case Phase.FILLED if not replacement.declaration.moves:
-            return replacement.command("swap", *there)
-        case Phase.NONE:
-            return spell_expand(replacement, remembered, using)
-        # What moves needs no swap.
-        case _ if not forgotten:
-            forget = replacement.command("forget")
-            when = "the next release"
-            if replacement.declaration.moves:
-                when = f"the release that uses {replacement.declaration.shadow} alone"
-            return f"{forget}, in {when}; the contract in the one after"
-        case _ if not contracted:
-            return f"{replacement.command('contract')}, in the next release"
-    return spell_migrate(using)
-
-
-def _outdated_triggers(
-    connection: BaseDatabaseWrapper, replacement: Replacement, state: State
-) -> str | None:
-    """Say the remedy when the triggers draw another value than declared, or are of another release.
-
-    The comment of a trigger of django-pgtrigger's is the hash of its definition.
-    """
-    if state.phase is Phase.NONE or state.table is None or not is_declared(replacement):
-        return None
-    installed = {
-        name: (text, note)
-        for name, text, note in fetch_all(
-            connection,
-            sql.SQL("""
-                SELECT t.tgname, p.prosrc, pg_catalog.obj_description(t.oid, 'pg_trigger')
-                  FROM pg_catalog.pg_trigger t
-                  JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-                 WHERE t.tgrelid = %s AND t.tgname = ANY (%s)"""),
-            [state.table.oid, list(replacement.trigger_names)],
-        )
-    }
-    compiled = [
-        trigger.compile(replacement.model)  # type: ignore[arg-type]
-        for trigger in replacement.declaration.triggers
-    ]
-    if all(installed.get(each.sql.pgid, ("", ""))[1] == each.hash for each in compiled):
-        return None
-    fill, _ = installed.get(replacement.trigger_names[0], ("", ""))
-    what = "The triggers are of another release than the model"
-    if replacement.meaning.is_outdated(fill):
-        what = "The trigger draws by another value than the model declares"
-    migrate = spell_migrate(connection.alias)
-    return f'{what}. Run "{replacement.command("expand")}" unless that is written, then "{migrate}"'
-
-
-def _stands_in_the_way(state: State, bound_to: Iterable[Dependent]) -> str | None:
-    """Say the remedies to apply first when the swap would refuse."""
-    refused = [each for each in bound_to if each.refused is not None]
-    if state.phase is not Phase.FILLED or not refused:
-        return None
-    return "First see to " + "; ".join(f"the {each}: {each.refused}" for each in refused)
 
 
 def describe_stale_writes(stale: StaleWrites, *, now: datetime) -> str:
