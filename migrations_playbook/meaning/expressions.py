@@ -85,18 +85,13 @@ class UnknownValue(CompiledExpression):
         )
 
 
-def is_text(field: Field) -> bool:
-    """Tell whether a field's column is of a type that has collations."""
-    return base_type(field, connections[DEFAULT_DB_ALIAS]) in TEXTS
-
-
 def compare_bytes(field: Field) -> str:
     """Write what compares two texts of a field's type by their bytes; "" for no type of texts.
 
     The collations of two columns would contradict each other, and one of them may call texts the
     same that are not.
     """
-    return BYTEWISE if is_text(field) else ""
+    return BYTEWISE if base_type(field, connections[DEFAULT_DB_ALIAS]) in TEXTS else ""
 
 
 def is_exact(field: Field) -> bool:
