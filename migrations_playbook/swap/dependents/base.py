@@ -1,6 +1,6 @@
 """A dependent as the swap sees one: data, and the steps to carry the object over.
 
-A kind of dependent is a module beside this file with a `KIND`, and a row in `kinds`: how its
+A kind of dependent is a module in `own` or `readers` with a `KIND`, and a row in `kinds`: how its
 objects are read, and a stamp that shows a change of them.
 """
 

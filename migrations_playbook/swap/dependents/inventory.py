@@ -1,9 +1,9 @@
 """Everything bound to the columns, and a fingerprint that shows a change.
 
 PostgreSQL binds indexes, constraints, triggers, views and much else to a column's attribute number:
-after a rename they stay with the leaked values. Each kind is read by a module beside this file
-(`kinds`). Of a partitioned table all partitions are read too. An inherited object goes with the
-table's; a partition's own is carried over there.
+after a rename they stay with the leaked values. Each kind is read by a module of its own (`kinds`).
+Of a partitioned table all partitions are read too. An inherited object goes with the table's; a
+partition's own is carried over there.
 """
 
 from __future__ import annotations

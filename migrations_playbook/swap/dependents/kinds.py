@@ -1,7 +1,7 @@
 """The kinds of dependents, in the order in which the exchange carries them over.
 
-To add a kind: a module beside this file, which ends with its `KIND`, and a row here. An object in
-pg_depend that no kind claims is refused (`unknown`), so a missing kind is seen.
+To add a kind: a module in `own` or `readers`, which ends with its `KIND`, and a row here. An object
+in pg_depend that no kind claims is refused (`unknown`), so a missing kind is seen.
 """
 
 from migrations_playbook.swap.dependents import taken_names
