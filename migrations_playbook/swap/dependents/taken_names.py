@@ -13,10 +13,7 @@ from migrations_playbook.postgres.names import compose_name
 from migrations_playbook.postgres.query import fetch_all
 from migrations_playbook.quarantine.base import WHILE_SWAPPED, Quarantine, name_quarantine
 from migrations_playbook.swap.dependents.base import Dependent, DependentKind
-from migrations_playbook.swap.dependents.definitions.constraints import (
-    own_checks,
-    restatable_checks,
-)
+from migrations_playbook.swap.dependents.definitions.constraints import checks_to_restate
 from migrations_playbook.swap.dependents.definitions.reading import Reading
 
 REFUSED = "the swap needs its name; rename it"
@@ -54,7 +51,7 @@ TAKEN_BY_OTHERS = sql.SQL("""
      ORDER BY 4""")
 
 
-def read_taken_names(reading: Reading) -> Iterator[Dependent]:
+def read_namesakes(reading: Reading) -> Iterator[Dependent]:
     """Yield what has a name that the exchange gives away; by name."""
     yield from _constraints(reading)
     for member, bound in zip(reading.pair.members, reading.bound, strict=True):
@@ -65,23 +62,17 @@ def read_taken_names(reading: Reading) -> Iterator[Dependent]:
 
 def _constraints(reading: Reading) -> Iterator[Dependent]:
     pair = reading.pair
-    named = [
-        (each, check.name)
-        for each in pair.relations
-        for check in restatable_checks(each, own_checks(each, reading.constraints), reading.staying)
-    ] + [
-        (part.pair, part.index.name)
-        for family in reading.families
-        for part in family
-        if part.index.constraint is not None
-    ]
+    checks = checks_to_restate(pair, reading.constraints, reading.staying)
+    indexes = (part.index for family in reading.families for part in family)
+    names = [each.name for each in checks]
+    names += [each.name for each in indexes if each.constraint is not None]
     rows = fetch_all(
         reading.connection,
         TAKEN_CONSTRAINTS,
         [
             pair.oids,
-            [compose_name(name, "between") for _, name in named],
-            [*(each.twin_name(name) for each, name in named), *pair.not_null_checks],
+            [compose_name(name, "between") for name in names],
+            [*map(pair.twin_name, names), *pair.not_null_checks],
             [each.oid for each in reading.constraints],
             [each.oid for each in reading.indexes],
         ],
@@ -110,4 +101,4 @@ def _others(reading: Reading, quarantine: Quarantine) -> Iterator[Dependent]:
         yield Dependent(kind, name, "by its name", covers=covers, refused=REFUSED)
 
 
-KIND = DependentKind(read_taken_names)
+KIND = DependentKind(read_namesakes)
