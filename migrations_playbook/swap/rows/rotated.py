@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
@@ -161,21 +162,24 @@ def _prove_made(
     The site makes both by itself once they are exchanged, and as it likes: a row that it has
     written since, or that came past the triggers, is counted apart.
     """
-    pin_declared_path(connection, pair)
-    astray, own = fetch_row(
-        connection,
-        sql.SQL("""
-            SELECT count(*) FILTER (WHERE ({written}) IS NOT TRUE),
-                   count(*) FILTER (WHERE {written})
-              FROM {table} WHERE {astray}""").format(
-            written=sql.SQL("{} OR {} IS NULL").format(
-                is_written_since(pair, member), member.shadow.identifier
+    with engine_transaction(connection):
+        pin_declared_path(connection, pair)
+        astray, own = fetch_row(
+            connection,
+            sql.SQL("""
+                SELECT count(*) FILTER (WHERE ({written}) IS NOT TRUE),
+                       count(*) FILTER (WHERE {written})
+                  FROM {table} WHERE {astray}""").format(
+                written=sql.SQL("{} OR {} IS NULL").format(
+                    is_written_since(pair, member), member.shadow.identifier
+                ),
+                table=pair.identifier,
+                astray=member.replacement.rotation.is_astray("live"),
             ),
-            table=pair.identifier,
-            astray=member.replacement.rotation.is_astray("live"),
-        ),
-        [],
-    )
+            [],
+        )
+        # The proof of the next member has the path that was pinned before.
+        transaction.set_rollback(True, using=connection.alias)
     sources = [source.column_names[0] for source in member.replacement.meaning.sources]
     return Made(**vars(proven), made_of=spell_names(sources), astray=astray, own_making=own)
 
