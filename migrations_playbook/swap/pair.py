@@ -151,7 +151,8 @@ class Pair:
 
     def members_on(self, names: Iterable[str]) -> tuple[Member, ...]:
         """Choose the members whose live columns are among the names."""
-        return tuple(each for each in self.members if each.replacement.live in set(names))
+        wanted = {*names}
+        return tuple(each for each in self.members if each.replacement.live in wanted)
 
     @property
     def lives(self) -> frozenset[str]:
@@ -161,7 +162,7 @@ class Pair:
     @property
     def shadows(self) -> frozenset[str]:
         """The shadow names."""
-        return frozenset(each.shadow for each in self.replacement.group)
+        return frozenset(self.replacement.shadows)
 
     @property
     def not_null_checks(self) -> frozenset[str]:
