@@ -104,10 +104,11 @@ class SwapCommand(SchemaCommand):
             return
         policy = LockPolicy(timeout_ms=lock_timeout, attempts=attempts)
         if verify:
-            events = play.verify(replacement, using=database)
+            what, events = "verify", play.verify(replacement, using=database)
         elif mend:
-            events = play.mend(replacement, using=database, policy=policy)
+            what, events = "mend", play.mend(replacement, using=database, policy=policy)
         else:
+            what = "revert" if revert else "swap"
             events = play.swap(
                 replacement,
                 using=database,
@@ -118,7 +119,6 @@ class SwapCommand(SchemaCommand):
                 redraw=redraw,
             )
         if evidence is not None:
-            what = "revert" if revert else "verify" if verify else "mend" if mend else "swap"
             reserve_file(evidence)
             events = testified(events, Evidence(what), evidence, database, replacement)
         with GracefulStop(patient=False) as stop:
