@@ -83,7 +83,7 @@ def prepare(
         clash = yield from build_twins(connection, inventory, policy)
         if clash is None:
             break
-        yield Preparing(rows.resolve_clash(connection, pair, clash))
+        yield Preparing(rows.resolve_clash(connection, clash))
         inventory = recheck(connection, pair, refresh=refresh)
     else:
         raise _name_meddling(connection, pair, rows.say_hopeless(ROUNDS))

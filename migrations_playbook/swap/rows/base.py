@@ -50,7 +50,7 @@ class Rows(ABC):
         """
 
     @abstractmethod
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, clash: Dependent) -> str:
         """Make the values differ that a unique index has refused, if they may; say how.
 
         Lock: ROW EXCLUSIVE on the table; the rows, until the commit.

@@ -22,7 +22,7 @@ from migrations_playbook.postgres.query import (
 from migrations_playbook.postgres.steps import Lock, Step
 from migrations_playbook.swap.dependents.base import Dependent, Unique
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Member, Pair
+from migrations_playbook.swap.pair import Member
 from migrations_playbook.swap.reports import Converted, Verified
 from migrations_playbook.swap.rows.base import Rows
 from migrations_playbook.swap.rows.collisions import hold_names, ignore_declared
@@ -71,7 +71,7 @@ class ConvertedRows(Rows):
             if each.unique_on is not None:
                 self._refuse_collisions(connection, str(each), each.unique_on)
 
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, clash: Dependent) -> str:
         """Refuse: a converted value cannot be drawn again."""
         assert clash.unique_on is not None, f"{clash} is not unique"
         self._refuse_collisions(connection, "unique index", clash.unique_on)

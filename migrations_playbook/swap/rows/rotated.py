@@ -93,9 +93,9 @@ class RotatedRows(Rows):
         elif redraw_leaked(connection, inventory, redraw=redraw):
             yield "Draw values again that have leaked"
 
-    def resolve_clash(self, connection: BaseDatabaseWrapper, pair: Pair, clash: Dependent) -> str:
+    def resolve_clash(self, connection: BaseDatabaseWrapper, clash: Dependent) -> str:
         """Draw duplicates again."""
-        redraw_duplicates(connection, pair, clash)
+        redraw_duplicates(connection, self.pair, clash)
         return "Draw duplicates again"
 
     def say_hopeless(self, rounds: int) -> PlaybookError:
