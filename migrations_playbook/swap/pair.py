@@ -306,6 +306,13 @@ def spell_shadows(members: Iterable[Member]) -> str:
     return spell_names(each.replacement.shadow for each in members)
 
 
+def have_shadows(members: Iterable[Member]) -> sql.Composable:
+    """Compose the condition that a row has a value in each of the members' shadow columns."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} IS NOT NULL").format(each.shadow.identifier) for each in members
+    )
+
+
 def refuse_overtaken(before: Pair, now: Pair) -> None:
     """Refuse to go on where another session has exchanged the columns.
 

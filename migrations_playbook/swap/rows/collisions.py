@@ -21,7 +21,7 @@ from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_
 from migrations_playbook.quarantine.watch import has_memory
 from migrations_playbook.swap.dependents.base import Dependent
 from migrations_playbook.swap.dependents.inventory import Inventory
-from migrations_playbook.swap.pair import Member, Pair, refuse_overtaken
+from migrations_playbook.swap.pair import Member, Pair, have_shadows, refuse_overtaken
 from migrations_playbook.swap.rows.conditions import not_rotated, pin_declared_path, same_beside
 
 # How many values a row may draw to get another than its live value.
@@ -52,9 +52,7 @@ def redraw_duplicates(connection: BaseDatabaseWrapper, pair: Pair, clash: Depend
                  WHERE nth > 1""").format(
                 key=sql.SQL(", ").join(map(sql.SQL, unique.key)),
                 table=unique.table,
-                present=sql.SQL(" AND ").join(
-                    sql.SQL("{} IS NOT NULL").format(each.shadow.identifier) for each in members
-                ),
+                present=have_shadows(members),
                 predicate=sql.SQL(f"({unique.predicate or 'true'})"),
             ),
         )

@@ -28,7 +28,7 @@ from migrations_playbook.swap.dependents.definitions.constraints import (
 )
 from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.dependents.definitions.restate import Definitions
-from migrations_playbook.swap.pair import Object, Pair, spell_lives, spell_shadows
+from migrations_playbook.swap.pair import Object, Pair, have_shadows, spell_lives, spell_shadows
 
 
 def read_checks(reading: Reading) -> Iterator[Dependent]:
@@ -123,9 +123,7 @@ def _try_values(
         f"Try the values of {spell_shadows(members)} against {each.name}",
         sql.SQL("SELECT FROM {} WHERE {} AND NOT coalesce({}, true) LIMIT 1").format(
             pair.identifier,
-            sql.SQL(" AND ").join(
-                sql.SQL("{} IS NOT NULL").format(one.shadow.identifier) for one in members
-            ),
+            have_shadows(members),
             sql.SQL(expression.removeprefix("CHECK ")),
         ),
         Lock.NONE,
