@@ -26,6 +26,7 @@ from migrations_playbook.postgres.query import (
     fetch_row,
     fetch_value,
     local_settings,
+    taken_back,
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import Table
@@ -65,7 +66,7 @@ def try_triggers(
         Refused: writes of the site would fail; names the role, the reason and the remedy.
     """
     _refuse_without_temporary(connection)
-    with _taken_back(connection):
+    with taken_back(connection):
         _make_trial(connection, replacement, table)
         if replacement.declaration.converts:
             _copy_row(connection, replacement, table)
@@ -120,16 +121,6 @@ def _evaluate(replacement: Replacement) -> sql.Composed:
         for number, expression in enumerate(replacement.meaning.evaluated)
     ]
     return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), TRIAL)
-
-
-@contextmanager
-def _taken_back(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Roll back all work within, settings and roles too; also when nothing has failed."""
-    with transaction.atomic(using=connection.alias):
-        try:
-            yield
-        finally:
-            transaction.set_rollback(True, using=connection.alias)
 
 
 def _make_trial(connection: BaseDatabaseWrapper, replacement: Replacement, table: Table) -> None:
@@ -250,7 +241,7 @@ def _try_role(
     role: str,
 ) -> None:
     """Write as another role does; where SET ROLE is not permitted, look the role's rights up."""
-    with _taken_back(connection):
+    with taken_back(connection):
         # PL/pgSQL asks for the right to call a function once in a transaction, and remembers that
         # another role had it. A function made anew remembers nothing.
         _install_triggers(connection, triggers)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -29,7 +28,7 @@ from migrations_playbook.meaning.sync import (
     Maker,
     SyncInsertTrigger,
 )
-from migrations_playbook.postgres.query import engine_transaction, execute, set_locals
+from migrations_playbook.postgres.query import execute, set_locals, taken_back
 from migrations_playbook.postgres.steps import Step
 from migrations_playbook.postgres.tables import Column, Table
 from migrations_playbook.quarantine import setup
@@ -142,10 +141,9 @@ class Conversion(Meaning):
 
         Lock: none.
         """
-        with engine_transaction(connection):
+        with taken_back(connection):
             self.make_safe(connection, table)
             yield
-            transaction.set_rollback(True, using=connection.alias)
 
     def make_safe(self, connection: BaseDatabaseWrapper, table: Table) -> None:
         """Make two functions that give null where a value cannot be converted.

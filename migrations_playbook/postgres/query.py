@@ -60,6 +60,14 @@ def engine_transaction(connection: BaseDatabaseWrapper, **settings: str | None) 
         yield
 
 
+@contextmanager
+def taken_back(connection: BaseDatabaseWrapper, **settings: str | None) -> Iterator[None]:
+    """Open a transaction as `engine_transaction` does, and roll back all work within at its end."""
+    with engine_transaction(connection, **settings):
+        yield
+        transaction.set_rollback(True, using=connection.alias)
+
+
 def adopt_transaction(connection: BaseDatabaseWrapper) -> None:
     """Give somebody else's transaction, `migrate`'s say, the engine's settings.
 

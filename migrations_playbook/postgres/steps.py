@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import sql
@@ -24,6 +23,7 @@ from migrations_playbook.postgres.query import (
     engine_transaction,
     execute,
     execute_alone,
+    taken_back,
 )
 from migrations_playbook.postgres.sessions import Session, lift_timeouts
 
@@ -188,7 +188,7 @@ def find_failing_step(
         connection: in a transaction, which goes on afterwards.
     """
     found = None
-    with engine_transaction(connection):
+    with taken_back(connection):
         for step in steps:
             try:
                 with engine_transaction(connection):
@@ -196,5 +196,4 @@ def find_failing_step(
             except DatabaseError as error:
                 found = step, error
                 break
-        transaction.set_rollback(True, using=connection.alias)
     return found

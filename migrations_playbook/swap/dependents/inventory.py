@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.query import (
-    engine_transaction,
     execute,
     fetch_value,
     pin_search_path,
+    taken_back,
 )
 from migrations_playbook.postgres.tables import FOREIGN
 from migrations_playbook.quarantine.base import Objects, Quarantine, name_quarantine, read_objects
@@ -151,7 +150,7 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
     Raises:
         WrongPhase: the table or either column is gone.
     """
-    with engine_transaction(connection):
+    with taken_back(connection):
         if pair.table.kind != FOREIGN:
             # The lock that any SELECT takes, so no exchange can commit between two queries.
             execute(
@@ -166,9 +165,7 @@ def read_inventory(connection: BaseDatabaseWrapper, pair: Pair) -> Inventory:
         pin_search_path(connection, *schemas)
         reading = Reading(connection, pair, bound)
         remade = tuple(each.identifier.as_string(None) for each in reading.chain.remade)
-        found = Inventory(pair, tuple(_read_kinds(reading)), schemas, bound, remade)
-        transaction.set_rollback(True, using=connection.alias)
-    return found
+        return Inventory(pair, tuple(_read_kinds(reading)), schemas, bound, remade)
 
 
 def _read_kinds(reading: Reading) -> Iterator[Dependent]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors as pg_errors
 from psycopg import pq, sql
@@ -25,6 +24,7 @@ from migrations_playbook.postgres.query import (
     fetch_value,
     pin_search_path,
     set_local,
+    taken_back,
 )
 from migrations_playbook.postgres.sessions import is_connection_lost
 from migrations_playbook.postgres.tables import READ_BY
@@ -116,12 +116,11 @@ def find_unreadable(connection: BaseDatabaseWrapper, pair: Pair) -> dict[str, st
     Lock: ACCESS SHARE on the views and their tables.
     """
     failed = {}
-    with engine_transaction(connection):
+    with taken_back(connection):
         for reader in read_readers(connection, pair, pair.members[0]):
             query = sql.SQL("SELECT * FROM {} LIMIT 1").format(reader.identifier)
             if (reason := _failure(connection, query)) is not None:
                 failed[str(reader)] = reason
-        transaction.set_rollback(True, using=connection.alias)
     return failed
 
 
@@ -153,7 +152,7 @@ def read_through(
             rows may have the same value, and a view's rows are compared with their own, by the key.
     """
     seen = Seen({}, {})
-    with engine_transaction(connection):
+    with taken_back(connection):
         execute(connection, sql.SQL("SET LOCAL search_path TO DEFAULT"))
         own = fetch_value(connection, sql.SQL("SELECT pg_catalog.current_schemas(false)::text[]"))
         # Our own comparisons find PostgreSQL's operators first, then the operators of the column's
@@ -172,7 +171,6 @@ def read_through(
                     raise
                 denied = isinstance(error.__cause__, pg_errors.InsufficientPrivilege)
                 seen.unread[str(reader)] = "" if denied else primary_message(error)
-        transaction.set_rollback(True, using=connection.alias)
     return seen
 
 
@@ -294,7 +292,7 @@ def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, Plac
     The query is parsed and never planned: a planner runs functions marked as stable. Nor is the
     query run, so policies that hide rows make no difference.
     """
-    with engine_transaction(connection, row_security="on"), connection.cursor() as cursor:
+    with taken_back(connection, row_security="on"), connection.cursor() as cursor:
         protocol = cursor.connection.pgconn
         for result in (
             protocol.prepare(b"", without_semicolon(text).encode()),
@@ -302,7 +300,6 @@ def _origins(connection: BaseDatabaseWrapper, text: str) -> list[tuple[str, Plac
         ):
             if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
                 raise psycopg.OperationalError("a view's own text could not be described")
-        transaction.set_rollback(True, using=connection.alias)
         return [
             (str(result.fname(n).decode()), (result.ftable(n), result.ftablecol(n)))
             for n in range(result.nfields)

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.errors import primary_message
-from migrations_playbook.postgres.query import engine_transaction, execute, fetch_all
+from migrations_playbook.postgres.query import engine_transaction, execute, fetch_all, taken_back
 from migrations_playbook.swap.pair import Pair
 
 OTHER_TYPE = "drop it, and create it again after the swap, as the other type has it"
@@ -73,7 +72,7 @@ def restate_definitions(
     alike = _first(indexes) | _first(constraints)
     some_indexes = {oid: each for oid, each in indexes.items() if alike[oid] == oid}
     some_constraints = {oid: each for oid, each in constraints.items() if alike[oid] == oid}
-    with engine_transaction(connection):
+    with taken_back(connection):
         make_scratch(connection, pair)
         _define(connection, result, some_indexes, some_constraints)
         for step in pair.rename_steps(SCRATCH):
@@ -87,7 +86,6 @@ def restate_definitions(
             _read_back(connection, result, said, result.constraints)
             for oid, failure in result.failures.items():
                 result.failures[oid] = f"{failure}; {OTHER_TYPE}"
-        transaction.set_rollback(True, using=connection.alias)
     for found in vars(result).values():
         found.update({oid: found[first] for oid, first in alike.items() if first in found})
     return result
@@ -116,16 +114,14 @@ def try_default(
 
     Lock: ACCESS SHARE on the table.
     """
-    with engine_transaction(connection):
+    with taken_back(connection):
         make_scratch(connection, pair)
-        failure = find_failure(
+        return find_failure(
             connection,
             sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
                 SCRATCH, sql.Identifier(column), sql.SQL(default)
             ),
         )
-        transaction.set_rollback(True, using=connection.alias)
-    return failure
 
 
 def _define(

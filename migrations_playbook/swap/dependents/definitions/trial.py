@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from migrations_playbook.postgres.names import Named
 from migrations_playbook.postgres.query import (
-    engine_transaction,
     execute,
     fetch_all,
     fetch_value,
     set_local,
+    taken_back,
 )
 from migrations_playbook.swap.dependents.base import without_semicolon
 from migrations_playbook.swap.dependents.definitions.attempts import Attempt, read_attempts
@@ -57,9 +56,8 @@ def read_chain(connection: BaseDatabaseWrapper, pair: Pair, *, may_try: bool) ->
     changed: set[int] = {each.oid for each in views}
     failures: dict[Object, str] = {}
     if may_try:
-        with engine_transaction(connection):
+        with taken_back(connection):
             changed, failures = _try_all(connection, pair, views)
-            transaction.set_rollback(True, using=connection.alias)
     for each in views:
         if changed & set(each.reads):
             changed.add(each.oid)
@@ -186,9 +184,8 @@ def _try_others(
         if each.relation and each.relation not in copied:
             continue
         on = copied[each.relation].name if each.relation else ""
-        with engine_transaction(connection):
+        with taken_back(connection):
             failure = find_failure(connection, each.compose(on), each.expected)
-            transaction.set_rollback(True, using=connection.alias)
         if failure is not None and not each.whole_row:
             failures[each.object] = failure
     return failures
