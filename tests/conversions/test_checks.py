@@ -30,6 +30,12 @@ from tests.fixtures.models_conversions import (
     Text,
 )
 
+
+class Unwritten(Func):
+    def as_sql(self, *arguments: Any, **options: Any) -> Any:
+        raise KeyError("no template")
+
+
 UP = F("size")
 RANDOM = Func(function="random", output_field=models.FloatField())
 OTHERS: Any = Subquery(Address._default_manager.filter(id=OuterRef("id")).values("id")[:1])
@@ -58,6 +64,7 @@ def test_conversions_that_can_be_kept_in_step_are_sound() -> None:
     [
         ({"up": UP, "value": RandomUUID()}, "E040", "says two things"),
         ({"up": lambda size: size}, "E041", "what Python makes cannot be kept in step"),
+        ({"up": Unwritten("size")}, "E041", "cannot be written as SQL: 'no template'."),
         ({"up": OTHERS}, "E042", "no trigger would fire when they change"),
         ({"up": Count("size")}, "E042", "no trigger would fire when they change"),
         ({"up": Value(1)}, "E043", "made of size alone, and refers to no column"),

@@ -8,13 +8,13 @@ from typing import Any
 
 from django.core import checks
 from django.core.checks import CheckMessage, Error
-from django.core.exceptions import FieldDoesNotExist, FieldError
+from django.core.exceptions import FieldDoesNotExist
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.expressions import BaseExpression, F, OuterRef, Subquery, Window
 from django.db.models.functions import Cast
 
 from migrations_playbook.expand.checks.fields import INCOMPARABLE
-from migrations_playbook.expand.checks.values import CALL, GUESSABLE, LITERAL
+from migrations_playbook.expand.checks.values import CALL, GUESSABLE, LITERAL, say_unwritten
 from migrations_playbook.meaning.expressions import (
     flatten,
     keeps_null,
@@ -135,8 +135,8 @@ def _problems(
         return
     try:
         text = write_expression(model, expression)
-    except (FieldError, TypeError, ValueError, NotImplementedError) as error:
-        yield 41, f"cannot be written as SQL: {str(error).rstrip('.')}.", write
+    except Exception as error:  # an expression of anybody's, whose as_sql() may raise anything
+        yield 41, say_unwritten(error), write
         return
     if "$$" in text or "\n" in text:
         yield 41, "has $$ or a line break in it, which would end a part of the trigger.", write
