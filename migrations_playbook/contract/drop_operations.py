@@ -92,7 +92,7 @@ class DropShadow(TableOperation):
         model = to_state.apps.get_model(app_label, self.model_name)
         if not self._concerns(schema_editor, model):
             return
-        known = [(each, each.read_shadow(app_label)) for each in self.drops]
+        known = self.read_known(app_label)
         columns = [each.name_column(was, model) for each, was in known]
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
@@ -159,7 +159,7 @@ class DropShadow(TableOperation):
             return
         with one_sentence(schema_editor, self.model_name):
             refuse_without_transaction(schema_editor)
-            known = [(each, each.insist(app_label)) for each in self.drops]
+            known = [(each, each.insist(was)) for each, was in self.read_known(app_label)]
             if not schema_editor.collect_sql:
                 locks.reserve(schema_editor.connection, table_identifier(model))
                 locks.seize(schema_editor.connection, table_identifier(model))
@@ -197,21 +197,29 @@ class DropShadow(TableOperation):
         """Return the shadow's column; without facts it is named as the field is, as Django does."""
         return self.shadow if was is None else _column(_bound(was.field, self.shadow, model))
 
-    def read_shadow(self, app_label: str) -> Was | None:
-        """Read the shadow's facts from the migrations; None when they do not say."""
+    def read_known(self, app_label: str) -> list[tuple[DropShadow, Was | None]]:
+        """Read the facts of each shadow from the migrations; None when they do not say."""
         label, history = f"{app_label}.{self.model_name}", read_history()
+        return [(each, each.find_shadow(label, history)) for each in self.drops]
+
+    def find_shadow(self, label: str, history: list[Remembered]) -> Was | None:
+        """Find the facts of this shadow alone.
+
+        Arguments:
+            label: the model's label.
+            history: what the migrations have.
+        """
         was = find_remembered(label, self.live, history)
         if was is not None and was.declaration.moves:
             return was
         return find_remembered(label, self.shadow, history)
 
-    def insist(self, app_label: str) -> Was:
-        """Read the shadow's facts.
+    def insist(self, was: Was | None) -> Was:
+        """Return the shadow's facts.
 
         Raises:
             Refused: the migrations do not say.
         """
-        was = self.read_shadow(app_label)
         if was is None:
             raise Refused(
                 f"No migration says any more what {self.shadow!r} of {self.model_name} was, "
@@ -262,9 +270,9 @@ class ContractShadow(DropShadow):
         name, arguments, options = super().deconstruct()
         return name, arguments, {**options, "field": self.field, "triggers": self.triggers}
 
-    def read_shadow(self, app_label: str) -> Was:
+    def read_known(self, app_label: str) -> list[tuple[DropShadow, Was | None]]:
         """Return the shadow's facts, as this migration has them."""
-        return self
+        return [(self, self)]
 
     def read_triggers(self, connection: BaseDatabaseWrapper, table: sql.Identifier) -> list[str]:
         """Name the declared triggers, as this migration has them."""
