@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
@@ -17,6 +16,7 @@ from migrations_playbook.postgres.query import (
     fetch_row,
     fetch_value,
     set_locals,
+    taken_back,
 )
 from migrations_playbook.quarantine.base import Quarantine
 from migrations_playbook.quarantine.digests import is_remembered_sql, unsettled_texts
@@ -162,7 +162,8 @@ def _prove_made(
     The site makes both by itself once they are exchanged, and as it likes: a row that it has
     written since, or that came past the triggers, is counted apart.
     """
-    with engine_transaction(connection):
+    # The proof of the next member has the path that was pinned before.
+    with taken_back(connection):
         pin_declared_path(connection, pair)
         astray, own = fetch_row(
             connection,
@@ -178,8 +179,6 @@ def _prove_made(
             ),
             [],
         )
-        # The proof of the next member has the path that was pinned before.
-        transaction.set_rollback(True, using=connection.alias)
     sources = [source.column_names[0] for source in member.replacement.meaning.sources]
     return Made(**vars(proven), made_of=spell_names(sources), astray=astray, own_making=own)
 
