@@ -6,11 +6,15 @@ data, the same in every language; nodes and fields are named as PostgreSQL 14 to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from psycopg import sql
+
 # A list of column names in an ALIAS, at least a name long; and a list that may be empty.
 _NAMES = r'\((?:[^()"\\]|\\.|"(?:[^"\\]|\\.)*")+\)'
 _SOME_NAMES = rf"(?:<>|{_NAMES})"
 # A range table entry whose relation has an alias list, FROM t AS a (b, c): PostgreSQL writes the
-# alias again with a name for each column, by position. `format` puts in the relation's oid.
+# alias again with a name for each column, by position. `of_relations` puts in the relation's oid.
 # PostgreSQL 14 writes RTE.
 ALIAS_LIST = (
     r"\{(?:RANGETBLENTRY|RTE) :alias \{ALIAS :aliasname \S+ :colnames "
@@ -24,3 +28,8 @@ WHOLE_ROW = ":varattno 0 "
 # An action of a MERGE: pg_depend has the columns that the action reads, and not the columns that
 # the action writes.
 MERGE_ACTION = "{MERGEACTION "
+
+
+def of_relations(pattern: str, oids: Iterable[int]) -> sql.Literal:
+    """Build the pattern that means these relations, any of them."""
+    return sql.Literal(pattern.replace("%s", f"(?:{'|'.join(map(str, oids))})"))

@@ -23,7 +23,7 @@ from migrations_playbook.swap.dependents.base import (
     Steps,
     describe_columns,
 )
-from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
+from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST, of_relations
 from migrations_playbook.swap.dependents.definitions.reading import Reading
 from migrations_playbook.swap.dependents.readers.renewal import (
     Copy,
@@ -154,9 +154,7 @@ COPIES_OF = sql.SQL("""
            c.relispopulated, pg_catalog.pg_get_viewdef(c.oid), m.amname, s.spcname,
            coalesce(c.reloptions, '{{}}'), pg_catalog.obj_description(c.oid, 'pg_class'),
            EXISTS (SELECT FROM pg_catalog.pg_rewrite w
-                     JOIN unnest(%s::oid[]) AS relation (oid)
-                       ON w.ev_action::text ~ replace(%s, '%%s', relation.oid::text)
-                    WHERE w.oid = r.rule),
+                    WHERE w.oid = r.rule AND w.ev_action::text ~ {alias_list}),
            r.called
       FROM (SELECT oid, rule, bool_or(direct) AS direct, bool_and(called) AS called FROM seen
              WHERE class = 'pg_catalog.pg_class'::regclass GROUP BY oid, rule) AS r
@@ -170,8 +168,10 @@ COPIES_OF = sql.SQL("""
 def _read_copies(connection: BaseDatabaseWrapper, pair: Pair) -> list[Copy]:
     rows = fetch_all(
         connection,
-        COPIES_OF.format(columns=COLUMNS, seen=SEEN),
-        [*seen_parameters(pair), *pair.columns, pair.oids, ALIAS_LIST],
+        COPIES_OF.format(
+            columns=COLUMNS, seen=SEEN, alias_list=of_relations(ALIAS_LIST, pair.oids)
+        ),
+        [*seen_parameters(pair), *pair.columns],
     )
     # A view without a text was dropped by another process while the query ran.
     return [Copy(*row) for row in rows if row[11] is not None]

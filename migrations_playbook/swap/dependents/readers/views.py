@@ -22,7 +22,7 @@ from migrations_playbook.swap.dependents.base import (
     with_options,
     without_semicolon,
 )
-from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST
+from migrations_playbook.swap.dependents.definitions.parse_trees import ALIAS_LIST, of_relations
 from migrations_playbook.swap.dependents.definitions.reading import Reading, read_bound
 
 VIEW, MATERIALIZED_VIEW = "v", "m"
@@ -112,8 +112,7 @@ def read_views(reading: Reading) -> Iterator[Dependent]:
     Lock: ACCESS EXCLUSIVE on each view, and on each table with such a rule.
     """
     pair, remade = reading.pair, reading.chain.oids
-    ours = f"(?:{'|'.join(map(str, pair.oids))})"
-    alias_list = sql.Literal(ALIAS_LIST.replace("%s", ours))
+    alias_list = of_relations(ALIAS_LIST, pair.oids)
     rows = read_bound(reading, "pg_rewrite", VIEWS, alias_list=alias_list)
     for each in (Query(*row) for row in rows):
         if each.relation in remade and not each.by_position:
