@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.another_type import type_of
 from tests.fixtures.database import Database
 from tests.fixtures.project import Project
 from tests.fixtures.tickets import past_the_triggers
@@ -58,12 +59,7 @@ def fresh() -> Iterator[Database]:
 
 
 def type_of_size(database: Database) -> str:
-    return str(
-        database.value(
-            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
-            "WHERE attrelid = 'shop_voucher'::regclass AND attname = 'size'"
-        )
-    )
+    return type_of(database, "shop_voucher", "size")
 
 
 def test_an_integer_becomes_a_bigint(

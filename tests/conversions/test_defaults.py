@@ -10,8 +10,7 @@ from django.db import connection
 from migrations_playbook import Shadow
 from migrations_playbook.expand.checks.tables import check_table
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.status import read as read_status
-from tests.conversions.test_facts import exchange
+from tests.fixtures.another_type import disagreements, exchange
 from tests.fixtures.database import Database
 from tests.fixtures.models_conversions import SIZES, Size
 from tests.fixtures.models_zoo import expand, fill
@@ -35,11 +34,6 @@ def inserted(database: Database, **values: Any) -> tuple[Any, Any]:
         "RETURNING size, size_big"
     )
     return rows[0][0], rows[0][1]
-
-
-def disagreements(replacement: Replacement) -> int | None:
-    (status,) = read_status("default", replacement)
-    return status.disagreements
 
 
 def test_of_a_new_row_the_side_that_was_given_counts_before_the_exchange_and_after_it(

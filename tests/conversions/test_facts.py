@@ -18,8 +18,9 @@ from migrations_playbook.phase import Phase, read_state
 from migrations_playbook.replacement import Replacement
 from migrations_playbook.shadow import Shadow
 from migrations_playbook.status import read as read_status
-from migrations_playbook.swap.play import mend, swap, verify
+from migrations_playbook.swap.play import mend, verify
 from migrations_playbook.swap.reports import Converted
+from tests.fixtures.another_type import disagreements, exchange
 from tests.fixtures.database import Database, wait_until
 from tests.fixtures.models_conversions import (
     ADDRESSES,
@@ -42,21 +43,10 @@ from tests.fixtures.tickets import past_the_triggers
 GOOD = "8a8f8a52-0000-4000-8000-000000000002"
 
 
-def exchange(replacement: Replacement, *, revert: bool = False) -> Converted:
-    *_, last = swap(replacement, using="default", revert=revert)
-    assert isinstance(last, Converted)
-    return last
-
-
 def filling(replacement: Replacement) -> Finished:
     *_, last = backfill(replacement, using="default")
     assert isinstance(last, Finished)
     return last
-
-
-def disagreements(replacement: Replacement) -> int | None:
-    (status,) = read_status("default", replacement)
-    return status.disagreements
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from django.db import connection
 
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.checks.register import declaration_errors
-from migrations_playbook.replacement import Replacement
-from migrations_playbook.swap.play import swap, verify
+from migrations_playbook.swap.play import verify
 from migrations_playbook.swap.reports import Converted
+from tests.fixtures.another_type import exchange, type_of
 from tests.fixtures.database import Database
 from tests.fixtures.models_ready_made import (
     CONVERSIONS,
@@ -44,12 +44,6 @@ def make_collation(database: Database, ready: Ready) -> None:
         database.run(CASE_INSENSITIVE)
 
 
-def exchange(replacement: Replacement, *, revert: bool = False) -> Converted:
-    *_, last = swap(replacement, using="default", revert=revert)
-    assert isinstance(last, Converted)
-    return last
-
-
 def write(database: Database, ready: Ready, pk: int, column: str, value: str) -> None:
     """A write of a release's, by SQL."""
     table = ready.model._meta.db_table
@@ -74,14 +68,6 @@ def assert_rows(database: Database, ready: Ready, expected: dict[int, tuple[str,
         list(expected),
     )
     assert {pk: (live, shadow) for pk, live, shadow in rows} == expected
-
-
-def live_type(database: Database, ready: Ready) -> Any:
-    return database.value(
-        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
-        "WHERE attrelid = %s::regclass AND attname = 'value'",
-        ready.model._meta.db_table,
-    )
 
 
 @pytest.mark.parametrize("ready", CONVERSIONS.values(), ids=CONVERSIONS)
@@ -110,7 +96,7 @@ def test_a_ready_made_conversion_is_kept_in_step_there_and_back(
     assert_rows(database, ready, {1: one, 2: two, 3: three})
 
     assert exchange(replacement).passed
-    assert live_type(database, ready) == ready.types[1]
+    assert type_of(database, model._meta.db_table, "value") == ready.types[1]
     assert_rows(database, ready, {1: one[::-1], 2: two[::-1], 3: three[::-1]})
     if ready.shadow.down is not None:
         write(database, ready, 3, "value", four[1])
@@ -122,7 +108,7 @@ def test_a_ready_made_conversion_is_kept_in_step_there_and_back(
     assert (verified.passed, verified.no_way_back) == (True, 0)
 
     assert exchange(replacement, revert=True).passed
-    assert live_type(database, ready) == ready.types[0]
+    assert type_of(database, model._meta.db_table, "value") == ready.types[0]
     assert_rows(database, ready, {1: one, 2: two, 3: three})
     assert exchange(replacement).passed
     if ready.stranded is not None:
