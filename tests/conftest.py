@@ -76,6 +76,12 @@ def empty_database() -> Iterator[Database]:
 
 
 @pytest.fixture
+def fresh() -> Iterator[Database]:
+    """A second database, with nothing in it."""
+    yield from Database.temporary()
+
+
+@pytest.fixture
 def database(template: str) -> Iterator[Database]:
     """A migrated database, expanded and empty, to which Django's default connection points."""
     yield from Database.temporary(template=template)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.fixtures.another_type import type_of
 from tests.fixtures.database import Database
-from tests.fixtures.project import Project
+from tests.fixtures.project import CLEAN, Project
 from tests.fixtures.tickets import past_the_triggers
 
 SIZE = "shop.Voucher.size_big"
 GARBAGE = "SELECT relname FROM pg_class WHERE relname LIKE 'pgtrigger%'"
-CLEAN = ("makemigrations", "--check", "--dry-run")
 RELEASE = """
 from django.db import models
 from django.db.models import F
@@ -50,12 +46,6 @@ voucher.save()
 voucher = Voucher.objects.get(pk=voucher.pk)
 print(voucher.size, voucher.size_big)
 """
-
-
-@pytest.fixture
-def fresh() -> Iterator[Database]:
-    """A second database, with nothing in it."""
-    yield from Database.temporary()
 
 
 def type_of_size(database: Database) -> str:

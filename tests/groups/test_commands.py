@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.database import Database
-from tests.fixtures.project import Project
+from tests.fixtures.project import CLEAN, Project
 
-CLEAN = ("makemigrations", "--check", "--dry-run")
 PLAIN = """
 from django.db import models
 from django.db.models.functions import Left, Upper
@@ -33,12 +31,6 @@ DECLARED = PLAIN + FIELDS + META.format(f"Group({CODE} {CHECKSUM})")
 ALONE = PLAIN + FIELD.format("new_code", 16) + META.format(f"[{CODE}]")
 ITS_OWN = "count(*) FILTER (WHERE {} = encode(sha256({}::bytea), 'hex'))"
 SHADOWS = f"SELECT {ITS_OWN.format('a_checksum', 'new_code')}, count(*) FROM shop_voucher"  # noqa: S608
-
-
-@pytest.fixture
-def fresh() -> Iterator[Database]:
-    """A second database, with nothing in it."""
-    yield from Database.temporary()
 
 
 @pytest.fixture

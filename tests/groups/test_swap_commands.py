@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from tests.fixtures.database import Database
-from tests.fixtures.project import Project
-from tests.groups.test_commands import CLEAN, DECLARED, ITS_OWN, PLAIN
+from tests.fixtures.project import CLEAN, Project
+from tests.groups.test_commands import DECLARED, ITS_OWN, PLAIN
 
 LIVE = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
 

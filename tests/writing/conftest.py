@@ -1,4 +1,4 @@
-"""A project with the migrations of every release, and a second database."""
+"""A project with the migrations of every release, and a database of its first one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.project import BEFORE, DECLARED, Project
-
-
-@pytest.fixture
-def fresh() -> Iterator[Database]:
-    """A second database, with nothing in it."""
-    yield from Database.temporary()
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,9 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.dumps import with_columns_sorted
-from tests.fixtures.project import BEFORE, DECLARED, SETTINGS, Project
+from tests.fixtures.project import BEFORE, CLEAN, DECLARED, SETTINGS, Project
 
 VOUCHERS = "shop.Voucher.new_code"
-CLEAN = ("makemigrations", "--check", "--dry-run")
 
 
 def rotated(database: Database) -> int:
