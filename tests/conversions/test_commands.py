@@ -115,7 +115,7 @@ def test_an_integer_becomes_a_bigint(
     project.manage(database, "playbook", "contract")
     project.manage(database, *CLEAN)
     project.manage(database, "migrate")
-    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    assert project.statuses(database) == []
     assert database.value("SELECT sum(size) FROM shop_voucher") == 5000000052
     assert database.fetch(GARBAGE) == []
     go_back_and_there_again(project, database, fresh)
@@ -154,11 +154,6 @@ MOVING = """
 """
 
 
-def next_of(project: Project, database: Database) -> str:
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
-    return str(status["next"])
-
-
 def test_a_column_is_renamed_with_both_names_served(
     tmp_path: Path, empty_database: Database
 ) -> None:
@@ -171,7 +166,7 @@ def test_a_column_is_renamed_with_both_names_served(
     project.manage(database, "playbook", "expand")
     project.manage(database, "migrate")
     project.manage(database, "playbook", "backfill")
-    assert "in the release that uses amount alone" in next_of(project, database)
+    assert "in the release that uses amount alone" in project.status(database)["next"]
     code, complaint = project.refusal(database, "playbook", "swap")
     assert (code, "both names are served, and nothing is exchanged" in complaint) == (1, True)
     assert "0 out of step" in project.manage(database, "playbook", "swap", "--verify")
@@ -185,7 +180,7 @@ def test_a_column_is_renamed_with_both_names_served(
     database.run("INSERT INTO shop_voucher (code, size) VALUES ('e', 5)")
     database.run("UPDATE shop_voucher SET amount = 6 WHERE code = 'a'")
     assert database.fetch(BOTH) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
-    assert "playbook contract shop.Voucher.amount" in next_of(project, database)
+    assert "playbook contract shop.Voucher.amount" in project.status(database)["next"]
     project.manage(database, "playbook", "contract", "shop.Voucher.amount")
     past_the_triggers(database, "UPDATE shop_voucher SET amount = NULL WHERE code = 'b'")
     code, complaint = project.refusal(database, "migrate")
@@ -197,7 +192,7 @@ def test_a_column_is_renamed_with_both_names_served(
     assert database.fetch(BOTH) == [(6, 6), (2, 2), (3, 3), (4, 4), (5, 5)]
     project.manage(database, "migrate")
     project.manage(database, *CLEAN)
-    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    assert project.statuses(database) == []
     amounts = database.fetch("SELECT amount FROM shop_voucher ORDER BY code")
     assert amounts == [(6,), (2,), (3,), (4,), (5,)]
     assert database.fetch(GARBAGE) == []
@@ -216,7 +211,7 @@ def move_back_and_there_again(project: Project, database: Database) -> None:
     database.run("UPDATE shop_voucher SET amount = 8 WHERE code = 'b'")
     database.run("INSERT INTO shop_voucher (code, size) VALUES ('f', 9)")
     assert database.fetch(BOTH) == [(7, 7), (8, 8), (3, 3), (4, 4), (5, 5), (9, 9)]
-    assert next_of(project, database) == "manage.py migrate"
+    assert project.status(database)["next"] == "manage.py migrate"
     assert "0 out of step" in project.manage(
         database, "playbook", "swap", "shop.Voucher.amount", "--verify"
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,17 +42,12 @@ def come_from_elsewhere(
     return project
 
 
-def status(project: Project, database: Database) -> Any:
-    (known,) = json.loads(project.manage(database, "playbook", "status", "--json"))
-    return known
-
-
 def contract(project: Project, database: Database) -> None:
     """Write the contract, and migrate a database that has had all before."""
     project.manage(database, "playbook", "contract")
     project.manage(database, "migrate", "--fake", "shop", "0001")
     project.manage(database, "migrate")
-    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    assert project.statuses(database) == []
     assert database.fetch(GARBAGE) == []
 
 
@@ -64,7 +57,7 @@ def test_before_the_swap_it_is_filled_and_swapped_back_and_forth(
     database = empty_database
     release = RELEASE.format(size="IntegerField")
     lost = come_from_elsewhere(tmp_path, database, declared=DECLARED, models=release, plays=())
-    known = status(lost, database)
+    known = lost.status(database)
     assert (known["live"], known["shadow"], known["rows_remaining"]) == ("size", "size_big", 3)
     assert known["next"] == f"manage.py playbook backfill {BIG}"
     lost.manage(database, "playbook", "backfill")
@@ -84,7 +77,7 @@ def test_swapped_it_is_named_until_its_contract(tmp_path: Path, empty_database: 
         models=RELEASE.format(size="BigIntegerField"),
         plays=("backfill", "swap"),
     )
-    assert status(lost, database)["phase"] == "swapped"
+    assert lost.status(database)["phase"] == "swapped"
     # A trigger that somebody has dropped is made anew as it was, with the types as they were.
     named = "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgtrigger_zz_sync_new%'"
     trigger = database.value(named)
@@ -108,11 +101,11 @@ def test_a_column_that_moves_is_named_by_whoever_knows_the_new_name(
     lost = come_from_elsewhere(
         tmp_path, database, declared=NAMED + OLD + NEW + MOVING, models=NAMED + NEW, plays=()
     )
-    known = status(lost, database)
+    known = lost.status(database)
     assert (known["live"], known["shadow"], known["rows_remaining"]) == ("size", "amount", 3)
     lost.manage(database, "playbook", "backfill")
     database.run("INSERT INTO shop_voucher (code, size) VALUES ('d', 4)")
-    assert f"manage.py playbook contract {AMOUNT}" in status(lost, database)["next"]
+    assert f"manage.py playbook contract {AMOUNT}" in lost.status(database)["next"]
     contract(lost, database)
     assert database.value("SELECT sum(amount) FROM shop_voucher") == 10
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,7 @@ def test_a_group_is_expanded_and_filled_as_one(project: Project, empty_database:
     assert "0002_expand_voucher_new_code" in project.manage(database, "playbook", "expand")
     project.manage(database, *CLEAN)
     project.manage(database, "migrate")
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["phase"], status["rows_remaining"]) == ("expanded", 9)
     assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
     assert "code <- new_code, checksum <- a_checksum" in project.manage(
@@ -68,7 +67,7 @@ def test_a_group_is_expanded_and_filled_as_one(project: Project, empty_database:
     filled = project.manage(database, "playbook", "backfill", "shop.Voucher.a_checksum")
     assert "Filled 9 rows" in filled
     assert database.fetch(SHADOWS) == [(9, 9)]
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["phase"], status["rows_remaining"]) == ("filled", 0)
     assert status["next"] == "manage.py playbook swap shop.Voucher.new_code"
     project.manage(database, "migrate", "shop", "0001")
@@ -188,7 +187,7 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
     project.manage(database, "playbook", "forget", "shop.Voucher.a_checksum")
     project.manage(database, *CLEAN)
     project.manage(database, "migrate")
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert "playbook contract shop.Voucher.new_code" in status["next"]
     project.manage(database, "playbook", "contract")
     project.manage(database, "migrate")
@@ -196,7 +195,7 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
     assert database.fetch(lives) == [(9, 9)]
     ours = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
     assert database.fetch(ours) == []
-    assert json.loads(project.manage(database, "playbook", "status", "--json")) == []
+    assert project.statuses(database) == []
 
 
 def test_a_follower_joins_a_shadow_that_is_filled_already(
@@ -267,7 +266,7 @@ def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
 
     for path in (project.folder / "shop" / "migrations").glob("000[23]*.py"):
         path.unlink()
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["shadow"], status["phase"]) == ("new_code", "filled")
     assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
     project.manage(database, "playbook", "swap", "shop.Voucher.a_checksum")
@@ -293,7 +292,7 @@ def test_a_group_that_only_its_quarantines_know_is_exchanged_back_whole(
     for (name,) in database.fetch("SELECT tgname FROM pg_trigger WHERE tgname ~ '^pgtrigger'"):
         database.run(f"DROP TRIGGER {name} ON shop_voucher")
 
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["shadow"], status["phase"]) == ("new_code", "swapped")
     assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
     project.manage(database, "playbook", "swap", "--verify")
@@ -309,7 +308,7 @@ def test_a_group_that_only_its_quarantines_know_is_exchanged_back_whole(
     assert (database.fetch(was), database.fetch(shadows)) == (leaked, fresh)
 
     # The remembering triggers know it, too.
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["shadow"], status["phase"]) == ("new_code", "expanded")
     assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
 

@@ -40,7 +40,7 @@ def test_a_group_goes_from_its_declaration_to_its_contract(
     )
     swapped = json.loads(project.manage(database, "playbook", "swap", "--json"))
     assert (swapped["passed"], swapped["members"]["checksum"]["astray"]) == (True, 0)
-    (status,) = json.loads(project.manage(database, "playbook", "status", "--json"))
+    status = project.status(database)
     assert (status["phase"], status["problems"], status["stale_writes"]) == ("swapped", [], 0)
     assert status["next"].startswith("manage.py playbook forget shop.Voucher.new_code")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,6 @@ def played(declared: Project, database: Database, *plays: str) -> None:
         declared.manage(database, "playbook", *play.split())
 
 
-def status(project: Project, database: Database) -> dict[str, object]:
-    (known,) = json.loads(project.manage(database, "playbook", "status", "--json"))
-    assert isinstance(known, dict)
-    return known
-
-
 @pytest.mark.parametrize("pruned", [False, True], ids=["triggers", "pruned"])
 def test_swapped_it_is_named_until_a_contract_that_a_fresh_database_runs_too(
     declared: Project, lost: Project, old: Database, fresh: Database, *, pruned: bool
@@ -47,7 +40,7 @@ def test_swapped_it_is_named_until_a_contract_that_a_fresh_database_runs_too(
     played(declared, old, "backfill", "swap")
     if pruned:
         lost.manage(old, "pgtrigger", "install")
-    known = status(lost, old)
+    known = lost.status(old)
     assert (known["model"], known["live"], known["shadow"], known["phase"]) == (
         "shop.Voucher",
         "code",
@@ -60,7 +53,7 @@ def test_swapped_it_is_named_until_a_contract_that_a_fresh_database_runs_too(
     assert "0002_contract_voucher_new_code.py" in lost.manage(old, "playbook", "contract")
     lost.manage(old, "migrate", "--fake", "shop", "0001")
     lost.manage(old, "migrate")
-    assert json.loads(lost.manage(old, "playbook", "status", "--json")) == []
+    assert lost.statuses(old) == []
     assert old.value(LEAKED) == 0
     lost.manage(fresh, "migrate")
     # django-pgtrigger never drops a function of its own, that of a pruned trigger neither.
@@ -73,13 +66,13 @@ def test_before_the_swap_it_is_filled_and_swapped_as_ever(
     declared: Project, lost: Project, old: Database
 ) -> None:
     played(declared, old)
-    assert status(lost, old)["next"] == f"manage.py playbook backfill {VOUCHERS}"
+    assert lost.status(old)["next"] == f"manage.py playbook backfill {VOUCHERS}"
     lost.manage(old, "playbook", "backfill")
     lost.manage(old, "playbook", "swap")
     assert old.value(LEAKED) == 0
     lost.manage(old, "playbook", "swap", VOUCHERS, "--revert")
     assert old.value(LEAKED) == 3
-    assert status(lost, old)["phase"] == "filled"
+    assert lost.status(old)["phase"] == "filled"
 
 
 def test_a_value_that_nothing_knows_is_not_made_up(
@@ -102,11 +95,11 @@ def test_of_a_table_without_a_model_the_column_is_named_too(
 ) -> None:
     played(declared, old, "backfill", "swap")
     lost.write("settings.py", SETTINGS.replace(', "shop"', ""))
-    known = status(lost, old)
+    known = lost.status(old)
     assert (known["model"], known["shadow"]) == ("public.shop_voucher", "new_code")
     statement = str(known["next"]).partition("by hand: ")[2]
     old.run(statement)
-    assert json.loads(lost.manage(old, "playbook", "status", "--json")) == []
+    assert lost.statuses(old) == []
     old.run("INSERT INTO shop_voucher (code) VALUES ('written later')")
 
 
@@ -116,10 +109,10 @@ def test_in_a_tenants_schema_it_is_named_with_the_schema_and_only_where_it_is_un
     played(declared, old)
     old.run("CREATE SCHEMA tenant")
     old.run("ALTER TABLE shop_voucher SET SCHEMA tenant")
-    assert status(lost, old)["next"] == f"manage.py playbook backfill {VOUCHERS} --schema tenant"
+    assert lost.status(old)["next"] == f"manage.py playbook backfill {VOUCHERS} --schema tenant"
     lost.manage(old, "playbook", "backfill", VOUCHERS, "--schema", "tenant")
     assert old.value("SELECT count(*) FROM tenant.shop_voucher WHERE new_code IS NULL") == 0
-    assert status(declared, old)["phase"] == "none"
+    assert declared.status(old)["phase"] == "none"
 
 
 def test_columns_and_triggers_of_others_are_none_of_ours(lost: Project, old: Database) -> None:
@@ -133,7 +126,7 @@ def test_columns_and_triggers_of_others_are_none_of_ours(lost: Project, old: Dat
         "CREATE TRIGGER pgtrigger_fill_x BEFORE INSERT ON shop_voucher FOR EACH ROW "
         "WHEN (NEW.new_code IS NULL AND NEW.code IS NOT NULL) EXECUTE FUNCTION pgtrigger_fill_x()"
     )
-    assert json.loads(lost.manage(old, "playbook", "status", "--json")) == []
+    assert lost.statuses(old) == []
 
 
 def test_a_field_that_is_still_there_is_forgotten_first(

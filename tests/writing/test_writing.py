@@ -43,7 +43,7 @@ def test_from_the_declaration_to_the_contract(tmp_path: Path, old: Database) -> 
     project.manage(old, *CLEAN)
     project.manage(old, "migrate")
     # No model declares it any more; the database still has the leaked values.
-    (known,) = json.loads(project.manage(old, "playbook", "status", "--json"))
+    known = project.status(old)
     assert (known["phase"], known["shadow"]) == ("swapped", "new_code")
     assert f"manage.py playbook contract {VOUCHERS}" in known["next"]
     assert "Verified 3 of 3 rows" in project.manage(old, "playbook", "swap", VOUCHERS, "--verify")
@@ -52,7 +52,7 @@ def test_from_the_declaration_to_the_contract(tmp_path: Path, old: Database) -> 
     project.manage(old, *CLEAN)
     assert "manage.py migrate" in project.manage(old, "playbook", "status")
     project.manage(old, "migrate")
-    assert json.loads(project.manage(old, "playbook", "status", "--json")) == []
+    assert project.statuses(old) == []
     assert rotated(old) == 3
     # django-pgtrigger keeps one function for all its triggers, and never drops it.
     old.run("DROP FUNCTION _pgtrigger_should_ignore")
