@@ -33,8 +33,7 @@ def test_a_job_fills_for_its_time_and_asks_for_the_next_until_nothing_is_left(
         "INSERT INTO shop_voucher (code) SELECT 'code' || n FROM generate_series(1, 5000) AS n"
     )
     project.write_models(DECLARED)
-    project.manage(empty_database, "playbook", "expand")
-    project.manage(empty_database, "migrate")
+    project.play(empty_database, "expand")
 
     # So little time that one job cannot do it; and without a rest to feel the site first.
     short = sample("procrastinate").replace("seconds=240", "seconds=0.01, limits=None")

@@ -163,9 +163,7 @@ def test_a_column_is_renamed_with_both_names_served(
     project.manage(database, "migrate")
     database.run("INSERT INTO shop_voucher (code, size) VALUES ('a', 1), ('b', 2), ('c', 3)")
     project.write_models(NAMED + OLD + NEW + MOVING)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
+    project.play(database, "expand", "backfill")
     assert "in the release that uses amount alone" in project.status(database)["next"]
     code, complaint = project.refusal(database, "playbook", "swap")
     assert (code, "both names are served, and nothing is exchanged" in complaint) == (1, True)

@@ -34,8 +34,7 @@ def come_from_elsewhere(
         "INSERT INTO shop_voucher (code, size) SELECT i::text, i FROM generate_series(1, 3) AS i; "
         "ALTER TABLE shop_voucher ENABLE TRIGGER USER"
     )
-    for play in plays:
-        elsewhere.manage(database, "playbook", play)
+    elsewhere.play(database, *plays)
     project = Project.make(folder / "project")
     project.write_models(models)
     project.manage(None, "makemigrations", "shop")

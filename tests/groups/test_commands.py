@@ -164,9 +164,7 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
 ) -> None:
     database = empty_database
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
+    project.play(database, "expand", "backfill")
     removal = "shop/migrations/0003_removal.py"
     said = []
     for swapped in (False, True):
@@ -189,8 +187,7 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
     project.manage(database, "migrate")
     status = project.status(database)
     assert "playbook contract shop.Voucher.new_code" in status["next"]
-    project.manage(database, "playbook", "contract")
-    project.manage(database, "migrate")
+    project.play(database, "contract")
     assert columns_of(database) == ["checksum", "code", "id"]
     assert database.fetch(lives) == [(9, 9)]
     ours = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
@@ -203,9 +200,7 @@ def test_a_follower_joins_a_shadow_that_is_filled_already(
 ) -> None:
     database = empty_database
     project.write_models(ALONE)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
+    project.play(database, "expand", "backfill")
     database.run("CREATE TABLE was AS SELECT id, new_code FROM shop_voucher")
     project.write_models(DECLARED)
     project.manage(database, "playbook", "expand")
@@ -222,10 +217,7 @@ def test_a_follower_does_not_join_a_shadow_that_is_swapped(
 ) -> None:
     database = empty_database
     project.write_models(ALONE)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
-    project.manage(database, "playbook", "swap")
+    project.play(database, "expand", "backfill", "swap")
     project.write_models(DECLARED)
     project.manage(database, "makemigrations", "shop")
     before = database.dump()
@@ -238,10 +230,7 @@ def test_a_follower_does_not_join_a_shadow_that_is_swapped(
     project.write_models(ALONE)
     project.manage(database, "playbook", "swap", "--revert")
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
-    project.manage(database, "playbook", "swap")
+    project.play(database, "expand", "backfill", "swap")
     live = ITS_OWN.format("checksum", "code")
     assert database.value(f"SELECT {live} FROM shop_voucher WHERE length(code) = 16") == 9  # noqa: S608
 
@@ -251,11 +240,9 @@ def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
 ) -> None:
     database = empty_database
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
+    project.play(database, "expand")
     project.write_models(PLAIN)
-    project.manage(database, "playbook", "forget")
-    project.manage(database, "migrate")
+    project.play(database, "forget")
     for (name,) in database.fetch("SELECT tgname FROM pg_trigger WHERE tgname ~ '^pgtrigger'"):
         database.run(f"DROP TRIGGER {name} ON shop_voucher")
     database.run("INSERT INTO shop_voucher (code, checksum) VALUES ('pruned', 'pruned')")
@@ -272,8 +259,7 @@ def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
     project.manage(database, "playbook", "swap", "shop.Voucher.a_checksum")
     lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
     assert database.fetch(lives) == [(11, 11)]
-    project.manage(database, "playbook", "contract")
-    project.manage(database, "migrate")
+    project.play(database, "contract")
     assert columns_of(database) == ["checksum", "code", "id"]
 
 
@@ -282,10 +268,7 @@ def test_a_group_that_only_its_quarantines_know_is_exchanged_back_whole(
 ) -> None:
     database = empty_database
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
-    project.manage(database, "playbook", "swap")
+    project.play(database, "expand", "backfill", "swap")
     project.write_models(PLAIN)
     for path in (project.folder / "shop" / "migrations").glob("0002*.py"):
         path.unlink()
@@ -316,8 +299,7 @@ def test_a_group_that_only_its_quarantines_know_is_exchanged_back_whole(
 def test_a_member_does_not_leave_the_group(project: Project, empty_database: Database) -> None:
     database = empty_database
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
+    project.play(database, "expand")
     project.write_models(ALONE)
     project.manage(database, "makemigrations", "shop")
     code, complaint = project.refusal(database, "migrate")

@@ -24,9 +24,7 @@ def test_a_group_goes_from_its_declaration_to_its_contract(
         "SELECT i::text, encode(sha256(i::text::bytea), 'hex') FROM generate_series(1, 9) AS i"
     )
     project.write_models(DECLARED)
-    project.manage(database, "playbook", "expand")
-    project.manage(database, "migrate")
-    project.manage(database, "playbook", "backfill")
+    project.play(database, "expand", "backfill")
 
     assert "-- Exchanged together: code <- new_code, checksum <- a_checksum\n" in project.manage(
         database, "playbook", "swap", "--dry-run"
@@ -45,14 +43,12 @@ def test_a_group_goes_from_its_declaration_to_its_contract(
     assert status["next"].startswith("manage.py playbook forget shop.Voucher.new_code")
 
     project.write_models(PLAIN)
-    project.manage(database, "playbook", "forget")
-    project.manage(database, "migrate")
+    project.play(database, "forget")
     project.manage(database, *CLEAN)
     assert "0 not made of their code" in project.manage(
         database, "playbook", "swap", "shop.Voucher.a_checksum", "--verify"
     )
-    project.manage(database, "playbook", "contract")
-    project.manage(database, "migrate")
+    project.play(database, "contract")
     project.manage(database, *CLEAN)
     assert database.fetch(LIVE) == [(9, 9)]
     assert database.value("SELECT count(*) FROM shop_voucher WHERE length(code) = 16") == 9

@@ -74,8 +74,7 @@ def test_from_the_page_to_the_contract(
     assert "shop/invitations_migrations" in project.manage(old, "playbook", "forget")
     project.manage(old, "migrate")
     assert INVITATIONS in project.manage(old, "playbook", "status")
-    project.manage(old, "playbook", "contract")
-    project.manage(old, "migrate")
+    project.play(old, "contract")
     assert old.value(leaked) == 0
     old.run("DROP FUNCTION _pgtrigger_should_ignore")
     assert with_columns_sorted(old.dump()) == with_columns_sorted(before)

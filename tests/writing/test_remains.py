@@ -29,8 +29,7 @@ def lost(tmp_path: Path) -> Project:
 def played(declared: Project, database: Database, *plays: str) -> None:
     """Play in another project that the database comes from."""
     declared.manage(database, "migrate")
-    for play in plays:
-        declared.manage(database, "playbook", *play.split())
+    declared.play(database, *plays)
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["triggers", "pruned"])
