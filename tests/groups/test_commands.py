@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ DECLARED = PLAIN + FIELDS + META.format(f"Group({CODE} {CHECKSUM})")
 ALONE = PLAIN + FIELD.format("new_code", 16) + META.format(f"[{CODE}]")
 ITS_OWN = "count(*) FILTER (WHERE {} = encode(sha256({}::bytea), 'hex'))"
 SHADOWS = f"SELECT {ITS_OWN.format('a_checksum', 'new_code')}, count(*) FROM shop_voucher"  # noqa: S608
+LIVES = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
+OURS = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
 
 
 @pytest.fixture
@@ -72,6 +75,43 @@ def test_a_group_is_expanded_and_filled_as_one(project: Project, empty_database:
     assert status["next"] == "manage.py playbook swap shop.Voucher.new_code"
     project.manage(database, "migrate", "shop", "0001")
     assert columns_of(database) == ["checksum", "code", "id"]
+
+
+def test_a_group_goes_from_its_declaration_to_its_contract(
+    project: Project, empty_database: Database
+) -> None:
+    database = empty_database
+    project.write_models(DECLARED)
+    project.play(database, "expand", "backfill")
+
+    assert "-- Exchanged together: code <- new_code, checksum <- a_checksum\n" in project.manage(
+        database, "playbook", "swap", "--dry-run"
+    )
+    # Told a member, the whole group is played.
+    said = project.manage(database, "playbook", "swap", "shop.Voucher.a_checksum")
+    assert "Exchanged code and checksum: the lock was held" in said
+    assert database.fetch(LIVES) == [(9, 9)]
+    assert "Exchanged back code and checksum" in project.manage(
+        database, "playbook", "swap", "--revert"
+    )
+    swapped = json.loads(project.manage(database, "playbook", "swap", "--json"))
+    assert (swapped["passed"], swapped["members"]["checksum"]["astray"]) == (True, 0)
+    status = project.status(database)
+    assert (status["phase"], status["problems"], status["stale_writes"]) == ("swapped", [], 0)
+    assert status["next"].startswith("manage.py playbook forget shop.Voucher.new_code")
+
+    project.write_models(PLAIN)
+    project.play(database, "forget")
+    project.manage(database, *CLEAN)
+    assert "0 not made of their code" in project.manage(
+        database, "playbook", "swap", "shop.Voucher.a_checksum", "--verify"
+    )
+    project.play(database, "contract")
+    project.manage(database, *CLEAN)
+    assert database.fetch(LIVES) == [(9, 9)]
+    assert database.value("SELECT count(*) FROM shop_voucher WHERE length(code) = 16") == 9
+    assert database.memory() == []
+    assert database.fetch(OURS) == []
 
 
 def test_makemigrations_expands_forgets_and_drops_a_group_as_one(
@@ -142,8 +182,7 @@ def test_a_small_table_is_filled_and_swapped_by_migrate(
     )
     database.run("CREATE TABLE was AS SELECT * FROM shop_voucher")
     project.manage(database, "migrate")
-    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
-    assert database.fetch(lives) == [(9, 9)]
+    assert database.fetch(LIVES) == [(9, 9)]
     same = "SELECT count(*) FROM was JOIN shop_voucher AS now USING (id) WHERE {0}.{1} = {2}.{1}"
     assert database.value(same.format("was", "code", "now")) == 0
     assert database.value(same.format("was", "checksum", "now")) == 0
@@ -179,8 +218,7 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
         (project.folder / removal).unlink()
     assert all("holds the fresh values" in each for each in said[:2])
     assert all("is filled and exchanged together with others" in each for each in said[2:])
-    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
-    assert database.fetch(lives) == [(9, 9)]
+    assert database.fetch(LIVES) == [(9, 9)]
     project.write_models(PLAIN)
     project.manage(database, "playbook", "forget", "shop.Voucher.a_checksum")
     project.manage(database, *CLEAN)
@@ -189,9 +227,8 @@ def test_a_group_is_swapped_forgotten_and_contracted_and_no_member_is_removed_be
     assert "playbook contract shop.Voucher.new_code" in status["next"]
     project.play(database, "contract")
     assert columns_of(database) == ["checksum", "code", "id"]
-    assert database.fetch(lives) == [(9, 9)]
-    ours = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
-    assert database.fetch(ours) == []
+    assert database.fetch(LIVES) == [(9, 9)]
+    assert database.fetch(OURS) == []
     assert project.statuses(database) == []
 
 
@@ -257,8 +294,7 @@ def test_a_group_that_only_migrations_or_the_database_know_is_played_on(
     assert (status["shadow"], status["phase"]) == ("new_code", "filled")
     assert status["together_with"] == [{"live": "checksum", "shadow": "a_checksum"}]
     project.manage(database, "playbook", "swap", "shop.Voucher.a_checksum")
-    lives = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
-    assert database.fetch(lives) == [(11, 11)]
+    assert database.fetch(LIVES) == [(11, 11)]
     project.play(database, "contract")
     assert columns_of(database) == ["checksum", "code", "id"]
 
