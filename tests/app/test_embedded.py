@@ -19,7 +19,7 @@ import pytest
 from app.embedded.programs import ServerError
 from app.embedded.server import Cluster
 from tests.fixtures.database import wait_until
-from tests.fixtures.nursery import run_program
+from tests.fixtures.nursery import Program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -102,8 +102,8 @@ def kill_server(cluster: Cluster) -> int:
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     chosen = ("DATABASE_URL", "EMBEDDED_POSTGRES_VERSION")
     inherited = {name: value for name, value in os.environ.items() if name not in chosen}
-    program = ["manage.py", *arguments]
-    return run_program(program, cwd=ROOT, env=inherited | environment, timeout=60)
+    program = Program(["manage.py", *arguments], cwd=ROOT, env=inherited | environment)
+    return program.complete(timeout=60)
 
 
 def as_server_user(data_dir: Path) -> dict[str, Any]:

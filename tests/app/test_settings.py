@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.nursery import run_program
+from tests.fixtures.nursery import Program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -15,7 +15,7 @@ OTHERS = "DATABASE_URL", "DJANGO_SECRET_KEY", "DJANGO_DEBUG", "DJANGO_ALLOWED_HO
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in OTHERS}
-    return run_program(arguments, cwd=ROOT, env=inherited | environment, timeout=60)
+    return Program(arguments, cwd=ROOT, env=inherited | environment).complete(timeout=60)
 
 
 def setting(name: str, **environment: str) -> str:
