@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
-from migrations_playbook.backfill.events import Batch
+from migrations_playbook.backfill.events import Batch, Event
 from migrations_playbook.backfill.pacing.pace import Pace
 from migrations_playbook.backfill.play import Options, backfill
 from migrations_playbook.errors import PlaybookError
@@ -38,12 +40,18 @@ def access(empty_database: Database) -> Replacement:
     return access
 
 
+def begin(access: Replacement, workers: int) -> Generator[Event, None, None]:
+    """A backfill in small batches, whose first one is done; what is left of its events."""
+    options = Options(workers=workers, limits=None, vacuum_every=0, pace=Pace(batch_size=10))
+    events = backfill(access, using="default", options=options)
+    assert any(isinstance(event, Batch) for event in events)
+    return events
+
+
 def test_a_backfill_whose_workers_are_killed_goes_on_and_fills_whole_rows(
     empty_database: Database, access: Replacement
 ) -> None:
-    options = Options(workers=2, limits=None, vacuum_every=0, pace=Pace(batch_size=10))
-    events = backfill(access, using="default", options=options)
-    assert any(isinstance(event, Batch) for event in events)
+    events = begin(access, workers=2)
     empty_database.fetch(WORKERS)
     empty_database.run("CREATE TABLE was AS SELECT id, new_token FROM zoo_access")
     assert empty_database.value(LEFT) > 0
@@ -60,9 +68,7 @@ def test_a_backfill_whose_workers_are_killed_goes_on_and_fills_whole_rows(
 def test_a_backfill_that_is_stopped_is_gone_on_with_by_any_members_name(
     empty_database: Database, access: Replacement
 ) -> None:
-    options = Options(workers=1, limits=None, vacuum_every=0, pace=Pace(batch_size=10))
-    events = backfill(access, using="default", options=options)
-    assert any(isinstance(event, Batch) for event in events)
+    events = begin(access, workers=1)
     events.close()
     left = int(empty_database.value(LEFT))
     assert 0 < left < ROWS + 3
