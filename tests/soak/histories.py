@@ -27,6 +27,7 @@ from tests.fixtures.server import throwaway_server
 from tests.soak.oracle import insist
 from tests.soak.run import run_at_length, run_histories
 from tests.soak.stage import BOTH, OLD, Stage, instant
+from tests.soak.statements import session_ended
 
 CONTRACT = "tests.releases.n3.migrations"
 UNSWAPPED = ("expanded", "reverted")
@@ -293,7 +294,7 @@ class History(Stage):
 
     def backfill(self, killed: int | None) -> None:
         """Fill in batches of one row; a kill leaves some rows."""
-        with self.ended(killed):
+        with session_ended(self.database, killed):
             code = self.play(*BACKFILL, "--workers=1", "--batch-size=1")
         insist(code in (0, TRY_AGAIN if killed else 0), f"backfill: {code}")
         self.oracle.fill(self.read(), whole=code == 0)
@@ -301,7 +302,7 @@ class History(Stage):
 
     def exchange(self, *option: str, killed: int | None) -> None:
         """Swap or revert; where it was killed, the catalog tells whether it was done."""
-        with self.ended(killed):
+        with session_ended(self.database, killed):
             code = self.play(*SWAP, *option)
         insist(code in (0, TRY_AGAIN if killed else 0), f"swap {option}: {code}")
         now, was_swapped = self.read(), self.oracle.stands == "swapped"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import ClassVar
@@ -19,7 +19,6 @@ from psycopg import sql
 
 from tests.fixtures.database import Database
 from tests.soak.oracle import Oracle, Row, Rows, insist
-from tests.soak.statements import session_ended
 
 # The columns that a release writes: N and N+2, and N+1.
 OLD = ("token", "redeemed_at")
@@ -63,15 +62,6 @@ class Stage(RuleBasedStateMachine):
         self.values = 0
         self.contracted = False
         self.killed = False
-
-    @contextmanager
-    def ended(self, at: int | None) -> Iterator[None]:
-        """Within this context the session that runs the given statement is ended."""
-        if at is None:
-            yield
-        else:
-            with session_ended(self.database, at):
-                yield
 
     def play(self, *command: str) -> int:
         """Run a command; return its exit code. Anything but a sentence is a traceback."""

@@ -95,8 +95,15 @@ class Killer:
 
 
 @contextmanager
-def session_ended(database: Database, at: int) -> Iterator[None]:
-    """Within this context the session that runs the n-th statement is ended before it, once."""
+def session_ended(database: Database, at: int | None) -> Iterator[None]:
+    """Within this context the session that runs the n-th statement is ended before it, once.
+
+    Arguments:
+        at: the n; None ends no session.
+    """
+    if at is None:
+        yield
+        return
     numbers = itertools.count(1)
     with Killer(database) as killer:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -141,10 +141,9 @@ class Stage(RuleBasedStateMachine):
 
     def play(self, name: str, action: Callable[[], None], killed: int | None) -> str:
         """Play; return the name of the error, or `done`; `TryAgain` where the session was ended."""
-        ending = nullcontext() if killed is None else session_ended(self.database, killed)
         code = "done"
         try:
-            with ending:
+            with session_ended(self.database, killed):
                 action()
         except (PlaybookError, DatabaseError) as error:
             refused = isinstance(error, PlaybookError) and not isinstance(error, TryAgain)
