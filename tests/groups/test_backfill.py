@@ -16,6 +16,7 @@ from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database
 from tests.fixtures.models_groups import ACCESS, Access
 from tests.fixtures.models_zoo import expand, fill
+from tests.fixtures.tickets import past_the_triggers
 from tests.groups.test_triggers import ASTRAY
 
 ROWS = 2000
@@ -30,13 +31,12 @@ WORKERS = """
 def access(empty_database: Database) -> Replacement:
     """A group whose table has rows from before the expand."""
     access = expand(Access, ACCESS.members[0])
-    with empty_database.connect(autocommit=True) as session:
-        session.execute("SET session_replication_role = replica")
-        session.execute(
-            "INSERT INTO zoo_access (token, token_checksum, note) "
-            "SELECT 't' || n, 'c' || n, '' FROM generate_series(1, %s) AS n",
-            [ROWS],
-        )
+    past_the_triggers(
+        empty_database,
+        "INSERT INTO zoo_access (token, token_checksum, note) "
+        "SELECT 't' || n, 'c' || n, '' FROM generate_series(1, %s) AS n",
+        ROWS,
+    )
     return access
 
 
