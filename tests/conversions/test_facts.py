@@ -36,6 +36,7 @@ from tests.fixtures.models_conversions import (
     Reference,
     Secret,
     Size,
+    sizes_of,
 )
 from tests.fixtures.models_zoo import expand, fill
 from tests.fixtures.tickets import past_the_triggers
@@ -52,11 +53,6 @@ def filling(replacement: Replacement) -> Finished:
 @pytest.fixture
 def sizes(empty_database: Database) -> Replacement:
     return expand(Size, SIZES)
-
-
-def sizes_of(database: Database, pk: int = 1) -> tuple[Any, Any]:
-    (found,) = database.fetch("SELECT size, size_big FROM zoo_size WHERE id = %s", pk)
-    return found[0], found[1]
 
 
 def add_trigger(database: Database, name: str, body: str) -> None:

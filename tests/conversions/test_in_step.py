@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from migrations_playbook.replacement import Replacement
-from migrations_playbook.status import read as read_status
+from tests.fixtures.another_type import disagreements, type_of
 from tests.fixtures.database import Database, wait_until_blocked
-from tests.fixtures.models_conversions import ADDRESSES, SIZES, Address, Size
+from tests.fixtures.models_conversions import ADDRESSES, SIZES, Address, Size, sizes_of
 from tests.fixtures.models_zoo import expand, fill, play
-
-
-def sizes_of(database: Database, pk: int) -> tuple[Any, ...]:
-    """The two columns of a row, by the names they have now."""
-    (found,) = database.fetch("SELECT size, size_big FROM zoo_size WHERE id = %s", pk)
-    return tuple(found)
-
-
-def type_of(database: Database) -> Any:
-    return database.value("SELECT pg_typeof(size)::text FROM zoo_size LIMIT 1")
 
 
 @pytest.fixture
@@ -51,13 +39,13 @@ def test_an_exchange_and_its_revert_keep_the_columns_in_step(
         # A session that has run the trigger's function before.
         old.execute("UPDATE zoo_size SET size = 5 WHERE id = 1")
         play(sizes)
-        assert type_of(empty_database) == "bigint"
+        assert type_of(empty_database, "zoo_size", "size") == "bigint"
         old.execute("UPDATE zoo_size SET size = 10 WHERE id = 1")
         old.execute("UPDATE zoo_size SET size_big = 11 WHERE id = 2")
         assert sizes_of(empty_database, 1) == (10, 10)
         assert sizes_of(empty_database, 2) == (11, 11)
         play(sizes, revert=True)
-        assert type_of(empty_database) == "integer"
+        assert type_of(empty_database, "zoo_size", "size") == "integer"
         old.execute("UPDATE zoo_size SET size = 12 WHERE id = 1")
         assert sizes_of(empty_database, 1) == (12, 12)
 
@@ -121,5 +109,4 @@ def test_the_four_cases_are_those_of_the_page(empty_database: Database) -> None:
             empty_database.run(f"UPDATE zoo_address SET {written} WHERE id = 1")  # noqa: S608 - a test's table
             found = "SELECT email, email_lower FROM zoo_address WHERE id = 1"
             assert empty_database.fetch(found) == [both]
-    (status,) = read_status("default", addresses)
-    assert status.disagreements == 1
+    assert disagreements(addresses) == 1
