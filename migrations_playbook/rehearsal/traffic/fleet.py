@@ -73,6 +73,11 @@ class ClientProcess:
         if not self.popen.stdin.closed:
             self.popen.stdin.close()
 
+    def kill(self) -> None:
+        """End the process without ceremony, and wait for the end."""
+        self.popen.kill()
+        self.popen.wait()
+
     def problem(self) -> str | None:
         """Say how the process failed; None when it ended as it should."""
         for thread in self._threads:
@@ -116,8 +121,7 @@ class Fleets:
         self._processes.append(process)
         yield from self._until(process.ready.is_set)
         if not process.ready.is_set() or popen.poll() is not None:
-            popen.kill()
-            popen.wait()
+            process.kill()
             raise PlaybookError(f"Release {release} did not come up: {process.problem()}.")
 
     def leave(self, release: Release, count: int = 1) -> Generator[None, None, None]:
@@ -130,8 +134,7 @@ class Fleets:
         for each in leaving:
             self._processes.remove(each)
             if each.popen.poll() is None:
-                each.popen.kill()
-                each.popen.wait()
+                each.kill()
             if problem := each.problem():
                 self.problems.append(problem)
 
@@ -143,8 +146,7 @@ class Fleets:
     def kill_all(self) -> None:
         """End the remaining processes, without ceremony."""
         for each in self._processes:
-            each.popen.kill()
-            each.popen.wait()
+            each.kill()
             each.problem()
 
     def list_keys(self) -> list[str]:
