@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures.database import Database
 from tests.fixtures.dumps import with_columns_sorted
-from tests.fixtures.project import BEFORE, SETTINGS, Project
+from tests.fixtures.project import BEFORE, CLEAN, SETTINGS, Project
 
 VOUCHERS = "shop.Voucher.new_code"
 LEAKED = (
@@ -48,7 +48,7 @@ def test_swapped_it_is_named_until_a_contract_that_a_fresh_database_runs_too(
     )
     assert f"manage.py playbook contract {VOUCHERS}" in str(known["next"])
     assert "Verified 3 of 3 rows" in lost.manage(old, "playbook", "swap", VOUCHERS, "--verify")
-    lost.run(old, "makemigrations", "--check")
+    lost.manage(old, *CLEAN)
     assert "0002_contract_voucher_new_code.py" in lost.manage(old, "playbook", "contract")
     lost.manage(old, "migrate", "--fake", "shop", "0001")
     lost.manage(old, "migrate")
