@@ -5,20 +5,15 @@ A trigger hides their errors, and the site's rows would stay behind without a wo
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from django.db import connection, transaction
 from django.db.models import BigIntegerField, F, Func
 
 from migrations_playbook import Shadow
 from migrations_playbook.errors import Refused
-from migrations_playbook.expand.trial import try_triggers
-from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, role
 from tests.fixtures.models_conversions import SIZES, Size
-from tests.fixtures.models_zoo import expand
+from tests.fixtures.models_zoo import expand, try_out
 
 WIDENED = Shadow(
     live="size",
@@ -29,13 +24,8 @@ WIDENED = Shadow(
 
 
 def refusal() -> str:
-    replacement = Replacement(Size, WIDENED)
-    table = read_table(connection, replacement.identifier)
-    assert table is not None
-    model: Any = Size
-    triggers = [each.compile(model).sql for each in WIDENED.triggers]
-    with pytest.raises(Refused) as caught, transaction.atomic():
-        try_triggers(connection, replacement, table, triggers)  # type: ignore[arg-type]
+    with pytest.raises(Refused) as caught:
+        try_out(Replacement(Size, WIDENED))
     return str(caught.value)
 
 

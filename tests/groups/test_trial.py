@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import F
 from django.db.models.functions import Left, NullIf
 
 from migrations_playbook import HEX, Group, RandomText, Shadow
 from migrations_playbook.errors import Refused
 from migrations_playbook.expand.checks.tables import check_table
-from migrations_playbook.expand.trial import try_triggers
-from migrations_playbook.postgres.tables import read_table
 from migrations_playbook.replacement import Replacement
 from tests.fixtures.database import Database, role
 from tests.fixtures.models_groups import PASS, Pass
-from tests.fixtures.models_zoo import expand
+from tests.fixtures.models_zoo import expand, try_out
 
 DRAWN = RandomText(20, HEX, prefix="sk_")
 
@@ -28,13 +26,7 @@ def try_group(value: Any = None) -> None:
     if value is not None:
         mark = Shadow("mark", "new_mark", value)
         group = Group(Shadow("secret", "new_secret", DRAWN), PASS.members[1], mark)
-    replacement = Replacement(Pass, group.members[0])
-    table = read_table(connection, replacement.identifier)
-    assert table is not None
-    model: Any = Pass
-    triggers = [each.compile(model).sql for each in group.triggers]
-    with transaction.atomic():
-        try_triggers(connection, replacement, table, triggers)  # type: ignore[arg-type]
+    try_out(Replacement(Pass, group.members[0]))
 
 
 @pytest.fixture(autouse=True)
