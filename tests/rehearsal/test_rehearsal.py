@@ -211,7 +211,7 @@ def test_an_interrupt_ends_it_and_drops_the_scratch_database(database: Database)
 
 
 def test_a_second_signal_does_not_keep_it_from_dropping_the_database(database: Database) -> None:
-    started = database.start("rehearse", "--rows", "2000")
+    started = database.start("rehearse", "--rows", "2000", program=FORKED_COMMANDS)
     (scratch,) = marked_databases(database)
     with database.connect() as gate:
         # Whoever changes a database's comment keeps it from being dropped until the commit.
@@ -240,7 +240,9 @@ def test_a_second_signal_does_not_keep_it_from_dropping_the_database(database: D
 
 @pytest.mark.usefixtures("forked")
 def test_the_next_one_drops_what_a_killed_one_left(database: Database) -> None:
-    started = database.start("rehearse", "--rows", "2000", "--seconds", "30")
+    started = database.start(
+        "rehearse", "--rows", "2000", "--seconds", "30", program=FORKED_COMMANDS
+    )
     (left,) = marked_databases(database)
     assert drop_orphans(connection) == [], "its rehearsal lives"
     started.kill()
