@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - imported once Django is set up
 """What a conversion costs: its backfill beside a rotation's, and the site's writes with the sync.
 
     python -m tests.benchmarks.conversions --rows 1000000
@@ -105,7 +106,7 @@ def make(model: Any, rows: int, values: dict[str, str]) -> None:
     Arguments:
         values: what each column of a row `n` is made of, by its name.
     """
-    from django.db import connection  # noqa: PLC0415 - once Django is set up
+    from django.db import connection
 
     table = model._meta.db_table
     with connection.cursor() as cursor:
@@ -123,8 +124,8 @@ def make(model: Any, rows: int, values: dict[str, str]) -> None:
 
 def fill(model: Any, *shadows: Any) -> float:
     """Expand a table, and fill its shadows in turn; seconds that the backfills took."""
-    from migrations_playbook.backfill.play import Options, backfill  # noqa: PLC0415
-    from migrations_playbook.replacement import Replacement  # noqa: PLC0415
+    from migrations_playbook.backfill.play import Options, backfill
+    from migrations_playbook.replacement import Replacement
 
     for trigger in (each for shadow in shadows for each in shadow.triggers):
         trigger.install(model)
@@ -137,7 +138,7 @@ def fill(model: Any, *shadows: Any) -> float:
 
 def fill_anew(model: Any, rows: int) -> float:
     """Make a table, and fill its shadow; rows a second."""
-    from tests.benchmarks.conversion_models import SHADOWS  # noqa: PLC0415
+    from tests.benchmarks.conversion_models import SHADOWS
 
     make(model, rows, VALUES)
     return rows / fill(model, SHADOWS[model])
@@ -158,7 +159,7 @@ def save(one: Any, other: Any) -> float:
 
 def copy(model: Any, data: bytes) -> float:
     """COPY rows into a table; seconds."""
-    from django.db import connection  # noqa: PLC0415
+    from django.db import connection
 
     with connection.cursor() as cursor:
         began = time.monotonic()
@@ -170,9 +171,9 @@ def copy(model: Any, data: bytes) -> float:
 
 def measure(rows: int, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Measure all; the ratios of the rounds, by the names of the goals."""
-    from django.db import connection  # noqa: PLC0415
+    from django.db import connection
 
-    from tests.benchmarks.conversion_models import (  # noqa: PLC0415
+    from tests.benchmarks.conversion_models import (
         SHADOWS,
         Converted,
         Plain,
@@ -232,7 +233,7 @@ def find_ratios(
     parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.within:
-        import django  # noqa: PLC0415 - the parent process never sets Django up
+        import django  # the parent process never sets Django up
 
         django.setup()
         json.dump(measure(options.rows, options.rounds, options.seconds), sys.stdout)

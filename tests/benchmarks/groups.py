@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - imported once Django is set up
 """What a group costs beside shadows that stand alone: its backfill, and the site's writes.
 
     python -m tests.benchmarks.groups --rows 1000000
@@ -47,9 +48,9 @@ MEASURED = (
 
 def fill_anew(model: Any, rows: int) -> float:
     """Make a table with its triggers, and fill its shadows; seconds."""
-    from django.db import connection  # noqa: PLC0415 - once Django is set up
+    from django.db import connection
 
-    from tests.benchmarks.group_models import SHADOWS  # noqa: PLC0415
+    from tests.benchmarks.group_models import SHADOWS
 
     make(model, rows, VALUES)
     with connection.cursor() as cursor:
@@ -59,7 +60,7 @@ def fill_anew(model: Any, rows: int) -> float:
 
 def measure(rows: int, rounds: int, seconds: float) -> list[list[float]]:
     """Measure all; the ratios of the rounds, in the order of their names."""
-    from tests.benchmarks.group_models import Alone, Apart, Checked, Twice  # noqa: PLC0415
+    from tests.benchmarks.group_models import Alone, Apart, Checked, Twice
 
     rows = max(rows, WRITTEN)
     pairs = (Checked, Alone), (Twice, Apart)

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - the tables are the tests' own
 """The conversions of the how-to page, each from its declaration to the end of the way back."""
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def make_collation(database: Database, ready: Ready) -> None:
 def write(database: Database, ready: Ready, pk: int, column: str, value: str) -> None:
     """A write of a release's, by SQL."""
     table = ready.model._meta.db_table
-    database.run(f"UPDATE {table} SET {column} = %s WHERE id = %s", value, pk)  # noqa: S608 - a test's table
+    database.run(f"UPDATE {table} SET {column} = %s WHERE id = %s", value, pk)
 
 
 def save(ready: Ready, pk: int, value: str) -> None:
@@ -63,7 +64,7 @@ def save(ready: Ready, pk: int, value: str) -> None:
 def assert_rows(database: Database, ready: Ready, expected: dict[int, tuple[str, str]]) -> None:
     """Compare the texts of rows, the column under the live name first."""
     rows = database.fetch(
-        f"SELECT id, value::text, value_new::text FROM {ready.model._meta.db_table} "  # noqa: S608 - a test's table
+        f"SELECT id, value::text, value_new::text FROM {ready.model._meta.db_table} "
         "WHERE id = ANY (%s)",
         list(expected),
     )
@@ -135,7 +136,7 @@ def test_a_ready_made_conversion_withstands_sessions_repeated_saves_and_what_pas
     with database.connect(autocommit=True) as alien:
         alien.execute(ALIEN)
         for pk, (value, _) in enumerate((one, two, three), start=1):
-            alien.execute(f"UPDATE {table} SET value = %s WHERE id = %s", [value, pk])  # noqa: S608
+            alien.execute(f"UPDATE {table} SET value = %s WHERE id = %s", [value, pk])
     database.run(f"ALTER DATABASE {database.name} SET timezone = 'UTC'")
     connection.close()
     for note in ("saved", "once more"):
@@ -144,8 +145,8 @@ def test_a_ready_made_conversion_withstands_sessions_repeated_saves_and_what_pas
             row.save()
     assert_rows(database, ready, {1: one, 2: two, 3: three})
     # What comes past the triggers is brought in step by the swap: the live value is kept.
-    database.run(f"DELETE FROM {table} WHERE id = 2")  # noqa: S608
-    past_the_triggers(database, f"UPDATE {table} SET value = '{two[0]}' WHERE id = 1")  # noqa: S608
+    database.run(f"DELETE FROM {table} WHERE id = 2")
+    past_the_triggers(database, f"UPDATE {table} SET value = '{two[0]}' WHERE id = 1")
     assert exchange(replacement).passed
     assert_rows(database, ready, {1: two[::-1], 3: three[::-1]})
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - the table is the tests' own
 """A group of columns of somebody else's project, by the commands alone."""
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ FIELDS = FIELD.format("a_checksum", 64) + FIELD.format("new_code", 16)
 DECLARED = PLAIN + FIELDS + META.format(f"Group({CODE} {CHECKSUM})")
 ALONE = PLAIN + FIELD.format("new_code", 16) + META.format(f"[{CODE}]")
 ITS_OWN = "count(*) FILTER (WHERE {} = encode(sha256({}::bytea), 'hex'))"
-SHADOWS = f"SELECT {ITS_OWN.format('a_checksum', 'new_code')}, count(*) FROM shop_voucher"  # noqa: S608
-LIVES = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"  # noqa: S608
+SHADOWS = f"SELECT {ITS_OWN.format('a_checksum', 'new_code')}, count(*) FROM shop_voucher"
+LIVES = f"SELECT {ITS_OWN.format('checksum', 'code')}, count(*) FROM shop_voucher"
 OURS = "SELECT proname FROM pg_proc WHERE proname ~ '^(pgtrigger|migrations_playbook)'"
 
 
@@ -51,7 +52,7 @@ def project(tmp_path: Path, empty_database: Database) -> Project:
 
 def columns_of(database: Database) -> list[str]:
     live = "attnum > 0 AND NOT attisdropped AND attrelid = 'shop_voucher'::regclass"
-    rows = database.fetch(f"SELECT attname FROM pg_attribute WHERE {live} ORDER BY attname")  # noqa: S608
+    rows = database.fetch(f"SELECT attname FROM pg_attribute WHERE {live} ORDER BY attname")
     return [name for (name,) in rows]
 
 
@@ -269,7 +270,7 @@ def test_a_follower_does_not_join_a_shadow_that_is_swapped(
     project.write_models(DECLARED)
     project.play(database, "expand", "backfill", "swap")
     live = ITS_OWN.format("checksum", "code")
-    assert database.value(f"SELECT {live} FROM shop_voucher WHERE length(code) = 16") == 9  # noqa: S608
+    assert database.value(f"SELECT {live} FROM shop_voucher WHERE length(code) = 16") == 9
 
 
 def test_a_group_that_only_migrations_or_the_database_know_is_played_on(

@@ -248,7 +248,7 @@ class Stage(RuleBasedStateMachine):
         """
         books = named or self.books
         shadow = "value_new::text" if self.replacement is not None else "NULL"
-        rows = self.session.execute(f"SELECT id, value::text, {shadow}, note FROM {self.table}")  # noqa: S608
+        rows = self.session.execute(f"SELECT id, value::text, {shadow}, note FROM {self.table}")  # noqa: S608 - a test's table
         return {pk: books.row(live, other, note) for pk, live, other, note in rows}
 
     def read_table(self) -> Table:
